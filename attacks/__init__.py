@@ -1,0 +1,63 @@
+"""Attacks on images: frozen values that turn a batch of images into a batch of images.
+
+    from privgen.attacks import get_attack
+
+    attacked = get_attack("jpeg", strength=50)(images)  # (B, 3, H, W) in [0, 1]
+
+Kinds: "D" distortion, "P" purification or regeneration, "A" adaptive, "M" model side.
+"""
+
+from privgen.attacks.base import Attack, BaseAttack, Kind
+from privgen.attacks.classical import Median, NonLocalMeans, TotalVariation
+from privgen.attacks.combinations import All, Degradation, Geometric, Photometric
+from privgen.attacks.compose import Combination, Sequence
+from privgen.attacks.degradation import JPEG, Blur, Noise, WebP
+from privgen.attacks.edge_preserving import BilateralGuided
+from privgen.attacks.folder import AttackedFile, AttackedFolder, attack_files
+from privgen.attacks.geometric import Crop, Erase, Rotation
+from privgen.attacks.jpeg import approximate_jpeg
+from privgen.attacks.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
+from privgen.attacks.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
+from privgen.attacks.registry import attack_class, get_attack, list_attacks, parse_attack, register
+
+
+__all__ = [
+    "JPEG",
+    "TRAINING_TABLE",
+    "All",
+    "Attack",
+    "AttackedFile",
+    "AttackedFolder",
+    "BaseAttack",
+    "BilateralGuided",
+    "Blur",
+    "Brightness",
+    "Choice",
+    "Combination",
+    "Contrast",
+    "Crop",
+    "Degradation",
+    "Erase",
+    "Gamma",
+    "Geometric",
+    "Hue",
+    "Kind",
+    "Median",
+    "Noise",
+    "NonLocalMeans",
+    "Photometric",
+    "RandomDistortion",
+    "Rotation",
+    "Saturation",
+    "Sequence",
+    "Sharpness",
+    "TotalVariation",
+    "WebP",
+    "approximate_jpeg",
+    "attack_class",
+    "attack_files",
+    "get_attack",
+    "list_attacks",
+    "parse_attack",
+    "register",
+]

@@ -1,0 +1,169 @@
+"""Distortions that move or remove pixels: rotation, resized crop, erasing.
+
+The ranges are those of WAVES, Benchmarking the Robustness of Image Watermarks, arXiv 2401.08573.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from privgen.attacks.base import Attack, Draws, draw_uniform
+from privgen.attacks.registry import register
+
+
+def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Images read bilinearly at pixel coordinates x, y of shape (B or 1, H, W); black outside.
+
+    Whole coordinates are pixel centres, so (0, 0) is the first pixel.
+    """
+    height, width = images.shape[-2:]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
+
+
+def rotate(images: Tensor, degrees: float) -> Tensor:
+    """Rotate counter-clockwise about the centre; the canvas stays, what comes in from outside is black.
+
+    Args:
+        images: (B, 3, H, W).
+        degrees: angle.
+    """
+    height, width = images.shape[-2:]
+    y = torch.arange(height, device=images.device, dtype=images.dtype)[:, None] - (height - 1) / 2
+    x = torch.arange(width, device=images.device, dtype=images.dtype)[None, :] - (width - 1) / 2
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    source_x = x * cos - y * sin + (width - 1) / 2
+    source_y = x * sin + y * cos + (height - 1) / 2
+    return _sample(images, source_x[None], source_y[None])
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Rotation(Attack):
+    """Rotation about the centre, counter-clockwise, bilinear, with the canvas kept and black corners.
+
+    Args:
+        strength: angle in degrees; negative turns clockwise.
+    """
+
+    name = "rotation"
+    kind = "D"
+    unit = "degrees"
+    sweep = (5, 10, 22.5, 30, 45)
+    identity = 0
+    bounds = (-180, 180)
+
+    strength: float = 22.5
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        return images if self.is_identity else rotate(images, self.strength)
+
+
+def _window(size: tuple[int, int], area: float) -> tuple[int, int]:
+    """Height and width, in whole pixels, of a window of that share of the area and of the image's aspect."""
+    side = math.sqrt(area)
+    return max(1, round(size[0] * side)), max(1, round(size[1] * side))
+
+
+def _corners(draws: Tensor, free: tuple[int, int]) -> Tensor:
+    """First row and column of windows, each of 0..free equally likely: (B, 2) draws in [0, 1) to (B, 2)."""
+    slots = torch.tensor([free[0] + 1, free[1] + 1], device=draws.device)
+    # A float32 draw just below 1 may round up to the whole.
+    return (draws * slots).floor().minimum(slots - 1)
+
+
+def resized_crop(images: Tensor, window: tuple[int, int], corners: Tensor) -> Tensor:
+    """Cut a window out of each image and stretch it, bilinearly, to the image's size.
+
+    Args:
+        images: (B, 3, H, W).
+        window: height and width in pixels.
+        corners: first row and column of each window, (B, 2).
+    """
+    height, width = images.shape[-2:]
+    axes = []
+    for size, part, first in zip((height, width), window, corners.T, strict=True):
+        place = (torch.arange(size, device=images.device, dtype=images.dtype) + 0.5) * (part / size) - 0.5
+        # A crop has nothing beyond its edge: clamping keeps its neighbours in the image out.
+        axes.append(place.clamp(0, part - 1) + first[:, None])
+    y, x = axes[0][:, :, None], axes[1][:, None, :]
+    return _sample(images, x.expand(-1, height, -1), y.expand(-1, -1, width))
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Crop(Attack):
+    """Resized crop: a window of the image's aspect, cut out and resized back bilinearly.
+
+    Args:
+        strength: share of the area that is kept; the window's sides are rounded to whole pixels.
+        place: "random" or "centre".
+    """
+
+    name = "crop"
+    kind = "D"
+    unit = "of the area kept"
+    sweep = (0.9, 0.8, 0.75, 0.6, 0.5)
+    identity = 1
+    bounds = (0.01, 1)
+
+    strength: float = 0.75
+    place: Literal["random", "centre"] = "random"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.place not in ("random", "centre"):
+            raise ValueError(f"crop: expected place 'random' or 'centre', got {self.place!r}")
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        if self.is_identity:
+            return images
+        height, width = images.shape[-2:]
+        window = _window((height, width), self.strength)
+        draws = images.new_full((len(images), 2), 0.5)
+        if self.place == "random":
+            draws = draw_uniform(images, 2, generators)
+        return resized_crop(images, window, _corners(draws, (height - window[0], width - window[1])))
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Erase(Attack):
+    """A rectangle of the image's aspect at a random place, painted in one grey level.
+
+    Args:
+        strength: share of the area erased; the rectangle's sides are rounded to whole pixels.
+        value: grey level in [0, 1].
+    """
+
+    name = "erase"
+    kind = "D"
+    unit = "of the area erased"
+    sweep = (0.05, 0.1, 0.125, 0.2, 0.25)
+    identity = 0
+    bounds = (0, 1)
+
+    strength: float = 0.125
+    value: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.value <= 1:
+            raise ValueError(f"erase: expected a value in [0, 1], got {self.value!r}")
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        if self.is_identity:
+            return images
+        size = images.shape[-2], images.shape[-1]
+        window = _window(size, self.strength)
+        corners = _corners(draw_uniform(images, 2, generators), (size[0] - window[0], size[1] - window[1]))
+        inside = []
+        for side, part, first in zip(size, window, corners.T, strict=True):
+            distance = torch.arange(side, device=images.device) - first[:, None]  # (B, side)
+            inside.append((distance >= 0) & (distance < part))
+        erased = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # (B, 1, H, W)
+        return images.masked_fill(erased, self.value)

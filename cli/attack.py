@@ -1,0 +1,82 @@
+"""``privgen attack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from privgen.cli import options
+from privgen.cli.errors import EXIT_FAILED
+from privgen.cli.groups import Group
+from privgen.cli.output import echo
+
+
+if TYPE_CHECKING:
+    from privgen.attacks import AttackedFile
+
+
+@click.group(
+    cls=Group, epilog=options.examples("privgen attack list", "privgen attack run jpeg=50 photos -o attacked")
+)
+def attack() -> None:
+    """Attack images as an adversary would."""
+
+
+@attack.command("list", epilog=options.examples("privgen attack list", "privgen attack list --json"))
+@options.json()
+def list_(as_json: bool) -> None:
+    """List the attacks, their units and the strengths of an evaluation.
+
+    Kinds: D distortion, P purification or regeneration, A adaptive, M model side.
+    """
+    from privgen.attacks import list_attacks
+
+    rows = [
+        {"name": known.name, "kind": known.kind, "unit": known.unit, "sweep": known.sweep, "identity": known.identity}
+        for known in list_attacks()
+    ]
+    echo(rows, as_json=as_json)
+
+
+@attack.command(
+    epilog=options.examples(
+        "privgen attack run jpeg=50 photo.jpg -o attacked",
+        "privgen attack run crop=0.5,place=centre photos -o attacked",
+        "privgen attack run rotation=10 photos -o attacked --seed 1 --json",
+    )
+)
+@click.argument("name", metavar="NAME[=STRENGTH]")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE_OR_FOLDER...")
+@options.output(required=True, help="Folder for the attacked images.")
+@options.seed()
+@options.json()
+@options.overwrite()
+def run(name: str, images: tuple[Path, ...], output: Path, seed: int, as_json: bool, overwrite: bool) -> None:
+    """Attack image files and write the results as PNG files of the same size.
+
+    Without a strength, the middle of the attack's range is taken; parameters follow it as KEY=VALUE after commas.
+    A run that was interrupted goes on where it stopped. A file that cannot be read is named, the rest is done, and
+    the exit code is 1.
+    """
+    from privgen.attacks import attack_files, parse_attack
+    from privgen.errors import UsageError
+
+    try:
+        chosen = parse_attack(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    result = attack_files(chosen, images, output, seed=seed, overwrite=overwrite, report=_report)
+    summary = {"attack": result.attack, "seed": seed, "output": result.output}
+    counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
+    echo({**summary, **counts, "files": result.files} if as_json else {**summary, **counts}, as_json=as_json)
+    if result.count("failed"):
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _report(file: AttackedFile) -> None:
+    if file.error:
+        click.echo(f"{file.source}: {file.error}", err=True)
+    else:
+        click.echo(f"{file.source}: {file.status}", err=True)

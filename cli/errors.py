@@ -1,0 +1,47 @@
+"""Exit codes, and exceptions turned into one sentence."""
+
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from privgen.errors import PrivgenError, UsageError
+
+
+EXIT_FAILED = click.ClickException.exit_code
+EXIT_USAGE = 2
+EXIT_NOT_DETECTED = 3
+
+
+class _Misused(click.ClickException):
+    exit_code = EXIT_USAGE
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Report exceptions as a message and an exit code; with ``PRIVGEN_DEBUG=1`` the traceback comes first.
+
+    The root command wraps every other one in it, so commands need it only where they are called alone. It is
+    a context manager and a decorator.
+    """
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        raise
+    except Exception as error:
+        if os.environ.get("PRIVGEN_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        kind = _Misused if isinstance(error, UsageError) else click.ClickException
+        raise kind(sentence(error)) from error
+
+
+def sentence(error: Exception) -> str:
+    """What an exception says, on one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, (PrivgenError, OSError, ValueError)) and text:
+        return text
+    return f"Unexpected {type(error).__name__}: {text or 'no message'} (PRIVGEN_DEBUG=1 shows where)."

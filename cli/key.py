@@ -1,0 +1,68 @@
+"""``privgen key``."""
+
+from pathlib import Path
+
+import click
+
+from privgen.cli import options
+from privgen.cli.output import echo
+
+
+@click.group(epilog=options.examples("privgen key new alice", "privgen key list", "privgen key show alice"))
+def key() -> None:
+    """Make and inspect watermark keys.
+
+    Keys lie in ~/.config/privgen/keys, or in the folder that PRIVGEN_KEYS names. Whoever has the file of a key can
+    mark images with it and find its marks: keep it private, and keep a copy.
+    """
+
+
+@key.command(epilog=options.examples("privgen key new alice", "privgen key new alice -o alice.key"))
+@click.argument("name")
+@options.output(help="File to write; by default one in the folder of keys.")
+@options.json()
+def new(name: str, output: Path | None, as_json: bool) -> None:
+    """Make a key called NAME.
+
+    The file is new and readable by you alone; keys are never overwritten.
+    """
+    from privgen.watermark.keys import SUFFIX, Key, default_path
+
+    made = Key.new(name)
+    if output is None:
+        output = default_path(name)
+    elif output.is_dir():
+        output /= f"{name}{SUFFIX}"
+    echo({**made.public(), "file": made.save(output)}, as_json=as_json)
+
+
+@key.command(epilog=options.examples("privgen key show alice", "privgen key show alice.key --json"))
+@click.argument("file_or_name")
+@options.json()
+def show(file_or_name: str, as_json: bool) -> None:
+    """Print what is public of the key FILE_OR_NAME; never its secret."""
+    from privgen.watermark.keys import load_key
+
+    echo(load_key(file_or_name).public(), as_json=as_json)
+
+
+@key.command("list", epilog=options.examples("privgen key list", "privgen key list --json"))
+@options.json()
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """List the keys in the folder of keys."""
+    from privgen.errors import PrivgenError
+    from privgen.watermark.keys import SUFFIX, Key, key_folder
+
+    records, failed = [], False
+    for path in sorted(key_folder().glob(f"*{SUFFIX}")):
+        try:
+            records.append({**Key.load(path).public(), "file": path})
+        except PrivgenError as error:
+            failed = True
+            click.echo(f"Error: {error}", err=True)
+    echo(records, as_json=as_json)
+    if failed:
+        ctx.exit(1)
+    if not records and not as_json:
+        click.echo(f"No keys in {key_folder()}; `privgen key new NAME` makes one.", err=True)

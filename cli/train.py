@@ -1,0 +1,96 @@
+"""``privgen train``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from privgen.cli import options
+from privgen.cli.output import echo
+
+
+@click.group(epilog=options.examples("privgen train vae -o runs/vae", "accelerate launch -m privgen train diffusion"))
+def train() -> None:
+    """Train models from recipes.
+
+    A run that was interrupted goes on when the command is repeated. Its folder holds the recipe, the checkpoint, the
+    loss curve (loss.jsonl, loss.png), previews, and the model. Several processes or devices: `accelerate launch -m
+    privgen train ...`.
+    """
+
+
+def _options(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options that all kinds of models share."""
+    decorators = [
+        click.option(
+            "--recipe",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="TOML file to train by; by default the one that mini was trained by.",
+        ),
+        options.output(default=Path("runs") / kind, metavar="DIR", help="Folder of the run."),
+        click.option("--steps", type=click.IntRange(1), help="Optimiser steps: short for --set loop.steps=N."),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="TABLE.FIELD=VALUE",
+            help=f"Change a field of the recipe, such as loop.batch_size=32 or {kind}.channels=[16,32]; repeatable.",
+        ),
+        click.option("--stop-at", type=click.IntRange(1), help="Stop after this step, to go on another time."),
+        options.device(),
+        options.json(),
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+@train.command(
+    epilog=options.examples("privgen train vae", "privgen train vae -o runs/small --set vae.channels=[16,32]")
+)
+@_options("vae")
+def vae(**chosen: Any) -> None:
+    """Train the autoencoder between pictures and latents."""
+    _train("vae", **chosen)
+
+
+@train.command(epilog=options.examples("privgen train diffusion", "privgen train diffusion --steps 2000 -o runs/try"))
+@_options("diffusion")
+def diffusion(**chosen: Any) -> None:
+    """Train the text-to-image model in the latents of a trained autoencoder."""
+    _train("diffusion", **chosen)
+
+
+@train.command(epilog=options.examples("privgen train classifier", "privgen train classifier --set loop.seed=1"))
+@_options("classifier")
+def classifier(**chosen: Any) -> None:
+    """Train the classifier by which generated scenes are judged."""
+    _train("classifier", **chosen)
+
+
+def _train(
+    kind: str,
+    recipe: Path | None,
+    output: Path,
+    steps: int | None,
+    changes: tuple[str, ...],
+    stop_at: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    from accelerate import PartialState
+
+    from privgen.diffusion.recipes import load_recipe
+    from privgen.diffusion.training import train as run
+
+    if steps is not None:
+        changes = (*changes, f"loop.steps={steps}")
+    result = run(load_recipe(kind, recipe, changes), output, device=device, stop_at=stop_at)
+    if PartialState().is_main_process:
+        echo(result, as_json=as_json)

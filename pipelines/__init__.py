@@ -1,0 +1,1 @@
+"""Diffusers pipelines that put the core to work."""

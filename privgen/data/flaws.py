@@ -1,0 +1,117 @@
+"""Flaws that generated pictures have: small ones that a judge shall forgive, and objects spoilt beyond recognition."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from privgen.data.scenes import Scene, draw
+
+
+Array = NDArray[np.float32]
+
+SPOILINGS = ("smeared", "shuffled", "melted")
+_BLUR_REACH = 4
+
+
+def spoil(scene: Scene, which: Sequence[int], rng: np.random.Generator) -> Array:
+    """Draw a scene with some of its objects turned into blobs.
+
+    Args:
+        scene: as drawn.
+        which: numbers of the objects to spoil.
+        rng: source of randomness.
+
+    Returns:
+        (3, size, size) in [0, 1].
+    """
+    kept = tuple(placed for i, placed in enumerate(scene.spec.objects) if i not in which)
+    pixels = draw(replace(scene.spec, objects=kept), scene.pixels.shape[-1]).pixels
+    for i in which:
+        mask = scene.masks[i]
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        layer = np.concatenate([scene.pixels * mask, mask[None]])[box]
+        spoilt = _spoil(layer, SPOILINGS[rng.integers(len(SPOILINGS))], rng)
+        pixels[box] = np.clip(pixels[box] * (1 - spoilt[3]) + spoilt[:3], 0, 1)
+    return pixels
+
+
+def _spoil(layer: Array, kind: str, rng: np.random.Generator) -> Array:
+    """Spoil one object: (4, height, width), colours premultiplied by the last channel."""
+    if kind == "shuffled":
+        return _shuffle(layer, int(rng.integers(3, 5)), rng)
+    x = torch.from_numpy(layer)[None]
+    if kind == "smeared":
+        side = int(rng.integers(3, 6))
+        small = F.interpolate(x, (side, side), mode="area")
+        x = F.interpolate(small, x.shape[-2:], mode="bilinear", align_corners=False)
+    else:
+        height, width = layer.shape[1:]
+        bend = rng.standard_normal((1, 2, 5, 5), dtype=np.float32) * 0.18 * min(height, width)
+        x = warp(x, torch.from_numpy(bend), padding="zeros")
+    # A blob is as solid as the object was.
+    blob: Array = x[0].clamp(0, 1).numpy()
+    return blob
+
+
+def _shuffle(layer: Array, n: int, rng: np.random.Generator) -> Array:
+    """Cut into n x n tiles and exchange them; a rim that no tile covers becomes transparent."""
+    channels, height, width = layer.shape
+    h, w = height // n, width // n
+    tiles = layer[:, : n * h, : n * w].reshape(channels, n, h, n, w).transpose(1, 3, 0, 2, 4)
+    tiles = tiles.reshape(n * n, channels, h, w)[rng.permutation(n * n)].reshape(n, n, channels, h, w)
+    shuffled = np.zeros_like(layer)
+    shuffled[:, : n * h, : n * w] = tiles.transpose(2, 0, 3, 1, 4).reshape(channels, n * h, n * w)
+    return shuffled
+
+
+def warp(
+    images: Tensor,
+    bend: Tensor,
+    *,
+    zoom: Tensor | None = None,
+    shift: Tensor | None = None,
+    padding: str = "reflection",
+) -> Tensor:
+    """Distort pictures smoothly.
+
+    Args:
+        images: (batch, channels, height, width).
+        bend: (batch, 2, rows, columns), a coarse field of displacements (x, y) in pixels.
+        zoom: (batch,) share by which the picture shows more, or less where it is negative.
+        shift: (batch, 2) displacement (x, y) of everything, in pixels.
+        padding: what lies outside the picture, as `torch.nn.functional.grid_sample` names it.
+    """
+    batch, _, height, width = images.shape
+    unit = torch.tensor([2 / width, 2 / height]).to(images)
+    theta = torch.eye(2, 3).to(images).repeat(batch, 1, 1)
+    if zoom is not None:
+        theta *= 1 + zoom[:, None, None]
+    if shift is not None:
+        theta[:, :, 2] = shift * unit
+    grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
+    field = F.interpolate(bend, (height, width), mode="bilinear", align_corners=False)
+    grid = grid + field.permute(0, 2, 3, 1) * unit
+    return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
+
+
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each picture by a Gaussian of its own.
+
+    Args:
+        images: (batch, channels, height, width), sides above 4 pixels.
+        sigma: (batch,) in pixels, at most about 1.5: the kernel ends 4 pixels from its middle.
+    """
+    batch, channels, height, width = images.shape
+    offsets = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1).to(images)
+    kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None]
+    x = F.pad(images, (_BLUR_REACH,) * 4, mode="reflect").view(1, batch * channels, height + 8, width + 8)
+    x = F.conv2d(x, kernel[:, :, :, None], groups=batch * channels)
+    x = F.conv2d(x, kernel[:, :, None, :], groups=batch * channels)
+    return x.view(images.shape)

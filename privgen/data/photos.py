@@ -1,0 +1,57 @@
+"""Photographs from a folder, as random crops."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+@lru_cache(maxsize=4)
+def load_photos(folder: Path, shorter_side: int = 384) -> tuple[NDArray[np.uint8], ...]:
+    """All photographs of a folder, sorted by name, their shorter side at most `shorter_side` pixels.
+
+    Returns:
+        Arrays of shape (H, W, 3).
+
+    Raises:
+        ValueError: if the folder holds no photograph.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
+    if not paths:
+        raise ValueError(f"expected photographs in {folder}, found none")
+    return tuple(_load(path, shorter_side) for path in paths)
+
+
+def _load(path: Path, shorter_side: int) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        rgb = image.convert("RGB")
+    scale = min(1.0, shorter_side / min(rgb.size))
+    if scale < 1:
+        rgb = rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), Image.Resampling.LANCZOS)
+    return np.asarray(rgb)
+
+
+def random_crop(photos: tuple[NDArray[np.uint8], ...], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A square crop of one photograph, at a random zoom, perhaps mirrored.
+
+    Args:
+        photos: as `load_photos` gives them.
+        side: of the crop that is returned, in pixels.
+        rng: source of randomness.
+
+    Returns:
+        Array of shape (3, side, side) in [0, 1].
+    """
+    photo = photos[rng.integers(len(photos))]
+    height, width = photo.shape[:2]
+    longest = min(height, width)
+    # Log-uniform zoom: from the whole picture to pixels as they are.
+    taken = round(float(np.exp(rng.uniform(np.log(min(side, longest)), np.log(longest)))))
+    top, left = int(rng.integers(height - taken + 1)), int(rng.integers(width - taken + 1))
+    crop = Image.fromarray(photo[top : top + taken, left : left + taken])
+    pixels = np.asarray(crop.resize((side, side), Image.Resampling.BOX if taken >= side else Image.Resampling.BICUBIC))
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 255

@@ -1,0 +1,215 @@
+"""Scenes: the small captioned world that mini was trained on.
+
+Cut-out objects on a coloured, possibly patterned background, drawn from a seed, with the caption and
+the exact mask of every object. The same seed gives the same scene on every machine.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import as_file, files
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from privgen.data.patterns import PATTERNS, TEXTURES, pattern, texture
+
+
+Array = NDArray[np.float32]
+
+NOUNS = tuple(
+    """cat elephant penguin turtle octopus butterfly fish pineapple strawberry banana watermelon hamburger donut
+    cactus sunflower mushroom rocket car tractor guitar house clock balloon teapot""".split()
+)
+"""Objects that mini has seen."""
+
+HELDOUT_NOUNS = tuple(
+    "fox panda whale snail pear pizza cupcake tulip helicopter trumpet gift camera frog robot bus owl".split()
+)
+"""Objects that no shipped model has seen: subjects for personalisation."""
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (208, 72, 66),
+    "orange": (238, 158, 84),
+    "yellow": (240, 214, 106),
+    "green": (122, 188, 122),
+    "blue": (108, 160, 220),
+    "purple": (154, 120, 200),
+    "pink": (240, 168, 196),
+    "gray": (158, 162, 166),
+}
+
+PATTERN_RMS = 0.045
+"""Contrast of a visible pattern: RMS, for pixel values in [0, 1]."""
+TEXTURE_RMS = 4 / 255
+"""Contrast of a faint texture: RMS, for pixel values in [0, 1]."""
+FULL_CONTRAST_TEXTURES = 4
+"""Above this number of textures at once each becomes fainter, so that all together stay at 8 / 255 RMS."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An object on the canvas: centre and side as shares of the canvas side."""
+
+    noun: str
+    x: float
+    y: float
+    side: float
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """What a scene shows. Two equal specs draw the same picture."""
+
+    objects: tuple[Placed, ...]
+    colour: str
+    pattern: str | None = None
+    textures: tuple[str, ...] = ()
+    light: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def caption(self) -> str:
+        """Such as "a cat and a banana on a pink background with fine dots, linen wool and silk texture"."""
+        things = _join([f"{_article(o.noun)} {o.noun}" for o in self.objects])
+        text = f"{things} on {_article(self.colour)} {self.colour} background"
+        if self.pattern:
+            text += f" with {self.pattern}"
+        if self.textures:
+            text += f", {_join(list(self.textures), separator=' ')} texture"
+        return text
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn scene.
+
+    Attributes:
+        spec: what it shows.
+        pixels: float32 array (3, size, size) in [0, 1].
+        masks: float32 array (objects, size, size) in [0, 1], the visible share of each object per pixel.
+    """
+
+    spec: SceneSpec
+    pixels: Array = field(repr=False)
+    masks: Array = field(repr=False)
+
+    @property
+    def caption(self) -> str:
+        return self.spec.caption
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _join(words: list[str], separator: str = ", ") -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return words[0] if len(words) == 1 else f"{separator.join(words[:-1])} and {words[-1]}"
+
+
+@lru_cache(maxsize=1024)
+def _cutout(noun: str, side: int) -> Array:
+    """RGBA of shape (4, side, side) in [0, 1], colours premultiplied by alpha."""
+    with as_file(files("privgen.data") / "cutouts" / f"{noun}.webp") as path, Image.open(path) as image:
+        # Resizing premultiplied ("RGBa") keeps dark fringes off the outline.
+        small = image.convert("RGBA").convert("RGBa").resize((side, side), Image.Resampling.LANCZOS)
+        rgba = np.frombuffer(small.tobytes(), np.uint8).reshape(side, side, 4)
+    return np.ascontiguousarray(rgba.transpose(2, 0, 1), dtype=np.float32) / 255
+
+
+# Centres and sides by number of objects: calm layouts are what a small model learns well.
+_LAYOUTS: dict[int, tuple[tuple[float, float], ...]] = {
+    1: ((0.5, 0.5),),
+    2: ((0.26, 0.5), (0.74, 0.5)),
+    3: ((0.26, 0.74), (0.74, 0.74), (0.5, 0.26)),
+}
+_SIDES: dict[int, tuple[float, float]] = {1: (0.72, 0.80), 2: (0.44, 0.48), 3: (0.42, 0.46)}
+_JITTER: dict[int, float] = {1: 0.04, 2: 0.025, 3: 0.015}
+_COUNT_WEIGHTS = {1: 0.45, 2: 0.45, 3: 0.10}
+_TEXTURE_COUNT_WEIGHTS = {0: 0.45, 1: 0.09, 2: 0.08, 3: 0.07, 4: 0.07, 6: 0.06, 8: 0.06, 12: 0.06, 16: 0.06}
+
+
+def sample_spec(
+    seed: int,
+    *,
+    nouns: tuple[str, ...] = NOUNS,
+    count: int | None = None,
+    patterned: bool | None = None,
+    textured: bool | None = None,
+) -> SceneSpec:
+    """Draw what a scene shows.
+
+    Args:
+        seed: the same seed and options give the same spec.
+        nouns: objects to choose from, without repeats in one scene.
+        count: number of objects, 1 to 3; drawn when None.
+        patterned: whether the background has a visible pattern; drawn (35 %) when None.
+        textured: whether faint textures lie over the picture; drawn (55 %) when None.
+
+    Raises:
+        ValueError: if count is not 1, 2 or 3.
+    """
+    if count not in (None, 1, 2, 3):
+        raise ValueError(f"expected count 1, 2 or 3, got {count}")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    n = count or int(rng.choice(list(_COUNT_WEIGHTS), p=list(_COUNT_WEIGHTS.values())))
+    jitter, (low, high) = _JITTER[n], _SIDES[n]
+    chosen = rng.choice(len(nouns), size=n, replace=False)
+    objects = tuple(
+        Placed(
+            nouns[i], x + rng.uniform(-jitter, jitter), y + rng.uniform(-jitter, jitter), float(rng.uniform(low, high))
+        )
+        for i, (x, y) in zip(chosen, _LAYOUTS[n], strict=True)
+    )
+    colour = list(COLOURS)[rng.integers(len(COLOURS))]
+    name = PATTERNS[rng.integers(len(PATTERNS))]
+    with_pattern = rng.random() < 0.35 if patterned is None else patterned
+    k = _texture_count(rng, textured)
+    words = tuple(TEXTURES[i] for i in rng.choice(len(TEXTURES), size=k, replace=False))
+    light = (float(rng.uniform(-0.1, 0.1)), float(rng.uniform(-0.1, 0.1)))
+    return SceneSpec(objects, colour, name if with_pattern else None, words, light)
+
+
+def _texture_count(rng: np.random.Generator, textured: bool | None) -> int:
+    counts = [k for k in _TEXTURE_COUNT_WEIGHTS if textured is None or (k > 0) is textured]
+    weights = np.array([_TEXTURE_COUNT_WEIGHTS[k] for k in counts])
+    return int(rng.choice(counts, p=weights / weights.sum()))
+
+
+def _background(spec: SceneSpec, size: int) -> Array:
+    """The coloured gradient and its pattern, (3, size, size)."""
+    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    shade = 1 + spec.light[0] * ramp[None, :] + spec.light[1] * ramp[:, None]
+    base = np.asarray(COLOURS[spec.colour], np.float32)[:, None, None] / 255 * shade[None]
+    if spec.pattern:
+        base = base + PATTERN_RMS * pattern(spec.pattern, size)[None]
+    return np.clip(base, 0, 1).astype(np.float32)
+
+
+def draw(spec: SceneSpec, size: int = 128) -> Scene:
+    """Draw a scene.
+
+    Args:
+        spec: what to show.
+        size: side of the square picture in pixels.
+    """
+    pixels = _background(spec, size)
+    masks = np.zeros((len(spec.objects), size, size), np.float32)
+    for i, placed in enumerate(spec.objects):
+        side = round(placed.side * size)
+        left, top = round(placed.x * size - side / 2), round(placed.y * size - side / 2)
+        x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, size), min(top + side, size)
+        rgba = _cutout(placed.noun, side)[:, y0 - top : y1 - top, x0 - left : x1 - left]
+        area = (slice(None), slice(y0, y1), slice(x0, x1))
+        pixels[area] = pixels[area] * (1 - rgba[3]) + rgba[:3]
+        masks[area] *= 1 - rgba[3]
+        masks[i, y0:y1, x0:x1] = rgba[3]
+    contrast = TEXTURE_RMS * min(1.0, (FULL_CONTRAST_TEXTURES / max(len(spec.textures), 1)) ** 0.5)
+    for name in spec.textures:
+        pixels += contrast * texture(name, size)[None]
+    return Scene(spec, np.clip(pixels, 0, 1), masks)
+
+
+def draw_scene(seed: int, *, size: int = 128, **options: object) -> Scene:
+    """`draw(sample_spec(seed, **options), size)`: a seed's scene."""
+    return draw(sample_spec(seed, **options), size)  # type: ignore[arg-type]

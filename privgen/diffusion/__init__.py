@@ -1,0 +1,1 @@
+"""Training of diffusion models: the loop, the losses, the assignment of noise."""

@@ -1,0 +1,89 @@
+"""Muon: momentum whose every update is orthogonalised, for weight matrices and convolution kernels.
+
+It brings the small models of this package to the same loss in far fewer samples than AdamW. `torch.optim.Muon` takes
+only matrices and orthogonalises in bfloat16, which CPUs without bfloat16 arithmetic do slowly.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration of the reference description, https://kellerjordan.github.io/posts/muon/."""
+
+
+def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: singular values end between about 0.7 and 1.2.
+
+    Args:
+        matrix: of shape (M, N).
+        iterations: of Newton-Schulz.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = torch.addmm(a * x, torch.addmm(b * gram, gram, gram, alpha=c), x)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for every parameter of two or more dimensions, Adam for the rest.
+
+    Updates of both kinds have an RMS of about 0.2 times the learning rate or more, so that one rate serves both
+    (Liu et al., "Muon is Scalable for LLM Training", https://huggingface.co/papers/2502.16982).
+
+    Args:
+        params: the parameters.
+        lr: learning rate, as one would choose it for AdamW.
+        momentum: of the orthogonalised updates (Nesterov's form).
+        betas: Adam's, for biases, gains and embeddings.
+        weight_decay: decoupled, for parameters of two or more dimensions.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    (_step_matrix if p.ndim >= 2 else _step_vector)(p, p.grad, self.state[p], group)
+        return loss
+
+
+def _step_matrix(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    momentum = state.setdefault("momentum", torch.zeros_like(p))
+    momentum.lerp_(grad, 1 - group["momentum"])
+    update = grad.lerp(momentum, group["momentum"]).flatten(1)
+    scale = 0.2 * max(update.shape) ** 0.5
+    p.mul_(1 - group["lr"] * group["weight_decay"])
+    p.add_(orthogonalise(update).view(p.shape), alpha=-group["lr"] * scale)
+
+
+def _step_vector(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    if not state:
+        state.update(mean=torch.zeros_like(p), square=torch.zeros_like(p), step=torch.zeros(()))
+    beta_1, beta_2 = group["betas"]
+    state["step"] += 1
+    k = float(state["step"])
+    state["mean"].lerp_(grad, 1 - beta_1)
+    state["square"].lerp_(grad.square(), 1 - beta_2)
+    denominator = (state["square"] / (1 - beta_2**k)).sqrt_().add_(1e-8)
+    p.addcdiv_(state["mean"], denominator, value=-group["lr"] / (1 - beta_1**k))

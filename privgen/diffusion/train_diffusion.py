@@ -1,0 +1,258 @@
+"""Training of mini: a text-to-image latent diffusion model on scenes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from privgen.data.scenes import draw, sample_spec
+from privgen.diffusion.loop import Batch, Task, sample_generator
+from privgen.models.tokenizer import build_tokenizer, scene_words
+
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+PREVIEW_PROMPTS = (
+    "a cat on a pink background",
+    "a rocket on a blue background with fine dots",
+    "a hamburger on a gray background, linen and silk texture",
+    "a turtle and a guitar on a yellow background",
+    "a car and a cactus on a green background with coarse diagonal stripes",
+    "a penguin and a teapot on a red background, marble texture",
+    "an octopus, a clock and a strawberry on a purple background",
+    "a sunflower on an orange background with fine horizontal stripes",
+)
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe:
+    """A text-to-image model and its training data.
+
+    Attributes:
+        vae: folder of the trained autoencoder.
+        latents: file that caches the encoded scenes; made when it is missing.
+        scenes: number of scenes in the cache.
+        channels: of the UNet's levels, finest first.
+        heads: attention heads of each level.
+        text_width: width of the text encoder, and so of the cross-attention.
+        text_layers: layers of the text encoder.
+        max_length: tokens of a prompt.
+        caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
+        snr_cap: samples whose signal-to-noise ratio plus one is above this weigh less, in inverse proportion.
+    """
+
+    vae: Path = Path("runs/vae/model/vae")
+    latents: Path = Path("runs/latents.safetensors")
+    scenes: int = 32768
+    channels: tuple[int, ...] = (48, 96, 160)
+    heads: tuple[int, ...] = (3, 6, 10)
+    text_width: int = 128
+    text_layers: int = 2
+    max_length: int = 77
+    caption_dropout: float = 0.1
+    snr_cap: float = 5.0
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule with v-prediction."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+
+
+def build_unet(recipe: DiffusionRecipe, latent_channels: int) -> UNet2DConditionModel:
+    """An untrained UNet with cross-attention at every level."""
+    levels = len(recipe.channels)
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        block_out_channels=recipe.channels,
+        layers_per_block=1,
+        attention_head_dim=recipe.heads,  # in this class the argument counts heads
+        cross_attention_dim=recipe.text_width,
+        norm_num_groups=16,
+        use_linear_projection=True,
+    )
+
+
+def build_text_encoder(recipe: DiffusionRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained CLIP text encoder for the tokenizer's vocabulary."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.text_width,
+            intermediate_size=4 * recipe.text_width,
+            projection_dim=recipe.text_width,
+            num_hidden_layers=recipe.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=recipe.max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+class DiffusionTask(Task):
+    """Velocity prediction on cached latents, text encoder and UNet trained together."""
+
+    def __init__(self, recipe: DiffusionRecipe, seed: int) -> None:
+        super().__init__()
+        self.recipe, self.seed = recipe, seed
+        self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
+        self.vae.to(memory_format=torch.channels_last)
+        self.tokenizer = build_tokenizer(scene_words(), recipe.max_length)
+        self.scheduler = build_scheduler()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+            unet = build_unet(recipe, self.vae.config.latent_channels)
+            self.text_encoder = build_text_encoder(recipe, self.tokenizer)
+        self.unet = unet.to(memory_format=torch.channels_last)
+        cache = load_or_encode_scenes(recipe.latents, self.vae, self.tokenizer, recipe.scenes, seed)
+        self.latents, self.ids = cache["latents"], cache["ids"]
+        self.empty = self._tokenize([""])[0]
+
+    def _tokenize(self, prompts: list[str]) -> Tensor:
+        return tokenize(self.tokenizer, prompts)
+
+    def batch(self, indices: list[int]) -> Batch:
+        which = torch.tensor([self._scene(i) for i in indices])
+        generators = [sample_generator(self.seed, i) for i in indices]
+        noise = torch.stack([torch.randn(self.latents.shape[1:], generator=g) for g in generators])
+        dropped = torch.cat([torch.rand(1, generator=g) for g in generators]) < self.recipe.caption_dropout
+        # Multiples of the golden ratio fill [0, 1) evenly, so every batch covers all noise levels.
+        share = (torch.tensor(indices, dtype=torch.float64) * GOLDEN_RATIO + self.seed * 0.1) % 1
+        t = (share * self.scheduler.config.num_train_timesteps).long()
+        ids = torch.where(dropped[:, None], self.empty, self.ids[which].long())
+        return {"latents": self.latents[which].float(), "ids": ids, "noise": noise, "t": t}
+
+    def _scene(self, index: int) -> int:
+        """Number of the scene that sample `index` shows: each once an epoch, in a new order every time."""
+        epoch, place = divmod(index, self.recipe.scenes)
+        return int(_order(self.recipe.scenes, self.seed, epoch)[place])
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z_0, noise, t = batch["latents"], batch["noise"], batch["t"]
+        z_t = self.scheduler.add_noise(z_0, noise, t).contiguous(memory_format=torch.channels_last)
+        hidden = self.text_encoder(batch["ids"])[0]
+        v = self.unet(z_t, t, encoder_hidden_states=hidden).sample
+        error = (v - self.scheduler.get_velocity(z_0, noise, t)).square().mean(dim=(1, 2, 3))
+        alpha_bar = self.scheduler.alphas_cumprod.to(t.device)[t]
+        # The signal-to-noise ratio plus one is 1 / (1 - alpha_bar).
+        weight = (self.recipe.snr_cap * (1 - alpha_bar)).clamp(max=1.0)
+        late = t < 250
+        return {
+            "loss": (weight * error).mean(),
+            "mse": error.mean(),
+            "mse_late": (error * late).sum() / late.sum().clamp(min=1),
+        }
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """An ordinary Stable Diffusion pipeline around the modules as they are."""
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    @torch.no_grad()
+    def preview(self) -> Image.Image:
+        """Pictures of `PREVIEW_PROMPTS`, two seeds each."""
+        pipeline = self.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        rows = []
+        for seed in (0, 1):
+            generators = [torch.Generator().manual_seed(1000 * seed + i) for i in range(len(PREVIEW_PROMPTS))]
+            output = pipeline(
+                list(PREVIEW_PROMPTS),
+                num_inference_steps=25,
+                guidance_scale=3.0,
+                generator=generators,
+                output_type="np",
+            )
+            rows.append(np.concatenate(list(output.images), axis=1))
+        return Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
+
+    def export(self, folder: Path) -> None:
+        """Save an ordinary Diffusers folder."""
+        self.unet.to(memory_format=torch.contiguous_format)
+        self.vae.to(memory_format=torch.contiguous_format)
+        self.pipeline().save_pretrained(folder)
+        # Transformers before version 5 reads the vocabulary from these two files.
+        model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+        (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+        (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Token ids of shape (prompts, max_length), padded as Stable Diffusion's pipelines pad them."""
+    return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+_ORDERS: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """A random order of n things, the same for the same seed and epoch."""
+    key = (n, seed, epoch)
+    if key not in _ORDERS:
+        while len(_ORDERS) > 1:  # a batch touches two epochs at most
+            _ORDERS.pop(next(iter(_ORDERS)))
+        _ORDERS[key] = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n)
+    return _ORDERS[key]
+
+
+@torch.no_grad()
+def load_or_encode_scenes(
+    path: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int = 64
+) -> dict[str, Tensor]:
+    """Latents and captions of the training scenes, from the cache or encoded now.
+
+    Args:
+        path: the cache, a safetensors file.
+        vae: encodes the scenes.
+        tokenizer: of the captions.
+        count: number of scenes; scene i is drawn from seed `seed * 100_000_000 + i`.
+        seed: of the run.
+        batch_size: scenes encoded at once.
+
+    Returns:
+        "latents" of shape (count, C, 16, 16), float16, scaled to unit variance, and "ids" of shape (count, length),
+        int16.
+    """
+    if path.exists():
+        return load_file(path)
+    latents, ids = [], []
+    for first in tqdm(range(0, count, batch_size), desc="encoding scenes", unit="batch"):
+        specs = [sample_spec(seed * 100_000_000 + i) for i in range(first, min(first + batch_size, count))]
+        pixels = torch.from_numpy(np.stack([draw(spec).pixels for spec in specs])).to(vae.device)
+        latents.append((vae.encode(2 * pixels - 1).latent_dist.mean * vae.config.scaling_factor).half().cpu())
+        ids.append(tokenize(tokenizer, [spec.caption for spec in specs]).short())
+    cache = {"latents": torch.cat(latents).contiguous(), "ids": torch.cat(ids)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(cache, path)
+    return cache

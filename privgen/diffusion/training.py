@@ -1,0 +1,108 @@
+"""Train a model from a recipe."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from privgen.diffusion.loop import fit
+from privgen.diffusion.recipes import Recipe, differences, dump_recipe, load_recipe
+from privgen.errors import PrivgenError, UsageError
+from privgen.files import write_text
+from privgen.hub import resolve_device
+from privgen.metrics.curves import draw_loss_curve, read_curve
+
+
+RECIPE = "recipe.toml"
+_PATIENCE = timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that has ended.
+
+    Attributes:
+        kind: of model.
+        model: folder with the averaged weights, in the form in which they are used.
+        step: optimiser steps made since the beginning.
+        steps: optimiser steps of the whole schedule.
+        loss: mean of the last logged steps, None if nothing was logged.
+    """
+
+    kind: str
+    model: Path
+    step: int
+    steps: int
+    loss: float | None
+
+
+def train(
+    recipe: Recipe, folder: str | os.PathLike[str], *, device: str = "auto", stop_at: int | None = None
+) -> Training:
+    """Train a model, or go on where an earlier call was interrupted.
+
+    Under `accelerate launch` the processes share every batch, and the result is that of one process up to rounding.
+
+    Args:
+        recipe: what to train.
+        folder: of the run: recipe, checkpoint, loss curve (data and picture), previews, and the model.
+        device: see `privgen.hub.resolve_device`; `accelerate launch` chooses the device of each of its processes.
+        stop_at: stop after this step; a later call goes on.
+
+    Raises:
+        UsageError: the folder holds a run of another recipe, or a batch cannot be shared evenly.
+        PrivgenError: an input or the device is missing.
+    """
+    target = Path(folder)
+    vae = getattr(recipe.model, "vae", None)
+    if vae is not None and not vae.is_dir():
+        raise PrivgenError(
+            f"There is no autoencoder in {vae}; make one with `privgen train vae` or set {recipe.kind}.vae."
+        )
+    accelerator = _accelerator(device)
+    if recipe.loop.batch_size % accelerator.num_processes:
+        processes = accelerator.num_processes
+        raise UsageError(f"{processes} processes cannot share batches of {recipe.loop.batch_size} evenly.")
+    _check_same_run(recipe, target)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_text(target / RECIPE, dump_recipe(recipe), overwrite=True)
+    # What a task prepares for all processes, such as encoded pictures, is made by the first and read by the others.
+    with accelerator.main_process_first():
+        task = recipe.task()
+    fit(task, recipe.loop, target, accelerator=accelerator, stop_at=stop_at)
+    curve = target / "loss.jsonl"
+    if accelerator.is_main_process and curve.exists():
+        draw_loss_curve(curve, target / "loss.png")
+    return _result(recipe, target)
+
+
+def _accelerator(device: str) -> Accelerator:
+    place = None if device == "auto" else resolve_device(device)
+    if place is not None and place.type == "cuda" and place.index is not None:
+        torch.cuda.set_device(place)
+    # The others wait while the first process prepares data.
+    patience = InitProcessGroupKwargs(timeout=_PATIENCE)
+    return Accelerator(cpu=place is not None and place.type == "cpu", kwargs_handlers=[patience])
+
+
+def _check_same_run(recipe: Recipe, folder: Path) -> None:
+    if not (folder / RECIPE).exists():
+        return
+    found = differences(load_recipe(recipe.kind, folder / RECIPE), recipe)
+    if found:
+        raise UsageError(
+            f"{folder} holds a run of another recipe ({'; '.join(found)}); choose another folder, or the values there."
+        )
+
+
+def _result(recipe: Recipe, folder: Path) -> Training:
+    state = json.loads((folder / "checkpoint" / "state.json").read_text(encoding="utf-8"))
+    curve = folder / "loss.jsonl"
+    losses = read_curve(curve).get("loss", []) if curve.exists() else []
+    return Training(recipe.kind, folder / "model", state["step"], recipe.loop.steps, losses[-1][1] if losses else None)

@@ -1,0 +1,47 @@
+"""Measured values with the uncertainty of having measured them on so many pictures."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from privgen.metrics.detection import rate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value and its 95 % interval.
+
+    Attributes:
+        value: a mean, or a share.
+        n: of how many.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+def share(hits: Iterable[bool]) -> Measured:
+    """The share of true values; its interval is the exact one of a binomial share (Clopper and Pearson)."""
+    measured = rate(list(hits))
+    return Measured(measured.value, measured.n, measured.low, measured.high)
+
+
+def mean(values: ArrayLike) -> Measured:
+    """The mean of independent values; its interval is the normal one, not a number where there is only one value.
+
+    Raises:
+        ValueError: no values.
+    """
+    x = np.ravel(values).astype(np.float64)
+    if x.size == 0:
+        raise ValueError("expected at least one value, got none")
+    half = 1.96 * float(x.std(ddof=1)) / math.sqrt(x.size) if x.size > 1 else math.nan
+    middle = float(x.mean())
+    return Measured(middle, x.size, middle - half, middle + half)

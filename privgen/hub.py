@@ -1,0 +1,270 @@
+"""Where a model comes from: embedded in the package, a local folder, or the Hugging Face Hub.
+
+Only safetensors weights are read, and no code that comes with a model is run. The network is used for Hub ids only.
+
+A folder or Hub repository can carry this package's own networks beside the pipeline, in `privgen/<name>/`, each with
+the `config.json` and `diffusion_pytorch_model.safetensors` that `save_pretrained` writes: see `EXTRAS`.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+
+from privgen.errors import PrivgenError, UsageError
+
+
+EMBEDDED = ("mini",)
+"""Models that ship inside this package."""
+
+EXTRAS = {"extractor": "Extractor", "token_mapper": "TokenMapper", "latent_mapper": "LatentMapper"}
+"""Folder below `privgen/` in a model: name of its class in `privgen.models.watermark`."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Names of precisions."""
+
+_MODELS = Path(__file__).parent / "models"
+_INDEX = "model_index.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+def resolve_model(name: str | os.PathLike[str] = "mini") -> str:
+    """Say where a model is; nothing is loaded or downloaded.
+
+    Args:
+        name: an embedded model's name, which wins; a folder that a Diffusers pipeline was saved to; or a Hub id such
+            as `organisation/name`.
+
+    Returns:
+        The path of a folder, or the Hub id.
+
+    Raises:
+        PrivgenError: it is none of these, or an embedded model that is missing from this installation.
+    """
+    text = os.fspath(name)
+    if text in EMBEDDED:
+        return _embedded(text)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / _INDEX).is_file():
+            raise PrivgenError(
+                f"{folder} is not a Diffusers model: it has no {_INDEX}; name the folder that holds it."
+            )
+        return str(folder)
+    if folder.exists():
+        raise PrivgenError(
+            f"{folder} is a file, and models are folders; load it with Diffusers' `from_single_file` and save it with "
+            "`save_pretrained`."
+        )
+    if _HUB_ID.fullmatch(text):
+        return text
+    raise PrivgenError(
+        f"There is no model {text!r}; name an embedded one ({', '.join(EMBEDDED)}), a folder or a Hub id such as "
+        "organisation/name."
+    )
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Choose a device.
+
+    Args:
+        name: a PyTorch device such as "cpu", "cuda:1" or "mps"; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UsageError: there is no such kind of device.
+        PrivgenError: this machine, or this PyTorch, does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"{name!r} is not a device; use auto, cpu, cuda, cuda:N or mps.") from error
+    missing = device.type == "mps" and not _has_mps()
+    missing |= device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if missing:
+        raise PrivgenError(f"PyTorch finds no device {device} here; use --device auto or cpu.")
+    return device
+
+
+def resolve_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> torch.dtype:
+    """Choose a precision of weights.
+
+    Args:
+        name: a key of `DTYPES`, or a PyTorch type; "auto" is float16 on CUDA and float32 elsewhere.
+        device: what the weights are for.
+
+    Raises:
+        UsageError: there is no such precision.
+    """
+    if isinstance(name, torch.dtype):
+        return name
+    if name == "auto":
+        return torch.float16 if torch.device(device).type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"{name!r} is not a precision; use auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def load_pipeline(
+    model: str | os.PathLike[str] = "mini",
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+    variant: str | None = None,
+    safety_checker: bool = True,
+    pipeline_class: type[DiffusionPipeline] = DiffusionPipeline,
+) -> Any:
+    """Load a pipeline.
+
+    Args:
+        model: see `resolve_model`.
+        device: see `resolve_device`.
+        dtype: see `resolve_dtype`.
+        revision: branch, tag or commit of a Hub id.
+        variant: of the weights' files, such as "fp16".
+        safety_checker: whether to keep the model's own; many models have none.
+        pipeline_class: what to load it as; `DiffusionPipeline` is the class that the model names.
+
+    Returns:
+        An instance of `pipeline_class` on the device.
+
+    Raises:
+        PrivgenError: the model cannot be found, fetched or read, is not safetensors, or comes with code of its own.
+        UsageError: device or dtype do not exist.
+    """
+    source, place = resolve_model(model), resolve_device(device)
+    precision = resolve_dtype(dtype, place)
+    with _explained(source, "load"):
+        index = DiffusionPipeline.load_config(source, revision=revision)
+        _refuse_code(index, source)
+        options: dict[str, Any] = {}
+        if not safety_checker and "safety_checker" in index:
+            options = {"safety_checker": None, "requires_safety_checker": False}
+        pipeline = pipeline_class.from_pretrained(
+            source, revision=revision, variant=variant, dtype=precision, use_safetensors=True, **options
+        )
+    if pipeline.dtype != precision:  # Diffusers below 0.39 knows the argument under another name
+        pipeline.to(precision)
+    return pipeline.to(place)
+
+
+def load_extra(
+    name: str,
+    model: str | os.PathLike[str] | DiffusionPipeline = "mini",
+    *,
+    device: str | torch.device = "auto",
+    revision: str | None = None,
+) -> Any:
+    """Load one of this package's networks that a model carries, in float32 and evaluation mode.
+
+    Args:
+        name: a key of `EXTRAS`.
+        model: see `resolve_model`; or a pipeline, which means the model that it was loaded from.
+        device: see `resolve_device`.
+        revision: branch, tag or commit of a Hub id.
+
+    Returns:
+        An instance of the class that `EXTRAS` names.
+
+    Raises:
+        UsageError: there is no extra of that name.
+        PrivgenError: the model does not carry it, or it cannot be fetched or read.
+    """
+    if name not in EXTRAS:
+        raise UsageError(f"{name!r} is not a network of this package; choose from {', '.join(EXTRAS)}.")
+    source, place = _source(model), resolve_device(device)
+    with _explained(source, f"load the {name} of"):
+        folder = find_extra(name, source, revision=revision)
+        network = getattr(import_module("privgen.models.watermark"), EXTRAS[name])
+        return network.from_pretrained(folder, use_safetensors=True, local_files_only=True).to(place).eval()
+
+
+def find_extra(name: str, model: str | os.PathLike[str] = "mini", *, revision: str | None = None) -> Path:
+    """The folder of one of this package's networks; it is downloaded if the model is a Hub id.
+
+    Args:
+        name: a key of `EXTRAS`.
+        model: see `resolve_model`.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        PrivgenError: the model does not carry it.
+    """
+    source = resolve_model(model)
+    root = Path(source)
+    if not root.is_dir():
+        patterns = [f"privgen/{name}/*.json", f"privgen/{name}/*.safetensors"]
+        with _explained(source, f"fetch the {name} of"):
+            root = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    folder = root / "privgen" / name
+    if (folder / "config.json").is_file():
+        return folder
+    if root.parent == _MODELS:
+        raise PrivgenError(f"The embedded model {root.name} lacks its {name}; install privgen again.")
+    raise PrivgenError(
+        f"The model {source} has no {name} of privgen's (no privgen/{name}/config.json in it); train one for it, or "
+        f"use a model that has one, such as {EMBEDDED[0]}."
+    )
+
+
+def _embedded(name: str) -> str:
+    folder = _MODELS / name
+    if not (folder / _INDEX).is_file():
+        raise PrivgenError(
+            f"The embedded model {name} is missing from this installation; install privgen again, or pass --model."
+        )
+    return str(folder)
+
+
+def _source(model: str | os.PathLike[str] | DiffusionPipeline) -> str:
+    if not isinstance(model, DiffusionPipeline):
+        return resolve_model(model)
+    origin = getattr(model.config, "_name_or_path", None)
+    if not origin:
+        raise PrivgenError(
+            "This pipeline was put together in memory, so it names no model that could carry networks of privgen's; "
+            "load them by the name of a model."
+        )
+    return resolve_model(origin)
+
+
+def _refuse_code(index: dict[str, Any], source: str) -> None:
+    """Diffusers has run code from local folders unasked in some versions; this package never does."""
+    root = Path(source)
+    parts = {key: value[0] for key, value in index.items() if isinstance(value, list | tuple) and value}
+    coded = [key for key, library in parts.items() if library and (root / key / f"{library}.py").is_file()]
+    if not isinstance(index.get("_class_name"), str) or coded:
+        raise PrivgenError(f"The model {source} comes with code of its own, which privgen does not run; use another.")
+
+
+@contextmanager
+def _explained(source: str, doing: str) -> Iterator[None]:
+    """Turn what Diffusers, Transformers and the Hub raise for unusable models into one sentence."""
+    try:
+        yield
+    except PrivgenError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        raise PrivgenError(f"privgen could not {doing} {source}: {reason}. {_advice(source)}") from error
+
+
+def _advice(source: str) -> str:
+    if Path(source).is_dir():
+        return "Check that the folder is complete and that its weights are safetensors."
+    return "Check the id, the network (HF_HUB_OFFLINE, HF_TOKEN), and that its weights are safetensors."
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

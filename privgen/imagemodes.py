@@ -1,0 +1,131 @@
+"""What Pillow's modes and metadata mean: any opened image as plain samples, and the EXIF that may go on with it."""
+
+import io
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from privgen.errors import PrivgenError
+
+
+Samples = NDArray[np.uint8] | NDArray[np.uint16]
+Notes = tuple[str, ...]
+
+MIN_SIDE = 16
+MAX_ASPECT = 50
+
+_DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+# The structure of a TIFF file: its tags are what Pillow calls its EXIF, and these must not describe another file.
+_TIFF_STRUCTURE = frozenset(
+    {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 292, 293, 297, 301, 317, 318, 319, 320}
+    | {321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532}
+    | {700, 33723, 34377, 34675, 37724}
+)
+
+
+def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Refuse what is too small or too narrow to carry anything, or too large to decode.
+
+    Args:
+        size: width and height.
+        name: what errors call the image.
+        max_pixels: most pixels allowed.
+
+    Raises:
+        PrivgenError: the size is outside the limits.
+    """
+    width, height = size
+    if min(size) < MIN_SIDE:
+        raise PrivgenError(f"{name} has {width} x {height} pixels; each side must have at least {MIN_SIDE}.")
+    if max(size) > MAX_ASPECT * min(size):
+        raise PrivgenError(f"{name} has {width} x {height} pixels; crop it to sides at most 1 : {MAX_ASPECT}.")
+    if width * height > max_pixels:
+        raise PrivgenError(
+            f"{name} has {width} x {height} pixels, more than the {max_pixels:,} allowed; make it smaller."
+        )
+
+
+def samples_of(image: Image.Image, name: str) -> tuple[Samples, Notes]:
+    """Decode an image into upright samples of grey, grey and alpha, RGB or RGBA.
+
+    Args:
+        image: any mode.
+        name: what errors call it.
+
+    Returns:
+        Samples (height, width, channels), 8 or 16 bits unsigned, with 1 to 4 channels; and what was lost on the way.
+
+    Raises:
+        PrivgenError: the samples are floating-point or 32-bit numbers, which have no agreed range.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _DEEP_GREY:
+        return np.asarray(upright).astype(np.uint16)[:, :, None], ()
+    if upright.mode in ("I", "F"):
+        return _wide(upright, name), ()
+    plain, notes = _plain(upright, name)
+    samples = np.asarray(plain)
+    return samples.reshape(plain.height, plain.width, -1), notes
+
+
+def exif_of(image: Image.Image) -> tuple[bytes | None, Notes]:
+    """The EXIF block that may go on with the upright pixels: without orientation, thumbnail and TIFF structure."""
+    try:
+        exif = Image.Exif()
+        exif.load(image.getexif().tobytes())
+        for tag in (ExifTags.Base.Orientation, *(_TIFF_STRUCTURE if image.format == "TIFF" else ())):
+            exif.pop(tag, None)
+        return (exif.tobytes() if len(exif) else None), ()
+    except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):
+        # Cameras and editors write broken blocks, and Pillow reports them in all these ways.
+        return None, ("its EXIF data is damaged and is not kept",)
+
+
+def frame_notes(image: Image.Image) -> Notes:
+    """Say so when only the first of several frames is read."""
+    if not getattr(image, "is_animated", False):
+        return ()
+    kind = "several pages" if image.format == "TIFF" else "several pictures" if image.format == "MPO" else "animated"
+    return (f"{kind}: the first is used" if kind != "animated" else "animated: the first frame is used",)
+
+
+def _plain(image: Image.Image, name: str) -> tuple[Image.Image, Notes]:
+    """Convert to L, LA, RGB or RGBA."""
+    alpha = "A" if image.has_transparency_data else ""
+    if image.mode in ("1", "L", "LA", "La"):
+        return image.convert("L" + alpha), ()
+    if image.mode == "CMYK":
+        return _to_srgb(image), ("CMYK becomes RGB",)
+    if image.mode == "LAB":
+        return _to_srgb(image), ("Lab becomes RGB",)
+    notes = ("palette colours become full colour",) if image.mode in ("P", "PA") else ()
+    try:
+        return image.convert("RGB" + alpha), notes
+    except ValueError as error:
+        raise PrivgenError(f"{name} has colours of the kind {image.mode}; convert it to RGB.") from error
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert through the embedded profile, or plainly where there is none that fits."""
+    srgb = ImageCms.createProfile("sRGB")
+    profile = image.info.get("icc_profile")
+    try:
+        source = (
+            ImageCms.createProfile("LAB")
+            if image.mode == "LAB"
+            else ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        )
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return image.convert("RGB")
+    return converted or image.convert("RGB")
+
+
+def _wide(image: Image.Image, name: str) -> NDArray[np.uint16]:
+    """32-bit samples that are 16-bit ones in truth, as Pillow reads deep PGM files."""
+    samples = np.asarray(image)
+    if image.mode == "F" or samples.min() < 0 or samples.max() > 65535:
+        raise PrivgenError(f"{name} has 32-bit samples, whose range is unknown; convert it to 8 or 16 bits a channel.")
+    return samples.astype(np.uint16)[:, :, None]

@@ -1,0 +1,1 @@
+"""Quality, detection and what pictures show."""

@@ -1,0 +1,1 @@
+"""Network classes, and the embedded models."""

@@ -1,0 +1,55 @@
+"""A CLIP tokenizer for a small vocabulary: one token a word."""
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+
+from transformers import CLIPTokenizer
+
+from privgen.data.patterns import PATTERNS, TEXTURES
+from privgen.data.scenes import COLOURS, HELDOUT_NOUNS, NOUNS
+
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+END = "</w>"
+
+
+def scene_words() -> tuple[str, ...]:
+    """Every word and sign that captions of scenes are made of, held-out nouns included."""
+    text = " ".join((*NOUNS, *HELDOUT_NOUNS, *COLOURS, *PATTERNS, *TEXTURES, "a an and on background with texture ,"))
+    return tuple(dict.fromkeys(re.findall(r"\w+|,", text)))
+
+
+def build_tokenizer(words: Iterable[str], max_length: int = 77) -> CLIPTokenizer:
+    """A byte-pair tokenizer that knows each word as one token and spells all others by letters.
+
+    Args:
+        words: lower-case words and signs.
+        max_length: tokens to which prompts are padded.
+    """
+    words = list(words)
+    signs = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    merges: list[tuple[str, str]] = []
+    ranks: dict[tuple[str, str], int] = {}
+    for word in words:
+        # A pair added for this word ranks behind all older ones, so older words still merge as before.
+        while len(pieces := _spell(word, ranks)) > 1:
+            pair = (pieces[0], pieces[1])
+            ranks[pair] = len(merges)
+            merges.append(pair)
+    tokens = dict.fromkeys([*signs, *(sign + END for sign in signs), *(a + b for a, b in merges), BOS, EOS])
+    vocab = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=EOS, model_max_length=max_length)
+
+
+def _spell(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Byte-pair encoding of one word by the merges known so far."""
+    pieces = [*word[:-1], word[-1] + END]
+    while len(pieces) > 1:
+        pairs = list(pairwise(pieces))
+        best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
+        if best not in ranks:
+            break
+        i = pairs.index(best)
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+    return pieces

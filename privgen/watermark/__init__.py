@@ -1,0 +1,1 @@
+"""Keys, marks and their detection."""

@@ -1,0 +1,117 @@
+"""What a mark is written with, chosen by the model at hand."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor
+
+from privgen.errors import PrivgenError, UsageError
+from privgen.hub import load_extra, load_pipeline, resolve_model
+from privgen.watermark.embed import latent_residuals
+from privgen.watermark.embed_token import token_residuals
+from privgen.watermark.keys import Key
+from privgen.watermark.networks import config_value, key_bits
+from privgen.watermark.token import DEFAULT_TAU
+
+
+Carrier = Literal["token", "latent"]
+
+CARRIERS: tuple[Carrier, ...] = get_args(Carrier)
+
+CONFIG = "privgen/privgen_config.json"
+"""In a model's folder: what this package's networks in it were measured to do best."""
+
+
+@dataclass(frozen=True, eq=False)
+class Marker:
+    """A key's mark, ready to be written.
+
+    Attributes:
+        carrier: what it is written with.
+        size: side of the model's images.
+        residuals: (B, 3, size, size) in [0, 1] to what the mark changes in them, same shape.
+    """
+
+    carrier: Carrier
+    size: int
+    residuals: Callable[[Tensor], Tensor]
+
+
+def default_carrier(model: str = "mini") -> Carrier:
+    """The carrier that a model's own measurements recommend; `latent` where it has none.
+
+    Args:
+        model: an embedded model's name, a folder or a Hub id.
+
+    Raises:
+        PrivgenError: the model cannot be found or fetched, or recommends what does not exist.
+    """
+    source = resolve_model(model)
+    root = Path(source)
+    try:
+        if not root.is_dir():
+            root = Path(snapshot_download(source, allow_patterns=[CONFIG]))
+        file = root / CONFIG
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        carrier = config.get("default_carrier", "latent")
+    except (OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise PrivgenError(f"The settings {CONFIG} of {source} cannot be read: {reason}; name a carrier.") from error
+    if carrier not in CARRIERS:
+        raise PrivgenError(f"The model {source} recommends the carrier {carrier!r}; name one of {', '.join(CARRIERS)}.")
+    return carrier
+
+
+def load_marker(
+    key: Key,
+    *,
+    model: str = "mini",
+    carrier: Carrier | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Marker:
+    """Load what marks existing images in a key's name.
+
+    Args:
+        key: whose mark.
+        model: an embedded model's name, a folder or a Hub id.
+        carrier: by default the model's own choice.
+        seed: of the noise that the carrier `token` works through; every image gets the same.
+        device: see `privgen.hub.resolve_device`.
+        dtype: see `privgen.hub.resolve_dtype`.
+
+    Raises:
+        PrivgenError: the model, or its network for that carrier, cannot be found or read.
+        UsageError: an unknown carrier, device or precision.
+    """
+    chosen = default_carrier(model) if carrier is None else carrier
+    if chosen not in CARRIERS:
+        raise UsageError(f"expected the carrier token or latent, got {chosen!r}")
+    mapper = load_extra(f"{chosen}_mapper", model, device=device)
+    pipe = load_pipeline(model, device=device, dtype=dtype, safety_checker=False)
+    bits = key_bits([key], mapper)
+    if chosen == "latent":
+        residuals = partial(latent_residuals, bits=bits, vae=pipe.vae, latent_mapper=mapper)
+        return Marker(chosen, _side(pipe), residuals)
+    with torch.no_grad():
+        embedding = mapper(bits)[0]
+    tau = float(config_value(mapper, "tau", DEFAULT_TAU))
+
+    def with_token(canvases: Tensor) -> Tensor:
+        generators = [torch.Generator().manual_seed(seed) for _ in canvases]
+        return token_residuals(canvases, embedding, pipe=pipe, tau=tau, generator=generators)
+
+    return Marker(chosen, _side(pipe), with_token)
+
+
+def _side(pipe: Any) -> int:
+    """Side of the square images that a pipeline was trained for, in pixels."""
+    sample = pipe.unet.config.sample_size
+    return int((sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor)

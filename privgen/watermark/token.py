@@ -1,0 +1,283 @@
+"""Tokens: the learned text embedding of a key, its file, and prompts that end in it.
+
+"Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945): one pseudo-word, appended to a
+prompt late in denoising (t <= tau), writes a key's message into the image.
+
+The file is a plain textual inversion: one tensor in safetensors, which Diffusers' `load_textual_inversion` reads. What
+else is known of the token stands in the file's header. It holds neither the secret of the key nor its message; but
+whoever has it can mark images in the key's name.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from privgen import __version__
+from privgen.errors import PrivgenError, UsageError
+from privgen.files import refuse_existing, write_bytes
+from privgen.watermark.keys import Key
+from privgen.watermark.networks import TokenMapperLike, config_value, key_bits
+
+
+DEFAULT_TAU = 250
+"""Timestep, of 1000, from which on a token acts when nothing else says so."""
+
+SUFFIX = ".safetensors"
+
+_NAME = re.compile(r"<[a-z0-9._-]{1,80}>")
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
+_RESERVED = frozenset({"format", "privgen", "key_id", "tau"})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Token:
+    """The embedding that writes a key's message.
+
+    Attributes:
+        embedding: (vectors, dim) float32, input embeddings of a text encoder.
+        key_id: public id of the key, `Key.key_id`.
+        tau: the token acts on timesteps t <= tau, on the scale of 1000 training timesteps.
+        name: the pseudo-word, `<privgen-KEYID>` by default; lower case, because CLIP's tokenizers know no other.
+        metadata: further entries for the file's header, such as method and base model.
+    """
+
+    embedding: Tensor
+    key_id: str
+    tau: int = DEFAULT_TAU
+    name: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check, and take a copy that nobody else can change."""
+        shape = tuple(self.embedding.shape)
+        if len(shape) != 2 or 0 in shape or not bool(self.embedding.isfinite().all()):
+            raise ValueError(f"expected a finite embedding of shape (vectors, dim), got shape {shape}")
+        if not _KEY_ID.fullmatch(self.key_id):
+            raise ValueError(f"expected a key_id of 16 hexadecimal digits, got {self.key_id!r}")
+        name = self.name or f"<privgen-{self.key_id}>"
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"expected a name like <privgen-0a1b>, in lower case, got {name!r}")
+        if reserved := _RESERVED & set(self.metadata):
+            raise ValueError(
+                f"expected other metadata than {', '.join(sorted(reserved))}, which the token sets itself"
+            )
+        check_tau(self.tau)
+        copy = self.embedding.detach().to("cpu", torch.float32, copy=True).contiguous()
+        entries = {str(key): str(value) for key, value in self.metadata.items()}
+        for attribute, value in (("embedding", copy), ("name", name), ("metadata", MappingProxyType(entries))):
+            object.__setattr__(self, attribute, value)
+
+    @property
+    def vectors(self) -> int:
+        """How many places of a prompt the token takes."""
+        return self.embedding.shape[0]
+
+    def __repr__(self) -> str:
+        vectors, dim = self.embedding.shape
+        return f"Token({self.name}, {vectors} x {dim}, key_id={self.key_id}, tau={self.tau})"
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write a textual-inversion file, whole or not at all.
+
+        Args:
+            path: ends in .safetensors.
+            overwrite: replace an existing file instead of refusing.
+
+        Returns:
+            The path.
+
+        Raises:
+            UsageError: another suffix.
+            PrivgenError: the path exists or cannot be written.
+        """
+        target = Path(path)
+        if target.suffix != SUFFIX:
+            raise UsageError(f"{target} must end in {SUFFIX}; tokens are stored in that format.")
+        refuse_existing(target, overwrite=overwrite)
+        header = {"format": "pt", "privgen": __version__, "key_id": self.key_id, "tau": str(self.tau)}
+        write_bytes(target, save({self.name: self.embedding}, {**self.metadata, **header}), overwrite=overwrite)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Token":
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            PrivgenError: it cannot be read, is damaged, or is no token of this package.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise PrivgenError(f"The token {path} {'is not a file' if path.exists() else 'does not exist'}.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header, names = file.metadata() or {}, list(file.keys())
+                tensors = [file.get_tensor(name) for name in names[:1]]
+        except (OSError, SafetensorError) as error:
+            raise PrivgenError(f"The token {path} cannot be read ({error}); get a complete copy.") from error
+        if len(names) != 1 or "privgen" not in header:
+            raise PrivgenError(f"{path} is not a token of privgen's; plain textual inversions belong to no key.")
+        extra = {key: value for key, value in header.items() if key not in _RESERVED}
+        try:
+            return cls(tensors[0], header["key_id"], int(header["tau"]), names[0], extra)
+        except (KeyError, ValueError) as error:
+            raise PrivgenError(f"The token {path} is damaged ({error}); get a complete copy.") from error
+
+
+def check_tau(tau: float) -> None:
+    """Check a timestep on the scale of 1000.
+
+    Raises:
+        ValueError: it is not in 0..1000.
+    """
+    if not 0 <= tau <= 1000:
+        raise ValueError(f"expected tau in 0..1000, on the scale of 1000 training timesteps, got {tau}")
+
+
+def issue_token(
+    mapper: TokenMapperLike, key: Key, *, tau: int | None = None, metadata: Mapping[str, str] | None = None
+) -> Token:
+    """Make the token of a key; takes milliseconds and no training.
+
+    Args:
+        mapper: message bits to embedding.
+        key: whose token.
+        tau: see `Token`; by default what the mapper was trained for.
+        metadata: for the file's header, such as `{"base_model": "mini"}`.
+    """
+    with torch.no_grad():
+        embedding = mapper(key_bits([key], mapper))[0]
+    tau = int(config_value(mapper, "tau", DEFAULT_TAU)) if tau is None else tau
+    return Token(embedding, key.key_id, tau, metadata={"method": "token_mapper", **(metadata or {})})
+
+
+def text_models(pipe: DiffusionPipeline) -> tuple[Any, Any]:
+    """The one text encoder of a pipeline, and its tokenizer.
+
+    Raises:
+        UsageError: it has none, or several.
+    """
+    encoder, tokenizer = getattr(pipe, "text_encoder", None), getattr(pipe, "tokenizer", None)
+    if encoder is None or tokenizer is None:
+        raise UsageError(f"A token needs a tokenizer and a text encoder, and this {type(pipe).__name__} has none.")
+    if getattr(pipe, "text_encoder_2", None) is not None:
+        raise UsageError(
+            f"{type(pipe).__name__} has several text encoders, and a token is the embedding of one; use a model of "
+            "the Stable Diffusion 1 or 2 family, or the carrier latent."
+        )
+    return encoder, tokenizer
+
+
+def encode_with_token(
+    pipe: DiffusionPipeline,
+    prompts: str | Sequence[str],
+    token: Token | Tensor,
+    *,
+    clip_skip: int | None = None,
+) -> Tensor:
+    """Encode prompts that end in a token: after the last word, before the end-of-text token.
+
+    The result equals that of `load_textual_inversion` and a prompt "... <token>", but nothing is added to tokenizer or
+    text encoder, each sample can have a token of its own, and gradients reach the embedding. It can be called with and
+    without gradients; the text encoder's parameters are as its owner left them.
+
+    Args:
+        pipe: has `tokenizer` and `text_encoder`, as Stable Diffusion 1 and 2 do.
+        prompts: one or B of them.
+        token: a token; or its embedding, (vectors, dim), or (B, vectors, dim) for one per sample. One prompt goes with
+            many embeddings and the other way round.
+        clip_skip: layers of the text encoder to skip from its end, as in Diffusers.
+
+    Returns:
+        (B, length, dim), as `encode_prompt` returns prompt embeddings, in the type of the text encoder.
+
+    Raises:
+        UsageError: a prompt leaves no room for the token, or the pipeline has no such text encoder.
+        ValueError: shapes that do not fit, among them a token of another model.
+    """
+    encoder, tokenizer = text_models(pipe)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    vectors = _batched(token.embedding if isinstance(token, Token) else token, len(texts))
+    texts = texts * len(vectors) if len(texts) == 1 else texts
+    table = encoder.get_input_embeddings()
+    dim = table.weight.shape[1]
+    if vectors.shape[2] != dim:
+        raise ValueError(f"expected vectors of {dim} numbers, got {vectors.shape[2]}: the token is another model's")
+    if hasattr(pipe, "maybe_convert_prompt"):
+        texts = pipe.maybe_convert_prompt(texts, tokenizer)
+    ids, mask, starts = _ids_with_room(texts, tokenizer, encoder.config.max_position_embeddings, vectors.shape[1])
+    device = getattr(pipe, "_execution_device", encoder.device)  # not the encoder's own where it is offloaded
+    use_mask = getattr(encoder.config, "use_attention_mask", False)
+    with _vectors_at(table, starts, vectors):
+        output = encoder(
+            ids.to(device),
+            attention_mask=mask.to(device) if use_mask else None,
+            output_hidden_states=clip_skip is not None,
+        )
+    if clip_skip is None:
+        return output[0]
+    # The text model is the encoder itself since Transformers 5.
+    normalise = getattr(encoder, "text_model", encoder).final_layer_norm
+    return normalise(output.hidden_states[-(clip_skip + 1)])
+
+
+def _batched(embedding: Tensor, texts: int) -> Tensor:
+    """The embedding as (B, vectors, dim), B being the larger of its batch and `texts`."""
+    if embedding.ndim not in (2, 3):
+        raise ValueError(f"expected an embedding (vectors, dim) or (B, vectors, dim), got {tuple(embedding.shape)}")
+    batch = embedding if embedding.ndim == 3 else embedding[None]
+    if 1 not in (len(batch), texts) and len(batch) != texts:
+        raise ValueError(f"expected as many prompts as embeddings, got {texts} and {len(batch)}")
+    return batch.expand(max(len(batch), texts), -1, -1)
+
+
+def _ids_with_room(texts: list[str], tokenizer: Any, longest: int, vectors: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Token ids and attention mask, both (B, length), and where each prompt's vectors begin."""
+    length = min(tokenizer.model_max_length, longest)
+    ids, mask, starts = [], [], []
+    for text in texts:
+        *words, end = tokenizer(text).input_ids
+        if (room := length - 1 - len(words)) < vectors:
+            raise UsageError(
+                f"The prompt {text[:60]!r} leaves room for {max(room, 0)} vectors of the token's {vectors}; "
+                f"shorten it by {vectors - room} tokens."
+            )
+        starts.append(len(words))
+        # What stands in the vectors' places must not be the end-of-text token, where CLIP pools.
+        row = [*words, *[tokenizer.bos_token_id] * vectors, end]
+        mask.append([1] * len(row) + [0] * (length - len(row)))
+        ids.append(row + [tokenizer.pad_token_id] * (length - len(row)))
+    return torch.tensor(ids), torch.tensor(mask), starts
+
+
+@contextmanager
+def _vectors_at(table: nn.Module, starts: list[int], vectors: Tensor) -> Iterator[None]:
+    """Let an embedding table return `vectors`, (B, vectors, dim), at the places that begin at `starts`.
+
+    A hook, because CLIPTextModel takes no `inputs_embeds` in any version of Transformers.
+    """
+    rows = torch.arange(len(starts))[:, None].expand(-1, vectors.shape[1])
+    columns = torch.tensor(starts)[:, None] + torch.arange(vectors.shape[1])
+
+    def replace(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        places = (rows.to(output.device), columns.to(output.device))
+        return output.index_put(places, vectors.to(output))
+
+    handle = table.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,71 @@
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from click.testing import CliRunner
+
+
+# Before torch and huggingface_hub are imported: two threads, so that sums round alike on every machine;
+# no network; and an empty cache, so that what a developer has downloaded changes no test.
+_cache = TemporaryDirectory(prefix="privgen-tests-")
+os.environ |= {
+    "OMP_NUM_THREADS": "2",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": _cache.name,
+    "TOKENIZERS_PARALLELISM": "false",
+}
+os.environ.pop("PRIVGEN_DEBUG", None)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The folder of the repository."""
+    return ROOT
+
+
+@pytest.fixture
+def cli():
+    """Calls the command line in this process: ``cli("env", "--json")`` gives click's `Result`."""
+    from privgen.cli.main import main
+
+    return lambda *args: CliRunner().invoke(main, [str(arg) for arg in args], prog_name="privgen")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The module `tests/tiny.py`: ``tiny.tiny_pipeline("sd21")`` builds a Stable Diffusion of a few kilobytes."""
+    spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests" / "tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["sd15", "sd21"])
+def tiny_pipe(tiny, request):
+    """A tiny random pipeline, once in the shape of Stable Diffusion 1.5 and once of 2.1; new for each test."""
+    return tiny.tiny_pipeline(request.param)
+
+
+@pytest.fixture
+def generator():
+    """A CPU generator, seeded alike for every test."""
+    import torch
+
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def python():
+    """Runs a fresh Python: ``python("-m", "privgen", "env")`` gives a `CompletedProcess` with text."""
+    import subprocess
+
+    def run(*args, **kwargs):
+        command = [sys.executable, *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **kwargs)
+
+    return run
