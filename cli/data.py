@@ -5,11 +5,13 @@ from pathlib import Path
 import click
 
 from privgen.cli import options
+from privgen.cli.groups import Group
 from privgen.cli.output import echo
 
 
 @click.group(
-    epilog=options.examples("privgen data scenes -o sheet.png", "privgen data scenes --folder scenes --n 1000")
+    cls=Group,
+    epilog=options.examples("privgen data scenes -o sheet.png", "privgen data scenes --folder scenes --n 1000"),
 )
 def data() -> None:
     """Draw scenes: the small captioned world that mini was trained on."""

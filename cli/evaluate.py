@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from privgen.cli import options
+from privgen.cli.groups import Group
 from privgen.cli.output import echo
 
 
-@click.group(epilog=options.examples("privgen evaluate model --n 200 -o runs/evaluation"))
+@click.group(cls=Group, epilog=options.examples("privgen evaluate model --n 200 -o runs/evaluation"))
 def evaluate() -> None:
     """Measure how good models are, and how well marks and protections hold."""
 

@@ -7,10 +7,13 @@ from typing import Any
 import click
 
 from privgen.cli import options
+from privgen.cli.groups import Group
 from privgen.cli.output import echo
 
 
-@click.group(epilog=options.examples("privgen train vae -o runs/vae", "accelerate launch -m privgen train diffusion"))
+@click.group(
+    cls=Group, epilog=options.examples("privgen train vae -o runs/vae", "accelerate launch -m privgen train diffusion")
+)
 def train() -> None:
     """Train models from recipes.
 

@@ -45,6 +45,11 @@ class MarkCallback(PipelineCallback):
         self, pipeline: DiffusionPipeline, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """Act, or return `callback_kwargs` as they are; `timesteps` is the one of the step that has ended."""
+        if missing := [name for name in self.tensor_inputs if name not in callback_kwargs]:
+            raise ValueError(
+                f"expected {', '.join(missing)} from {type(pipeline).__name__}, which asks no callback what it needs; "
+                "pass callback_on_step_end_tensor_inputs=callback.tensor_inputs to it as well"
+            )
         now, later = _timesteps(pipeline, step_index, timesteps)
         if _acts(self.config["tau"], step_index, now, later, type(self).__name__):
             self.mark(pipeline, callback_kwargs)

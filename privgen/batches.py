@@ -1,4 +1,4 @@
-"""Batches of files: what their outputs are called, and a ledger by which an interrupted batch goes on."""
+"""Batches of files: what outputs are called, what may fail, and a ledger by which an interrupted batch goes on."""
 
 import errno
 import hashlib
@@ -6,12 +6,37 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
 
 from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
 from privgen.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, write_bytes
+
+
+FILE_ERRORS = (PrivgenError, OSError, ValueError, MemoryError, torch.OutOfMemoryError)
+"""What work on one file may raise without meaning a mistake in this package; the rest of a batch goes on."""
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def progress_bar(total: int, what: str, *, shown: bool = True) -> Any:
+    """A bar on standard error, where that is a terminal; used as a context manager.
+
+    Args:
+        total: number of images.
+        what: what is done to them.
+        shown: whether there is one at all.
+    """
+    return tqdm(total=total, desc=what, unit="image", disable=None if shown else True)
 
 
 def name_outputs(
@@ -21,9 +46,9 @@ def name_outputs(
 ) -> dict[Path, Path]:
     """Say where the result of each input goes.
 
-    An output has its source's name and the suffix for it. Where two would be one, also on disks that know no case,
-    they keep their sources' suffixes (a.jpg.png, a.webp.png), or are preceded by as many parent folders as tell
-    them apart (london-a.png, paris-a.png). Nothing is written.
+    An output has its source's name and the suffix for it. Where two would be one, they keep their sources' suffixes
+    (a.jpg.png, a.webp.png), or are preceded by as many parent folders as tell them apart (london-a.png, paris-a.png).
+    Nothing is written.
 
     Args:
         paths: image files, and folders of them.
@@ -44,9 +69,9 @@ def name_outputs(
         raise UsageError(f"{folder} looks like a file; name a folder for the results.")
     sources: dict[Path, Path] = {}
     for source in iter_image_files(paths):
-        sources.setdefault(source.absolute(), source)
-    if any(real.parent.resolve() == folder.resolve() for real in sources):
-        raise UsageError(f"{folder} is a folder that inputs come from; choose another one for the results.")
+        sources.setdefault(Path(os.path.abspath(source)), source)  # noqa: PTH100 - resolves "..", but no links
+        if os.path.realpath(folder) in (os.path.realpath(source.parent), os.path.dirname(os.path.realpath(source))):  # noqa: PTH120
+            raise UsageError(f"{folder} is a folder that inputs come from; choose another one for the results.")
     names = _distinct({path: suffix_of(source) for path, source in sources.items()})
     return {sources[path]: folder / name for path, name in names.items()}
 
@@ -102,9 +127,9 @@ class Ledger:
         refuse_existing(output, overwrite=overwrite)
         record = replace(self._plan(output, source_sha256), output_sha256=hashlib.sha256(data).hexdigest())
         # Before the file: if the run ends in between, the digest tells that the file is not there yet.
-        _append(self.path, json.dumps(asdict(record)))
+        with _appended(self.path, json.dumps(asdict(record))):
+            write_bytes(output, data, overwrite=overwrite)
         self._records[output.name] = record
-        write_bytes(output, data, overwrite=overwrite)
 
     def _plan(self, output: Path, source_sha256: str) -> _Record:
         return _Record(output.name, source_sha256, self.made_by, __version__)
@@ -160,22 +185,35 @@ def _read(path: Path) -> Iterator[_Record]:
             continue
 
 
+@contextmanager
+def _appended(path: Path, line: str) -> Iterator[None]:
+    """Add a line to a file; it is taken away again when that, or the block, fails."""
+    before = path.stat().st_size if path.is_file() else None
+    try:
+        _append(path, line)
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            os.truncate(path, before)
+        raise
+
+
 def _append(path: Path, line: str) -> None:
-    """Add a whole line to a file, or nothing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as file:
-            start = file.tell()
             # A line that a killed process cut short must not swallow this one.
             data = b"\n" * _is_cut(path) + line.encode() + b"\n"
             if file.write(data) < len(data):
-                file.truncate(start)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise PrivgenError(f"{path} was not written: {error.strerror}; free some space, or choose another.") from error
+        raise PrivgenError(f"{path} was not written: {error.strerror}; choose a folder with room in it.") from error
 
 
 def _is_cut(path: Path) -> bool:
+    """Whether the last line of a file has no end."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False

@@ -54,13 +54,13 @@ def resolve_model(name: str | os.PathLike[str] = "mini") -> str:
     if text in EMBEDDED:
         return _embedded(text)
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if text and folder.is_dir():
         if not (folder / _INDEX).is_file():
             raise PrivgenError(
                 f"{folder} is not a Diffusers model: it has no {_INDEX}; name the folder that holds it."
             )
         return str(folder)
-    if folder.exists():
+    if text and folder.exists():
         raise PrivgenError(
             f"{folder} is a file, and models are folders; load it with Diffusers' `from_single_file` and save it with "
             "`save_pretrained`."

@@ -38,9 +38,9 @@ SLANTS = range(-4, 5)
 
 def _grid(size: int) -> tuple[Array, Array]:
     """Pixel centres as (x, y) in [0, 1), each of shape (size, size)."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) / size
+    line = ((np.arange(size) + 0.5) / size).astype(np.float32)
     x, y = np.meshgrid(line, line)
-    return x, y
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def _unit(field: Array) -> Array:

@@ -54,4 +54,4 @@ def random_crop(photos: tuple[NDArray[np.uint8], ...], side: int, rng: np.random
     pixels = np.asarray(crop.resize((side, side), Image.Resampling.BOX if taken >= side else Image.Resampling.BICUBIC))
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 255
+    return (np.ascontiguousarray(pixels.transpose(2, 0, 1)) / 255).astype(np.float32)

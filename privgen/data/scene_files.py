@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from privgen.data.scenes import NOUNS, Scene, draw_scene
 from privgen.data.sheets import contact_sheet, encode_picture, outline, picture, save_picture
@@ -110,7 +111,8 @@ def write_scenes(
     target = Path(folder)
     refuse_existing(target / METADATA, overwrite=overwrite)
     rows = []
-    for i, scene in enumerate(scenes_from(seed, n, nouns=nouns, size=size)):
+    scenes = scenes_from(seed, n, nouns=nouns, size=size)
+    for i, scene in enumerate(tqdm(scenes, total=n, desc="scenes", unit="scene", disable=None)):
         row = {"file_name": f"{i:06d}.png", "text": scene.caption, "seed": seed + i, **asdict(scene.spec)}
         _write(target / f"{i:06d}.png", picture(scene.pixels), overwrite)
         if masks:

@@ -114,7 +114,7 @@ def _cutout(noun: str, side: int) -> Array:
         # Resizing premultiplied ("RGBa") keeps dark fringes off the outline.
         small = image.convert("RGBA").convert("RGBa").resize((side, side), Image.Resampling.LANCZOS)
         rgba = np.frombuffer(small.tobytes(), np.uint8).reshape(side, side, 4)
-    return np.ascontiguousarray(rgba.transpose(2, 0, 1), dtype=np.float32) / 255
+    return (np.ascontiguousarray(rgba.transpose(2, 0, 1)) / 255).astype(np.float32)
 
 
 # Centres and sides by number of objects: calm layouts are what a small model learns well.

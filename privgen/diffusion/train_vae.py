@@ -76,7 +76,7 @@ class VaeTask(Task):
         self.photos = load_photos(recipe.photos) if recipe.photo_share > 0 else ()
 
     def batch(self, indices: list[int]) -> Batch:
-        side = self.recipe.crop // 8
+        side = self.recipe.crop // 2 ** (len(self.recipe.channels) - 1)
         pixels = torch.stack([torch.from_numpy(self._crop(i)) for i in indices])
         shape = (self.recipe.latent_channels, side, side)
         noise = torch.stack([torch.randn(shape, generator=sample_generator(self.seed, i)) for i in indices])

@@ -41,7 +41,7 @@ def read_curve(jsonl: str | os.PathLike[str]) -> dict[str, list[tuple[int, float
         try:
             row = json.loads(line)
             step = int(row.pop("step"))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PrivgenError(f"{jsonl}, line {number}, is not from a loss curve.") from error
         for name, value in row.items():
             if isinstance(value, (int, float)) and math.isfinite(value):

@@ -12,7 +12,7 @@ def signs(bits: Tensor) -> Tensor:
     return 2 * bits.float() - 1
 
 
-class LatentMapper(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class LatentMapper(ModelMixin, ConfigMixin):
     """The residual encoder R(m): message bits to a pattern that is added to the latents.
 
     A linear map of the bits, as in the paper ("Your Text Encoder Can Be An Object-Level Watermarking Controller",
@@ -49,7 +49,7 @@ class LatentMapper(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return F.interpolate(residual, (height, width), mode="bicubic", align_corners=False)
 
 
-class TokenMapper(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class TokenMapper(ModelMixin, ConfigMixin):
     """Message bits to the embeddings of a text token, so that a new key needs no training.
 
     Args:
@@ -102,7 +102,7 @@ class _Residual(nn.Module):
         return x + self.second(F.silu(self.norm_2(h)))
 
 
-class Extractor(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Extractor(ModelMixin, ConfigMixin):
     """Image to message logits, whitened on clean images.
 
     Args:

@@ -64,7 +64,9 @@ def default_carrier(model: str = "mini") -> Carrier:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise PrivgenError(f"The settings {CONFIG} of {source} cannot be read: {reason}; name a carrier.") from error
     if carrier not in CARRIERS:
-        raise PrivgenError(f"The model {source} recommends the carrier {carrier!r}; name one of {', '.join(CARRIERS)}.")
+        raise PrivgenError(
+            f"The model {source} recommends the carrier {carrier!r}; name one of {', '.join(CARRIERS)}."
+        )
     return carrier
 
 

@@ -1,8 +1,8 @@
 """Marks on existing images, and what an extractor reads from images of any size.
 
 "Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) pre-trains its extractor with a
-residual R(m) that is added to latents; here the same residual marks a photo that no model has made. Only the difference
-that it makes is delivered, x + upsample(D(z + R(m)) - D(z)), at the photo's own size, so that the autoencoder's
+residual R(m) that is added to latents; here the same residual marks a photo that no model has made. Delivered is only
+the difference that it makes, x + upsample(D(z + R(m)) - D(z)), at the photo's own size, so that the autoencoder's
 reconstruction error stays out.
 """
 
@@ -210,9 +210,7 @@ def add_residual(
 
 
 @torch.no_grad()
-def read_logits(
-    images: Iterable[Tensor | LoadedImage], extractor: ExtractorLike, *, batch_size: int = 16
-) -> Tensor:
+def read_logits(images: Iterable[Tensor | LoadedImage], extractor: ExtractorLike, *, batch_size: int = 16) -> Tensor:
     """Read images of any sizes.
 
     Args:
@@ -226,21 +224,34 @@ def read_logits(
     Raises:
         ValueError: no image, or one of another shape.
     """
-    size, device = int(config_value(extractor, "size", CANVAS)), device_of(extractor)
     remaining, logits = iter(images), []
-    while batch := [_as_read(image, size, device) for image in islice(remaining, batch_size)]:
-        logits.append(extractor(torch.cat(batch)).float().cpu())
+    while batch := [as_read(image, extractor) for image in islice(remaining, batch_size)]:
+        logits.append(extractor(torch.stack(batch)).float().cpu())
     if not logits:
         raise ValueError("expected at least one image, got none")
     return torch.cat(logits)
 
 
-def _as_read(image: Tensor | LoadedImage, size: int, device: torch.device) -> Tensor:
-    """(1, 3, size, size), resized as the extractor resizes what has another size."""
-    pixels = _checked(image.pixels if isinstance(image, LoadedImage) else image)[None].to(device, torch.float32)
-    if pixels.shape[-2:] == (size, size):
+def as_read(image: Tensor | LoadedImage, extractor: ExtractorLike) -> Tensor:
+    """Resize an image as the extractor resizes what has another size.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        extractor: its `config.size` is the side of what it reads.
+
+    Returns:
+        (3, size, size) float32 on the extractor's device.
+
+    Raises:
+        ValueError: an image of another shape.
+    """
+    size = int(config_value(extractor, "size", CANVAS))
+    pixels = _checked(image.pixels if isinstance(image, LoadedImage) else image).to(
+        device_of(extractor), torch.float32
+    )
+    if tuple(pixels.shape[-2:]) == (size, size):
         return pixels
-    return interpolate(pixels, (size, size), mode="bicubic", align_corners=False, antialias=True)
+    return interpolate(pixels[None], (size, size), mode="bicubic", align_corners=False, antialias=True)[0]
 
 
 def _gain(pixels: Tensor, difference: Tensor, psnr_db: float, levels: int | None) -> float:

@@ -1,7 +1,7 @@
 """Marks on existing images by text alone: the carrier `token` for a photo that no prompt has made.
 
-"Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) marks what it generates. A photo is
-taken into the same loop late: encoded, noised to the first timestep at or below tau of the model's sampling schedule, and
+"Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) marks what it generates. A photo
+is taken into the same loop late: encoded, noised to the first timestep at or below tau of the sampling schedule, and
 denoised twice, without and with the token, deterministically (DDIM). Delivered is the difference of the two.
 """
 
@@ -123,5 +123,7 @@ def _timesteps_below(pipe: DiffusionPipeline, tau: float, steps: int) -> list[in
     scale = 1000 / scheduler.config.num_train_timesteps
     below = [int(t) for t in scheduler.timesteps if float(t) * scale <= tau]
     if not below:
-        raise ValueError(f"expected one of {steps} timesteps at or below tau = {tau:g}; use more steps or a larger tau")
+        raise ValueError(
+            f"expected one of {steps} timesteps at or below tau = {tau:g}; use more steps or a larger tau"
+        )
     return below

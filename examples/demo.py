@@ -1,0 +1,84 @@
+"""The main job, end to end: mark generated images and photographs, then detect the marks.
+
+Run by `make demo`. Everything is written to out/demo; out/demo/demo.png shows it at one look.
+"""
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from privgen.data.sheets import contact_sheet
+from privgen.images import load_image, resize, to_pil
+from privgen.pipelines.generation import generate_files
+from privgen.watermark.detect_files import DetectedFile, detect_files
+from privgen.watermark.embed_files import embed_files
+from privgen.watermark.keys import Key
+
+
+OUT = Path("out/demo")
+PROMPTS = (
+    "a rocket on a blue background",
+    "a hamburger on a gray background",
+    "a car and a guitar on a yellow background",
+)
+PHOTOGRAPHS = 3
+
+
+def main() -> None:
+    """Make keys, images and marks, detect them, and draw the page."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    alice, mallory = Key.new("alice"), Key.new("mallory")
+    alice.save(OUT / "alice.key")
+    pairs = generated(alice) + photographs(alice)
+    found = detect_files([path for pair in pairs for path in pair], [alice, mallory])
+    by_file = {Path(result.file): result for result in found}
+    for result in found:
+        print(f"{result.file}: {verdict(result)}")
+    sheet(pairs, by_file).save(OUT / "demo.png")
+    wrong = [pair for pair in pairs if by_file[pair[0]].detected or by_file[pair[1]].key != "alice"]
+    print(f"\nWrote {OUT / 'demo.png'}: plain, marked, the difference ten times enlarged, and what was detected.")
+    if wrong:
+        raise SystemExit(f"{len(wrong)} of {len(pairs)} pairs were not told apart.")
+
+
+def generated(key: Key) -> list[tuple[Path, Path]]:
+    """Images of the same prompt and seed, plain and marked."""
+    pairs = []
+    for i, prompt in enumerate(PROMPTS):
+        plain, marked = OUT / f"generated-{i}.png", OUT / f"generated-{i}-marked.png"
+        generate_files(prompt, plain, seed=i)
+        generate_files(prompt, marked, seed=i, key=key)
+        pairs.append((plain, marked))
+    return pairs
+
+
+def photographs(key: Key) -> list[tuple[Path, Path]]:
+    """Photographs and their marked copies, at their own size."""
+    folder = Path(str(files("privgen.data") / "photos" / "heldout"))
+    sources = sorted(folder.glob("*.jpg"))[:: len(list(folder.glob("*.jpg"))) // PHOTOGRAPHS][:PHOTOGRAPHS]
+    result = embed_files(sources, OUT / "photographs", key)
+    return [(Path(file.source), Path(str(file.output))) for file in result.files]
+
+
+def verdict(result: DetectedFile) -> str:
+    """What detection says, in one line."""
+    said = f"{result.matches} of {result.n_bits} bits of {result.key}, p = {result.p_adjusted:.1g}"
+    return f"carries the mark of {result.key} ({said})" if result.detected else f"no mark ({said})"
+
+
+def sheet(pairs: list[tuple[Path, Path]], found: dict[Path, DetectedFile]) -> Image.Image:
+    """Rows of plain, marked, and difference."""
+    pictures, captions = [], []
+    for plain, marked in pairs:
+        a, b = (resize(load_image(path).pixels[None], (256, 256))[0].clamp(0, 1) for path in (plain, marked))
+        pictures += [to_pil(a), to_pil(b), to_pil((0.5 + 10 * (b - a)).clamp(0, 1))]
+        captions += [verdict(found[plain]), verdict(found[marked]), "difference x 10"]
+    return contact_sheet(pictures, captions, columns=6)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

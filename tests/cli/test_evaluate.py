@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from privgen.models.classifier import SceneClassifier
+
+
+@pytest.fixture
+def model(tiny, tmp_path):
+    """The options that name a tiny model and classifier."""
+    tiny.tiny_pipeline("sd21").save_pretrained(tmp_path / "model")
+    SceneClassifier(channels=(8,)).save_pretrained(tmp_path / "classifier")
+    return ("--model", tmp_path / "model", "--classifier", tmp_path / "classifier", "--device", "cpu")
+
+
+def test_a_model(cli, model, tmp_path, monkeypatch):
+    from privgen.evaluation import autoencoder
+
+    # Hundreds of photographs take their time.
+    monkeypatch.setattr(autoencoder, "load_photos", lambda folder: _grey())
+    options = ("--n", 2, "--steps", 1, "--seed", 3, "-o", tmp_path / "results", "--json")
+    result = cli("evaluate", "model", *model, *options)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["n"], record["seed"], record["steps"]) == (2, 3, 1)
+    assert record["model"] == str(tmp_path / "model")
+    assert record == json.loads((tmp_path / "results" / "results.json").read_text())
+    again = cli("evaluate", "model", *model, *options)
+    assert again.exit_code == 1
+    assert "results.json exists" in again.stderr
+
+
+def _grey():
+    import numpy as np
+
+    return (np.full((40, 40, 3), 99, np.uint8),) * 2
+
+
+def test_no_classifier(cli, model, tmp_path):
+    result = cli("evaluate", "model", *model, "--classifier", tmp_path / "none")
+    assert result.exit_code == 1
+    assert "none holds no classifier of scenes" in result.stderr

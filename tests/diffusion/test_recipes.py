@@ -1,0 +1,121 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from privgen.diffusion.loop import LoopOptions
+from privgen.diffusion.recipes import KINDS, differences, dump_recipe, load_recipe, packaged_recipe
+from privgen.errors import UsageError
+
+
+SMALL = """
+[vae]
+channels = [8, 8]
+photo_share = 0
+photos = "here/photos"
+
+[loop]
+steps = 4
+batch_size = 2
+learning_rate = 1e-3
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a recipe and gives its path."""
+
+    def to_file(text):
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packaged_recipes_name_every_field(kind):
+    recipe = load_recipe(kind)
+    given = packaged_recipe(kind).read_text()
+    for name, value in recipe.values().items():
+        if value is not None and name != "loop.checkpoint_minutes":
+            assert f"\n{name.partition('.')[2]} = " in given, name
+
+
+def test_the_packaged_photographs_are_found():
+    assert next(load_recipe("vae").model.photos.iterdir()).is_file()
+
+
+def test_values_and_defaults(write):
+    recipe = load_recipe("vae", write(SMALL))
+    assert recipe.kind == "vae"
+    assert recipe.model.channels == (8, 8)
+    assert recipe.model.photo_share == 0
+    assert isinstance(recipe.model.photo_share, float)
+    assert recipe.model.photos == Path("here/photos")
+    assert recipe.model.latent_channels == 8
+    assert recipe.loop == LoopOptions(steps=4, batch_size=2, learning_rate=1e-3)
+
+
+def test_changes_come_last(write):
+    changes = ["loop.steps=100", "vae.channels=[8, 16]", "vae.photos=/some/where", "vae.decoder_only=true"]
+    recipe = load_recipe("vae", write(SMALL), [*changes, "loop.steps = 7"])
+    assert recipe.loop.steps == 7
+    assert recipe.model.channels == (8, 16)
+    assert recipe.model.photos == Path("/some/where")
+    assert recipe.model.decoder_only is True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_written_and_read_again(kind, tmp_path):
+    recipe = load_recipe(kind)
+    (tmp_path / "recipe.toml").write_text(dump_recipe(recipe))
+    assert load_recipe(kind, tmp_path / "recipe.toml") == recipe
+
+
+ERRORS = {
+    "unknown field": (SMALL + "stepz = 3", [], r"mine.toml, \[loop\]: there is no field 'stepz'; choose from steps, "),
+    "missing field": (SMALL.replace("steps = 4", ""), [], r"mine.toml, \[loop\]: steps must be given"),
+    "missing table": ("[vae]", [], r"mine.toml, \[loop\]: steps, batch_size, learning_rate must be given"),
+    "other table": (SMALL + "[gan]", [], r"mine.toml: a recipe for vae has the tables \[vae\] and \[loop\], not gan"),
+    "no table": ("vae = 3", [], "has the tables .* not vae"),
+    "a text": (SMALL.replace("4", '"4"'), [], r"\[loop\]: steps must be a whole number, not '4'"),
+    "a fraction": (SMALL.replace("4", "4.5"), [], "steps must be a whole number, not 4.5"),
+    "true": (SMALL.replace("1e-3", "true"), [], "learning_rate must be a number, not True"),
+    "no list": (SMALL.replace("[8, 8]", "8"), [], r"\[vae\]: channels must be a list, not 8"),
+    "in a list": (SMALL.replace("[8, 8]", "[8, 'a']"), [], "channels must be a whole number, not 'a'"),
+    "no path": (SMALL.replace('"here/photos"', "3"), [], "photos must be a text, not 3"),
+    "no steps": (SMALL.replace("steps = 4", "steps = 0"), [], r"\[loop\]: steps must be at least 1, not 0"),
+    "no TOML": ("[vae", [], "mine.toml is not TOML"),
+    "set: unknown": (SMALL, ["loop.stepz=3"], "--set loop.stepz=3: there is no field 'stepz'"),
+    "set: table": (SMALL, ["gan.steps=3"], r"--set gan.steps=3: write vae.FIELD=VALUE or loop.FIELD=VALUE"),
+    "set: no value": (SMALL, ["loop.steps"], "--set loop.steps: write"),
+    "set: type": (SMALL, ["loop.steps=many"], "--set loop.steps=many: steps must be a whole number, not 'many'"),
+    "set: range": (SMALL, ["loop.log_every=0"], "--set loop.log_every=0: log_every must be at least 1, not 0"),
+}
+
+
+@pytest.mark.parametrize(("text", "changes", "message"), ERRORS.values(), ids=ERRORS)
+def test_errors_name_file_and_field(text, changes, message, write):
+    with pytest.raises(UsageError, match=message):
+        load_recipe("vae", write(text), changes)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UsageError, match=r"The recipe .*none.toml cannot be read: No such file"):
+        load_recipe("vae", tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="it is not text"):
+        load_recipe("vae", tmp_path / "binary.toml")
+    with pytest.raises(UsageError, match="'gan' cannot be trained; choose from vae, classifier, diffusion"):
+        load_recipe("gan")
+
+
+def test_differences(write):
+    old = load_recipe("vae", write(SMALL))
+    changes = ["loop.steps=5", "loop.log_every=1", "vae.photos=elsewhere", "vae.crop=32"]
+    assert differences(old, load_recipe("vae", write(SMALL), changes)) == [
+        "vae.crop: 64 there, 32 now",
+        "loop.steps: 4 there, 5 now",
+    ]
+    assert differences(old, replace(old)) == []
