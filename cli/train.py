@@ -39,7 +39,7 @@ def _options(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             "changes",
             multiple=True,
             metavar="TABLE.FIELD=VALUE",
-            help=f"Change a field of the recipe, such as loop.batch_size=32 or {kind}.channels=[16,32]; repeatable.",
+            help=f"Change a field of the recipe, such as loop.batch_size=32; the tables are {kind} and loop; repeatable.",
         ),
         click.option("--stop-at", type=click.IntRange(1), help="Stop after this step, to go on another time."),
         options.device(),
@@ -55,7 +55,7 @@ def _options(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 @train.command(
-    epilog=options.examples("privgen train vae", "privgen train vae -o runs/small --set vae.channels=[16,32]")
+    epilog=options.examples("privgen train vae", "privgen train vae -o runs/small --set vae.channels=[8,16,32,64]")
 )
 @_options("vae")
 def vae(**chosen: Any) -> None:

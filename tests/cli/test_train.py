@@ -66,7 +66,7 @@ def test_an_autoencoder(cli, tmp_path):
         (("classifier", "--set", "loop.stepz=3"), "--set loop.stepz=3: there is no field 'stepz'; choose from steps,"),
         (("classifier", "--recipe", "none.toml"), "The recipe none.toml cannot be read"),
         (("classifier", "--steps", "0"), "--steps"),
-        (("gan",), "No such command 'gan'; choose from vae, diffusion, classifier"),
+        (("gan",), "No such command 'gan'; choose from classifier, diffusion, vae"),
     ],
 )
 def test_wrong_usage(cli, arguments, message, tmp_path):
