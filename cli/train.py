@@ -39,7 +39,7 @@ def _options(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             "changes",
             multiple=True,
             metavar="TABLE.FIELD=VALUE",
-            help=f"Change a field of the recipe, such as loop.batch_size=32; the tables are {kind} and loop; repeatable.",
+            help=f"Change a field of the recipe, such as loop.batch_size=32; tables: {kind}, loop; repeatable.",
         ),
         click.option("--stop-at", type=click.IntRange(1), help="Stop after this step, to go on another time."),
         options.device(),

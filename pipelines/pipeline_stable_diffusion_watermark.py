@@ -5,7 +5,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -19,12 +19,11 @@ from torch import Tensor
 
 from privgen.errors import UsageError
 from privgen.pipelines.watermark_callback import LatentMarkCallback, WatermarkCallback
+from privgen.watermark.carriers import CARRIERS, Carrier
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import LatentMapperLike, TokenMapperLike, config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token
 
-
-Carrier = Literal["token", "latent"]
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)
 _PLAIN_EXTRAS = frozenset({"callback", "callback_steps"})
@@ -147,8 +146,8 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
 
     def _marked_call(self, call: dict[str, Any], mark: _Mark) -> tuple[list[str], dict[str, Any]]:
         """Key ids of all images, and the plain pipeline's arguments that mark them."""
-        if mark.carrier not in ("token", "latent"):
-            raise UsageError(f"expected the carrier token or latent, got {mark.carrier!r}")
+        if mark.carrier not in CARRIERS:
+            raise UsageError(f"expected the carrier {' or '.join(CARRIERS)}, got {mark.carrier!r}")
         if mark.tau is not None:
             check_tau(mark.tau)
         images = self._count_images(call)

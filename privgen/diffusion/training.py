@@ -46,7 +46,8 @@ def train(
 ) -> Training:
     """Train a model, or go on where an earlier call was interrupted.
 
-    Under `accelerate launch` the processes share every batch, and the result is that of one process up to rounding.
+    Under `accelerate launch` or `torchrun` the processes share every batch, and the result is that of one process up
+    to rounding.
 
     Args:
         recipe: what to train.
@@ -86,9 +87,10 @@ def _accelerator(device: str) -> Accelerator:
     place = None if device == "auto" else resolve_device(device)
     if place is not None and place.type == "cuda" and place.index is not None:
         torch.cuda.set_device(place)
+    # Several processes on CPUs only are found by accelerate if it is told so.
+    cpu = place.type == "cpu" if place is not None else not torch.accelerator.is_available()
     # The others wait while the first process prepares data.
-    patience = InitProcessGroupKwargs(timeout=_PATIENCE)
-    return Accelerator(cpu=place is not None and place.type == "cpu", kwargs_handlers=[patience])
+    return Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
 
 
 def _check_same_run(recipe: Recipe, folder: Path) -> None:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
+from torch.nn import Module
 
 from privgen.batches import FILE_ERRORS, progress_bar, reason
 from privgen.errors import UsageError
@@ -121,9 +122,9 @@ def detect_files(
     keys = list({key.key_id: key for key in keys}.values())
     if not sources or not keys:
         raise UsageError(f"Name at least one {'image' if keys else 'key'}.")
-    extractor = load_extra("extractor", model, device=device).to(
-        resolve_dtype("float32" if dtype == "auto" else dtype)
-    )
+    extractor = load_extra("extractor", model, device=device)
+    if dtype != "auto":
+        Module.to(extractor, resolve_dtype(dtype))  # Diffusers' own `to` warns of what does not matter here
     n_bits = int(config_value(extractor, "n_bits", N_BITS))
     if threshold_matches(n_bits, fpr / len(keys)) > n_bits:
         least = float(p_value(n_bits, n_bits)) * len(keys)

@@ -89,19 +89,29 @@ def test_no_such_device(cli, tmp_path):
     assert "'abacus' is not a device" in result.stderr
 
 
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "privgen", "train", "classifier")
+
+
 @pytest.mark.slow
 def test_two_processes(python, tmp_path):
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1)
-    more = ("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "privgen", "train", "classifier")
-    result = python(*launch, *more, "-o", tmp_path / "run", "--steps", 2, *SMALL, "--json", cwd=tmp_path)
+    result = python(*TWO, "-o", tmp_path / "run", "--steps", 2, *SMALL, "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["step"] == 2
+    assert len((tmp_path / "run" / "loss.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.slow
 def test_batches_that_processes_cannot_share(python, tmp_path):
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1)
-    more = ("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "privgen", "train", "classifier")
-    result = python(*launch, *more, "-o", tmp_path / "run", "--set", "loop.batch_size=3", cwd=tmp_path)
+    result = python(*TWO, "-o", tmp_path / "run", "--set", "loop.batch_size=3", cwd=tmp_path)
     assert result.returncode != 0
     assert "2 processes cannot share batches of 3 evenly" in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_accelerate_launches_it(python, tmp_path):
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", 1, "--num_machines", 1)
+    more = ("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "privgen", "train", "classifier")
+    result = python(*launch, *more, "-o", tmp_path / "run", "--steps", 2, *SMALL, "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["step"] == 2
