@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from privgen.cli import options
+from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -58,6 +59,7 @@ def generate(as_json: bool, **chosen: Any) -> None:
 
 def run(output: Path, **chosen: Any) -> Any:
     """Call the library, with a progress bar where someone watches."""
+    quiet_loading()
     from privgen.pipelines.generation import generate_files
 
     return generate_files(output=output, progress=True, **chosen)

@@ -18,8 +18,8 @@ def train() -> None:
     """Train models from recipes.
 
     A run that was interrupted goes on when the command is repeated. Its folder holds the recipe, the checkpoint, the
-    loss curve (loss.jsonl, loss.png), previews, and the model. Several processes or devices: `accelerate launch -m
-    privgen train ...`.
+    loss curve (loss.jsonl, loss.png), previews, and the model. Several devices: `accelerate launch -m privgen
+    train ...`; several processes on CPUs: `torchrun --nproc-per-node N -m privgen train ...`.
     """
 
 

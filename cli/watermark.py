@@ -11,6 +11,7 @@ from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.generate import generation_options, run, summary
 from privgen.cli.groups import Group
+from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -118,12 +119,13 @@ def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: 
     A file that cannot be read or written is named, the rest is done, and the exit code is 1. A run that was
     interrupted goes on where it stopped.
     """
-    from privgen.watermark.embed_files import embed_files
     from privgen.watermark.keys import load_key
 
-    result = embed_files(
-        images, output, load_key(key), keep_format=kind == "same", progress=True, report=_report, **chosen
-    )
+    owner = load_key(key)
+    quiet_loading()
+    from privgen.watermark.embed_files import embed_files
+
+    result = embed_files(images, output, owner, keep_format=kind == "same", progress=True, report=_report, **chosen)
     record = {"key": result.key, "key_id": result.key_id, "carrier": result.carrier, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**record, **counts, **({"files": result.files} if as_json else {})}, as_json=as_json)
@@ -162,13 +164,14 @@ def detect(
     Exit codes: 0 every image carries the mark of a given key, 3 some or none does, 1 a file could not be read.
     With --json, one object for each image: the key that matches best, and under `keys` all of them.
     """
-    from privgen.watermark.detect_files import detect_files
     from privgen.watermark.keys import load_key
 
     keys = [load_key(name) for name in (*key, *(str(path) for path in images if path.suffix == ".key"))]
     pictures = [path for path in images if path.suffix != ".key"]
     if not pictures:
         raise click.UsageError("Name at least one image.")
+    quiet_loading()
+    from privgen.watermark.detect_files import detect_files
 
     def report(file: DetectedFile) -> None:
         _report(file)

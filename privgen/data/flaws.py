@@ -47,7 +47,7 @@ def _spoil(layer: Array, kind: str, rng: np.random.Generator) -> Array:
         return _shuffle(layer, int(rng.integers(3, 5)), rng)
     x = torch.from_numpy(layer)[None]
     if kind == "smeared":
-        side = int(rng.integers(3, 6))
+        side = int(rng.integers(3, 8))
         small = F.interpolate(x, (side, side), mode="area")
         x = F.interpolate(small, x.shape[-2:], mode="bilinear", align_corners=False)
     else:

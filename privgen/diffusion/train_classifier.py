@@ -39,7 +39,7 @@ class ClassifierRecipe:
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
-    spoilt: float = 0.12
+    spoilt: float = 0.15
     empty: float = 0.04
     bend: float = 2.0
     shift: float = 5.0

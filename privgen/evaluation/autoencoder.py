@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from privgen.data.patterns import TEXTURES, texture
 from privgen.data.photos import load_photos, random_crop
@@ -23,19 +24,20 @@ def heldout_photos() -> Path:
 
 
 @torch.no_grad()
-def reconstruct(vae: Any, images: Tensor, *, batch_size: int = 8) -> Tensor:
+def reconstruct(vae: Any, images: Tensor, *, batch_size: int = 8, progress: str = "") -> Tensor:
     """Encode pictures, to the mean of the encoder's distribution, and decode them.
 
     Args:
         vae: an autoencoder of Diffusers.
         images: (batch, 3, height, width) in [0, 1].
         batch_size: pictures at a time.
+        progress: what the progress bar on standard error says; without it there is none.
 
     Returns:
         The same shape in float32 on the CPU, not clipped.
     """
     decoded = []
-    for x in images.split(batch_size):
+    for x in tqdm(images.split(batch_size), desc=progress, unit="batch", disable=not progress):
         posterior = vae.encode((2 * x - 1).to(vae.device, vae.dtype)).latent_dist
         decoded.append(vae.decode(posterior.mode()).sample.float().cpu() / 2 + 0.5)
     return torch.cat(decoded)
@@ -50,7 +52,7 @@ def psnr_of_scenes(vae: Any, n: int, seed: int, size: int) -> Measured:
         seed: of the first scene.
         size: side in pixels.
     """
-    return _psnr(vae, [draw_scene(seed + i, size=size).pixels for i in range(n)])
+    return _psnr(vae, "autoencoder, scenes", [draw_scene(seed + i, size=size).pixels for i in range(n)])
 
 
 def psnr_of_crops(vae: Any, seed: int, size: int, folder: Path) -> Measured:
@@ -64,7 +66,8 @@ def psnr_of_crops(vae: Any, seed: int, size: int, folder: Path) -> Measured:
     """
     photos = load_photos(folder)
     rngs = [np.random.Generator(np.random.PCG64([seed, i])) for i in range(len(photos))]
-    return _psnr(vae, [random_crop((photo,), size, rng) for photo, rng in zip(photos, rngs, strict=True)])
+    crops = [random_crop((photo,), size, rng) for photo, rng in zip(photos, rngs, strict=True)]
+    return _psnr(vae, "autoencoder, crops", crops)
 
 
 def psnr_of_whole_photos(vae: Any, size: int, folder: Path) -> Measured:
@@ -75,7 +78,7 @@ def psnr_of_whole_photos(vae: Any, size: int, folder: Path) -> Measured:
         size: side in pixels.
         folder: of the photographs.
     """
-    return _psnr(vae, [_whole(photo, size) for photo in load_photos(folder)])
+    return _psnr(vae, "autoencoder, photographs", [_whole(photo, size) for photo in load_photos(folder)])
 
 
 def texture_gain(vae: Any, n: int, seed: int, size: int) -> Measured:
@@ -96,9 +99,9 @@ def texture_gain(vae: Any, n: int, seed: int, size: int) -> Measured:
     return mean((difference * w).mean((1, 2, 3)) / w.square().mean((1, 2, 3)))
 
 
-def _psnr(vae: Any, pictures: list[NDArray[np.float32]]) -> Measured:
+def _psnr(vae: Any, what: str, pictures: list[NDArray[np.float32]]) -> Measured:
     images = torch.from_numpy(np.stack(pictures))
-    return mean(psnr(reconstruct(vae, images).clamp(0, 1), images))
+    return mean(psnr(reconstruct(vae, images, progress=what).clamp(0, 1), images))
 
 
 def _whole(photo: NDArray[np.uint8], size: int) -> NDArray[np.float32]:

@@ -1,0 +1,133 @@
+import json
+
+import pytest
+from PIL import Image
+
+import privgen
+from privgen.images import load_image
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def generate(cli, marked_model):
+    return lambda *words: cli("generate", "a cat", "--steps", "2", "--model", marked_model, *words)
+
+
+def test_writes_one_image(generate):
+    result = generate("-o", "new/cat.png", "--seed", "7", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["images"] == [{"file": "new/cat.png", "seed": 7, "status": "done"}]
+    assert (record["prompt"], record["key"], record["carrier"]) == ("a cat", None, None)
+    assert load_image("new/cat.png").pixels.shape == (3, 32, 32)
+
+
+def test_says_what_made_it(generate):
+    assert generate("-o", "cat.png", "--seed", "7", "--negative-prompt", "un été").exit_code == 0
+    with Image.open("cat.png") as image:
+        assert image.text == {
+            "prompt": "a cat", "negative_prompt": "un été", "seed": "7", "model": "tiny", "steps": "2",
+            "guidance": "7.5", "privgen": privgen.__version__,
+        }  # fmt: skip
+
+
+def test_for_people(generate):
+    lines = generate("-o", "cat.png").stdout.splitlines()
+    assert [line.split() for line in lines] == [["file", "seed", "status"], ["cat.png", "0", "done"]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
+def test_formats(generate, suffix):
+    assert generate("-o", f"cat.{suffix}").exit_code == 0
+    assert load_image(f"cat.{suffix}").width == 32
+
+
+def test_the_same_seed_gives_the_same_image(generate):
+    for name, words in (("a", ()), ("b", ()), ("c", ("--seed", "1")), ("d", ("--guidance-scale", "2"))):
+        assert generate("-o", f"{name}.png", *words).exit_code == 0
+    a, b, c, d = (load_image(f"{name}.png").pixels for name in "abcd")
+    assert (a == b).all()
+    assert (a != c).any()
+    assert (a != d).any()
+
+
+def test_several_images(generate, tmp_path):
+    result = generate("-o", "cats", "--n", "3", "--seed", "5", "--negative-prompt", "dog", "--json")
+    assert result.exit_code == 0, result.output
+    assert [image["file"] for image in json.loads(result.stdout)["images"]] == [
+        f"cats/000{seed}.png" for seed in (5, 6, 7)
+    ]
+    assert generate("-o", "one.png", "--seed", "6", "--negative-prompt", "dog").exit_code == 0
+    assert (load_image("one.png").pixels == load_image("cats/0006.png").pixels).all()
+
+
+def test_goes_on_where_it_stopped(generate, tmp_path):
+    words = ("-o", "cats", "--n", "3")
+    assert generate(*words).exit_code == 0
+    (tmp_path / "cats" / "0001.png").unlink()
+    record = json.loads(generate(*words, "--json").stdout)
+    assert [image["status"] for image in record["images"]] == ["skipped", "done", "skipped"]
+    assert [image["status"] for image in json.loads(generate(*words, "--json").stdout)["images"]] == ["skipped"] * 3
+    other = generate(*words, "--guidance-scale", "2")
+    assert other.exit_code == 1
+    assert "0000.png exists; choose another path, or pass --overwrite" in other.stderr
+    assert generate(*words, "--guidance-scale", "2", "--overwrite").exit_code == 0
+
+
+def test_refuses_an_existing_file(generate, tmp_path, monkeypatch):
+    (tmp_path / "cat.png").write_bytes(b"precious")
+    result = generate("-o", "cat.png")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "cat.png exists" in result.stderr
+    assert (tmp_path / "cat.png").read_bytes() == b"precious"
+    assert generate("-o", "cat.png", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["-o", "cats"], 2, "cats is no image file to write; end it in one of .png"),
+        (["-o", "."], 2, "is no image file to write"),
+        (["-o", "cats.png", "--n", "2"], 2, "cats.png is a file, and there are 2 images"),
+        (["-o", "cat.png", "--n", "0"], 2, "--n"),
+        (["-o", "cat.png", "--steps", "0"], 2, "--steps"),
+        (["-o", "cat.png", "--guidance-scale", "-1"], 2, "--guidance-scale"),
+        (["-o", "cat.png", "--model", "nowhere"], 1, "There is no model 'nowhere'"),
+        (["-o", "cat.png", "--device", "abacus"], 2, "is not a device"),
+        ([], 2, "--output"),
+    ],
+)
+def test_wrong_calls(generate, tmp_path, words, code, said):
+    result = generate(*words)
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_without_room_for_a_token(cli, marked_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRIVGEN_KEYS", str(tmp_path / "keys"))
+    assert cli("key", "new", "alice").exit_code == 0
+    words = ["word " * 80, "--key", "alice", "--carrier", "token", "-o", "cat.png", "--model", marked_model]
+    result = cli("watermark", "generate", *words, "--steps", "2", "--tau", "600")
+    assert result.exit_code == 2
+    assert "leaves room for 0 vectors" in result.stderr
+    assert not (tmp_path / "cat.png").exists()
+
+
+def test_full_disk(python, tmp_path, marked_model):
+    pytest.importorskip("resource")
+    words = ["generate", "a cat", "-o", "cat.png", "--steps", "1", "--model", str(marked_model)]
+    code = f"""
+import resource
+from privgen.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+main({words!r}, prog_name="privgen")
+"""
+    result = python("-c", code, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Error: cat.png was not written: the file is larger than allowed" in result.stderr
+    assert list(tmp_path.iterdir()) == []
