@@ -1,22 +1,18 @@
 """Attacks on image files: each file by itself, at its own size, resumable."""
 
 import hashlib
-import json
 import os
-import struct
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from privgen import __version__
 from privgen.attacks.base import BaseAttack
-from privgen.errors import PrivgenError, UsageError
-from privgen.files import iter_image_files, write_bytes
+from privgen.batches import FILE_ERRORS, Ledger, name_outputs, reason, sha256_of
+from privgen.errors import PrivgenError
 from privgen.images import encode_image, load_image
 
 
@@ -66,18 +62,6 @@ class AttackedFolder:
         return sum(file.status == status for file in self.files)
 
 
-@dataclass(frozen=True)
-class _Record:
-    """A line of the manifest; equal in all but the output's digest means the same work."""
-
-    output: str
-    source_sha256: str
-    attack: str
-    seed: int
-    version: str
-    output_sha256: str = ""
-
-
 def attack_files(
     attack: BaseAttack,
     paths: Iterable[str | os.PathLike[str]],
@@ -102,21 +86,17 @@ def attack_files(
         report: called with each file when it is through.
 
     Raises:
-        UsageError: no image, two that would get the same name, or an output folder that inputs come from.
+        UsageError: no image, or an output folder that inputs come from.
         PrivgenError: results exist that something else has made, and `overwrite` is false.
     """
-    folder = Path(output)
-    targets = _targets(iter_image_files(paths), folder)
-    manifest = _read_manifest(folder)
-    plans = {
-        source: _Record(target.name, _digest_of(source), repr(attack), seed, __version__)
-        for source, target in targets.items()
-    }
-    made = {source for source, plan in plans.items() if _is_made(plan, folder, manifest)}
+    targets = name_outputs(paths, output)
+    ledger = Ledger(Path(output) / MANIFEST, f"{attack!r}, seed={seed}")
+    digests = {source: sha256_of(source) for source in targets}
+    made = {source for source, target in targets.items() if ledger.has(target, digests[source])}
     foreign = [target for source, target in targets.items() if source not in made and target.exists()]
     if foreign and not overwrite:
         raise PrivgenError(
-            f"{len(foreign)} of the results exist in {folder} and were made otherwise, {foreign[0].name} first; "
+            f"{len(foreign)} of the results exist in {output} and were made otherwise, {foreign[0].name} first; "
             "choose another folder, or pass --overwrite (overwrite=True in Python)."
         )
     files = []
@@ -124,40 +104,23 @@ def attack_files(
         if source in made:
             file = AttackedFile(str(source), str(target), "skipped")
         else:
-            file = _attack_file(attack, source, target, plans[source])
+            file = _attack_file(attack, source, target, ledger, digests[source], seed)
         report(file)
         files.append(file)
-    return AttackedFolder(repr(attack), attack.label, seed, str(folder), tuple(files))
+    return AttackedFolder(repr(attack), attack.label, seed, str(output), tuple(files))
 
 
-def _targets(sources: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each result goes: under the source's name with .png, or with .png behind where two would be one."""
-    targets: dict[Path, Path] = {}
-    owners: dict[str, Path] = {}
-    stems = Counter(source.stem for source in sources)
-    for source in sources:
-        if source.resolve().parent == folder.resolve():
-            raise UsageError(f"{folder} is a folder that inputs come from; choose another one for the results.")
-        name = f"{source.stem if stems[source.stem] == 1 else source.name}.png"
-        if name in owners:
-            raise UsageError(f"{owners[name]} and {source} would both become {name}; attack them one after the other.")
-        owners[name] = source
-        targets[source] = folder / name
-    return targets
-
-
-def _attack_file(attack: BaseAttack, source: Path, target: Path, plan: _Record) -> AttackedFile:
+def _attack_file(
+    attack: BaseAttack, source: Path, target: Path, ledger: Ledger, digest: str, seed: int
+) -> AttackedFile:
     try:
         loaded = load_image(source)
-        generator = torch.Generator().manual_seed(_seed_of(plan.seed, source.name))
+        generator = torch.Generator().manual_seed(_seed_of(seed, source.name))
         with torch.no_grad():
             pixels = attack(loaded.pixels[None], generator=generator)[0]
-        data = encode_image(replace(loaded, pixels=pixels), "PNG")
-        # Before the image: if the run ends in between, the digest tells that the image is not there yet.
-        _append(target.parent / MANIFEST, replace(plan, output_sha256=hashlib.sha256(data).hexdigest()))
-        write_bytes(target, data, overwrite=True)
-    except (PrivgenError, OSError, ValueError, MemoryError, struct.error) as error:
-        return AttackedFile(str(source), None, "failed", error=str(error) or type(error).__name__)
+        ledger.write(target, encode_image(replace(loaded, pixels=pixels), "PNG"), digest, overwrite=True)
+    except FILE_ERRORS as error:
+        return AttackedFile(str(source), None, "failed", error=reason(error))
     return AttackedFile(str(source), str(target), "done", psnr_db=_psnr(pixels, loaded.pixels))
 
 
@@ -169,38 +132,3 @@ def _psnr(images: Tensor, reference: Tensor) -> float | None:
 def _seed_of(seed: int, name: str) -> int:
     """A seed below 2^63 for one file of a batch."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]) >> 1
-
-
-def _digest_of(path: Path) -> str:
-    """SHA-256 of a file in hex; empty where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
-
-
-def _is_made(plan: _Record, folder: Path, manifest: dict[str, _Record]) -> bool:
-    record = manifest.get(plan.output)
-    if record is None or replace(record, output_sha256="") != plan:
-        return False
-    return _digest_of(folder / plan.output) == record.output_sha256
-
-
-def _read_manifest(folder: Path) -> dict[str, _Record]:
-    """Records by output name; lines that are no records, such as a last one cut short, are passed over."""
-    records = {}
-    path = folder / MANIFEST
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            record = _Record(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        records[record.output] = record
-    return records
-
-
-def _append(path: Path, record: _Record) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(record)) + "\n")

@@ -7,9 +7,9 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-import torch
 from PIL import Image
 
+from privgen.cli.loading import quiet_loading
 from privgen.data.sheets import contact_sheet
 from privgen.images import load_image, resize, to_pil
 from privgen.pipelines.generation import generate_files
@@ -80,5 +80,5 @@ def sheet(pairs: list[tuple[Path, Path]], found: dict[Path, DetectedFile]) -> Im
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
+    quiet_loading()
     main()

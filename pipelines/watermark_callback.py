@@ -28,7 +28,6 @@ class MarkCallback(PipelineCallback):
 
     Args:
         tau: act as soon as the next timestep is at or below; None acts after the last step.
-        first: what to call instead of the callback for runs that begin at or below `tau`, for the warning.
     """
 
     def __init__(self, tau: float | None) -> None:

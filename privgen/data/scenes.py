@@ -114,7 +114,10 @@ def _cutout(noun: str, side: int) -> Array:
         # Resizing premultiplied ("RGBa") keeps dark fringes off the outline.
         small = image.convert("RGBA").convert("RGBa").resize((side, side), Image.Resampling.LANCZOS)
         rgba = np.frombuffer(small.tobytes(), np.uint8).reshape(side, side, 4)
-    return (np.ascontiguousarray(rgba.transpose(2, 0, 1)) / 255).astype(np.float32)
+    pixels = (np.ascontiguousarray(rgba.transpose(2, 0, 1)) / 255).astype(np.float32)
+    # Resampling overshoots: colour must not remain where alpha has become zero.
+    pixels[:3] = np.minimum(pixels[:3], pixels[3])
+    return pixels
 
 
 # Centres and sides by number of objects: calm layouts are what a small model learns well.

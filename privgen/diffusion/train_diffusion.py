@@ -201,6 +201,10 @@ class DiffusionTask(Task):
         self.unet.to(memory_format=torch.contiguous_format)
         self.vae.to(memory_format=torch.contiguous_format)
         self.pipeline().save_pretrained(folder)
+        # Where the autoencoder was read from says nothing to anybody else.
+        config = folder / "vae" / "config.json"
+        entries = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        config.write_text(json.dumps(entries, indent=2) + "\n")
         # Transformers before version 5 reads the vocabulary from these two files.
         model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
         (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
