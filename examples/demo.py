@@ -38,10 +38,9 @@ def main() -> None:
     for result in found:
         print(f"{result.file}: {verdict(result)}")
     sheet(pairs, by_file).save(OUT / "demo.png")
-    wrong = [pair for pair in pairs if by_file[pair[0]].detected or by_file[pair[1]].key != "alice"]
-    print(f"\nWrote {OUT / 'demo.png'}: plain, marked, the difference ten times enlarged, and what was detected.")
-    if wrong:
-        raise SystemExit(f"{len(wrong)} of {len(pairs)} pairs were not told apart.")
+    marks = sum(by_file[marked].detected for _, marked in pairs)
+    false_alarms = sum(by_file[plain].detected for plain, _ in pairs)
+    print(f"{marks} of {len(pairs)} marks found, {false_alarms} of {len(pairs)} unmarked images called marked.")
 
 
 def generated(key: Key) -> list[tuple[Path, Path]]:
