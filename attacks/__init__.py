@@ -12,12 +12,17 @@ from privgen.attacks.classical import Median, NonLocalMeans, TotalVariation
 from privgen.attacks.combinations import All, Degradation, Geometric, Photometric
 from privgen.attacks.compose import Combination, Sequence
 from privgen.attacks.degradation import JPEG, Blur, Noise, WebP
+from privgen.attacks.denoiser import Denoiser, load_denoiser
+from privgen.attacks.diffpure import DiffPure
 from privgen.attacks.edge_preserving import BilateralGuided
 from privgen.attacks.folder import AttackedFile, AttackedFolder, attack_files
 from privgen.attacks.geometric import Crop, Erase, Rotation
+from privgen.attacks.gridpure import GrIDPure
 from privgen.attacks.jpeg import approximate_jpeg
+from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
 from privgen.attacks.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
+from privgen.attacks.regeneration import Regeneration, Rinsing, VaeRoundTrip
 from privgen.attacks.registry import attack_class, get_attack, list_attacks, parse_attack, register
 
 
@@ -37,27 +42,35 @@ __all__ = [
     "Contrast",
     "Crop",
     "Degradation",
+    "Denoiser",
+    "DiffPure",
     "Erase",
     "Gamma",
     "Geometric",
+    "GrIDPure",
     "Hue",
     "Kind",
     "Median",
+    "ModelAttack",
     "Noise",
     "NonLocalMeans",
     "Photometric",
     "RandomDistortion",
+    "Regeneration",
+    "Rinsing",
     "Rotation",
     "Saturation",
     "Sequence",
     "Sharpness",
     "TotalVariation",
+    "VaeRoundTrip",
     "WebP",
     "approximate_jpeg",
     "attack_class",
     "attack_files",
     "get_attack",
     "list_attacks",
+    "load_denoiser",
     "parse_attack",
     "register",
 ]

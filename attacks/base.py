@@ -67,6 +67,13 @@ class BaseAttack(ABC):
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
         """The attack itself: (B, 3, H, W) float32 or float64 in [0, 1] to the same shape; the caller clamps."""
 
+    def prepare(self) -> None:  # noqa: B027 - most attacks need nothing
+        """Load what the attack needs, so that what is missing shows before work begins.
+
+        Raises:
+            PrivgenError: something is missing.
+        """
+
     @property
     @abstractmethod
     def label(self) -> str:

@@ -39,6 +39,10 @@ class Sequence(BaseAttack):
         runs = [(attack.label, len(list(group))) for attack, group in groupby(self.attacks)]
         return "_then_".join(label if count == 1 else f"{label}_x{count}" for label, count in runs)
 
+    def prepare(self) -> None:
+        for attack in self.attacks:
+            attack.prepare()
+
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
         for attack in self.attacks:
             images = attack.apply(images, generators)

@@ -87,7 +87,8 @@ def attack_files(
 
     Raises:
         UsageError: no image, or an output folder that inputs come from.
-        PrivgenError: results exist that something else has made, and `overwrite` is false.
+        PrivgenError: results exist that something else has made, and `overwrite` is false; or the attack needs
+            what is not there.
     """
     targets = name_outputs(paths, output)
     ledger = Ledger(Path(output) / MANIFEST, f"{attack!r}, seed={seed}")
@@ -99,6 +100,8 @@ def attack_files(
             f"{len(foreign)} of the results exist in {output} and were made otherwise, {foreign[0].name} first; "
             "choose another folder, or pass --overwrite (overwrite=True in Python)."
         )
+    if len(made) < len(targets):
+        attack.prepare()
     files = []
     for source, target in targets.items():
         if source in made:

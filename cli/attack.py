@@ -10,11 +10,12 @@ import click
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.groups import Group
+from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.attacks import AttackedFile
+    from privgen.attacks import AttackedFile, BaseAttack
 
 
 @click.group(
@@ -45,6 +46,7 @@ def list_(as_json: bool) -> None:
         "privgen attack run jpeg=50 photo.jpg -o attacked",
         "privgen attack run crop=0.5,place=centre photos -o attacked",
         "privgen attack run rotation=10 photos -o attacked --seed 1 --json",
+        "privgen attack run regeneration=60,model=mini photos -o attacked",
     )
 )
 @click.argument("name", metavar="NAME[=STRENGTH]")
@@ -60,13 +62,24 @@ def run(name: str, images: tuple[Path, ...], output: Path, seed: int, as_json: b
     A run that was interrupted goes on where it stopped. A file that cannot be read is named, the rest is done, and
     the exit code is 1.
     """
-    from privgen.attacks import attack_files, parse_attack
+    from privgen.attacks import parse_attack
     from privgen.errors import UsageError
 
     try:
         chosen = parse_attack(name)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    attack_and_report(chosen, images, output, seed=seed, as_json=as_json, overwrite=overwrite)
+
+
+def attack_and_report(
+    chosen: BaseAttack, images: tuple[Path, ...], output: Path, *, seed: int, as_json: bool, overwrite: bool
+) -> None:
+    """Attack files, name each on standard error and print the counts."""
+    from privgen.attacks import ModelAttack, attack_files
+
+    if isinstance(chosen, ModelAttack):
+        quiet_loading()
     result = attack_files(chosen, images, output, seed=seed, overwrite=overwrite, report=_report)
     summary = {"attack": result.attack, "seed": seed, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}

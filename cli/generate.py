@@ -44,17 +44,79 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
         'privgen generate "a cat on a blue background" -o cat.png',
         'privgen generate "a rocket on a red background" -o rockets --n 8 --seed 5',
         'privgen generate "a lighthouse" -o lighthouse.png --model stable-diffusion-v1-5/stable-diffusion-v1-5',
+        'privgen generate "a clock" -o clocks --n 10 --amplify 1.3 --amplify-window 0 100 --reject-hallucinations 0.2',
     )
 )
 @generation_options
-def generate(as_json: bool, **chosen: Any) -> None:
+@click.option(
+    "--amplify",
+    "gamma",
+    type=click.FloatRange(0, 10),
+    metavar="GAMMA",
+    help="Factor of the score while sampling, against hallucination; 1 changes nothing.",
+)
+@click.option(
+    "--amplify-window",
+    "window",
+    type=click.FloatRange(0, 1000),
+    nargs=2,
+    metavar="LOW HIGH",
+    show_default="0 1000",
+    help="Timesteps, of 1000, to amplify at.",
+)
+@click.option(
+    "--amplify-gate",
+    "gate",
+    type=click.Choice(["constant", "trajectory", "learned"]),
+    show_default="constant",
+    help="Amplify everywhere, where predictions change from step to step, or where the model's variance is large.",
+)
+@click.option(
+    "--amplify-tangent",
+    "eta",
+    type=click.FloatRange(0, 10),
+    metavar="ETA",
+    help="Factor of the part of each step that is across the sample.",
+)
+@click.option(
+    "--reject-hallucinations",
+    "reject",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the images to leave out, those whose denoising wavered most; their files are not written.",
+)
+def generate(
+    as_json: bool,
+    gamma: float | None,
+    window: tuple[float, float] | None,
+    gate: str | None,
+    eta: float | None,
+    **chosen: Any,
+) -> None:
     """Generate images of what PROMPT says.
 
     PNG files say in their text chunks what made them. A call for several images that was interrupted goes on where it
     stopped.
     """
-    result = run(**chosen)
+    given = {"gamma": gamma, "window": window, "gate": gate, "eta": eta}
+    result = run(**_amplification({name: value for name, value in given.items() if value is not None}), **chosen)
     echo(result if as_json else summary(result), as_json=as_json)
+
+
+def _amplification(given: dict[str, Any]) -> dict[str, Any]:
+    if not given:
+        return {}
+    if "gamma" not in given and "eta" not in given:
+        raise click.UsageError("Say how much to amplify: give --amplify or --amplify-tangent as well.")
+    low, high = given.get("window", (0, 1000))
+    if low > high:
+        raise click.UsageError(f"--amplify-window is LOW HIGH, and {low:g} is above {high:g}; swap them.")
+    quiet_loading()
+    from privgen.diffusion.amplification import Amplification
+
+    return {"amplification": Amplification(**given)}
 
 
 def run(output: Path, **chosen: Any) -> Any:

@@ -15,6 +15,7 @@ COMMANDS = {
     "data": ("privgen.cli.data:data", "Draw scenes and prepare folders of images."),
     "train": ("privgen.cli.train:train", "Train models from recipes."),
     "evaluate": ("privgen.cli.evaluate:evaluate", "Measure how well marks and protections hold."),
+    "purify": ("privgen.cli.purify:purify", "Purify images with diffusion models."),
     "attack": ("privgen.cli.attack:attack", "Attack images as an adversary would."),
     "model": ("privgen.cli.model:model", "List, inspect and fetch models."),
 }

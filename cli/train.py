@@ -63,11 +63,52 @@ def vae(**chosen: Any) -> None:
     _train("vae", **chosen)
 
 
-@train.command(epilog=options.examples("privgen train diffusion", "privgen train diffusion --steps 2000 -o runs/try"))
+@train.command(
+    epilog=options.examples(
+        "privgen train diffusion",
+        "privgen train diffusion --steps 2000 -o runs/try",
+        "privgen train diffusion --immiscible -o runs/immiscible",
+    )
+)
 @_options("diffusion")
-def diffusion(**chosen: Any) -> None:
+@click.option(
+    "--immiscible",
+    is_flag=True,
+    show_default=False,
+    help="Give every image of a batch noise that lies near it: short for --set diffusion.immiscible=true.",
+)
+def diffusion(immiscible: bool, changes: tuple[str, ...], **chosen: Any) -> None:
     """Train the text-to-image model in the latents of a trained autoencoder."""
-    _train("diffusion", **chosen)
+    if immiscible:
+        changes = (*changes, "diffusion.immiscible=true")
+    _train("diffusion", changes=changes, **chosen)
+
+
+@train.command(
+    epilog=options.examples(
+        "privgen train extractor", "privgen train extractor -o runs/jpeg --set 'extractor.distortions=[\"jpeg\"]'"
+    )
+)
+@_options("extractor")
+def extractor(**chosen: Any) -> None:
+    """Train the extractor that reads marks, with the mapper that writes them into latents.
+
+    The marks are written into the latents of a trained autoencoder. The recipe says which distortions they are to
+    survive.
+    """
+    _train("extractor", **chosen)
+
+
+@train.command(
+    epilog=options.examples("privgen train mapper", "privgen train mapper -o runs/short --set mapper.vectors=8")
+)
+@_options("mapper")
+def mapper(**chosen: Any) -> None:
+    """Train the mapper from messages to text tokens, and the extractor with it.
+
+    It needs a trained text-to-image model and starts from a trained extractor.
+    """
+    _train("mapper", **chosen)
 
 
 @train.command(epilog=options.examples("privgen train classifier", "privgen train classifier --set loop.seed=1"))
@@ -75,6 +116,19 @@ def diffusion(**chosen: Any) -> None:
 def classifier(**chosen: Any) -> None:
     """Train the classifier by which generated scenes are judged."""
     _train("classifier", **chosen)
+
+
+@train.command(
+    epilog=options.examples(
+        "privgen train denoiser",
+        "privgen train denoiser -o runs/longer --steps 6000",
+        "privgen purify photo.png -o pure --model runs/denoiser/model",
+    )
+)
+@_options("denoiser")
+def denoiser(**chosen: Any) -> None:
+    """Train the unconditional denoiser by which images are purified."""
+    _train("denoiser", **chosen)
 
 
 def _train(
@@ -89,11 +143,13 @@ def _train(
 ) -> None:
     from accelerate import PartialState
 
+    from privgen.attacks.training import training_distortion
     from privgen.diffusion.recipes import load_recipe
     from privgen.diffusion.training import train as run
 
     if steps is not None:
         changes = (*changes, f"loop.steps={steps}")
-    result = run(load_recipe(kind, recipe, changes), output, device=device, stop_at=stop_at)
+    loaded = load_recipe(kind, recipe, changes)
+    result = run(loaded, output, device=device, stop_at=stop_at, distortion=training_distortion)
     if PartialState().is_main_process:
         echo(result, as_json=as_json)

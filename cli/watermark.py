@@ -94,7 +94,7 @@ def generate(key: str, as_json: bool, **chosen: Any) -> None:
     "--psnr",
     "psnr_db",
     type=click.FloatRange(20, 60),
-    default=39.0,
+    default=38.2,
     show_default=True,
     metavar="DB",
     help="Quality: higher is fainter.",

@@ -6,21 +6,24 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from diffusers import DiffusionPipeline
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from privgen import __version__
 from privgen.batches import Ledger, progress_bar
+from privgen.diffusion.amplification import Amplification, amplified
 from privgen.errors import UsageError
-from privgen.evaluation.generate import BATCH_SIZE, GUIDANCE, STEPS, generate_batches
 from privgen.files import refuse_existing, write_bytes
+from privgen.generate import BATCH_SIZE, GUIDANCE, STEPS, generate_batches
 from privgen.hub import EMBEDDED, load_extra, load_pipeline, resolve_model
 from privgen.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
+from privgen.metrics.hallucination import keep_best
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
 from privgen.watermark.carriers import Carrier, default_carrier
 from privgen.watermark.keys import Key
@@ -28,6 +31,8 @@ from privgen.watermark.keys import Key
 
 LEDGER = "images.jsonl"
 """In the output folder: what its images were made from, so that an interrupted batch goes on."""
+WATCHED = (0.0, 400.0)
+"""Timesteps, of 1000, whose predictions tell of hallucinations."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,12 @@ class GeneratedImage:
     Attributes:
         file: where it is.
         seed: its own; the same seed alone gives the same image.
-        status: "done", or "skipped" (the same call had made it before).
+        status: "done", "skipped" (the same call had made it before), or "rejected" (it was not written).
     """
 
     file: str
     seed: int
-    status: Literal["done", "skipped"]
+    status: Literal["done", "skipped", "rejected"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ def generate_files(
     key: Key | None = None,
     carrier: Carrier | None = None,
     tau: float | None = None,
+    amplification: Amplification | None = None,
+    reject: float = 0.0,
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
@@ -102,36 +109,47 @@ def generate_files(
         key: whose mark they carry; plain images without.
         carrier: what the mark is written with; by default the model's own choice.
         tau: the mark acts on timesteps t <= tau, of 1000; by default what suits the carrier.
+        amplification: of the score, against hallucination; None samples as the model's scheduler does.
+        reject: share of the images, in [0, 1), to leave out: those whose predicted x_0 changed most over the last
+            steps (arXiv 2406.09358). All are made before any is written, so such a call cannot be resumed.
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`.
         overwrite: replace files that exist.
         progress: show a bar on standard error, if that is a terminal.
 
     Raises:
-        UsageError: an output that does not fit the number of images, or a prompt too long for a token.
+        UsageError: an output that does not fit the number of images, a prompt too long for a token, a share of images
+            to reject that is none of them, or a scheduler that cannot be amplified.
         PrivgenError: an output exists or cannot be written; the model, or a network of it, cannot be found or read.
     """
     targets = _targets(Path(output), range(seed, seed + n))
+    if reject and not 1 <= round(reject * n) < n:
+        raise UsageError(f"A share of {reject:g} of {n} images rejects none or all of them; make more, or change it.")
     carrier = None if key is None else carrier or default_carrier(model)
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance_scale, "negative_prompt": negative_prompt}
     mark: dict[str, Any] = {} if key is None else {"key": key, "carrier": carrier, "tau": tau}
     key_id = None if key is None else key.key_id
-    work = _digest(prompt, resolve_model(model), settings, key_id, carrier, tau)
-    ledger = Ledger(Path(output) / LEDGER, work) if n > 1 else None
+    changes = [] if amplification is None else [asdict(amplification)]
+    work = _digest(prompt, resolve_model(model), settings, key_id, carrier, tau, *changes)
+    ledger = Ledger(Path(output) / LEDGER, work) if n > 1 and not reject else None
     wanted = {image: target for image, target in targets.items() if ledger is None or not ledger.has(target)}
     for target in wanted.values():
         refuse_existing(target, overwrite=overwrite)
+    written: set[int] = set()
     if wanted:
         pipeline = _load(model, key, carrier, device, dtype)
         settings["guidance"] = _default_guidance(pipeline, model) if guidance_scale is None else guidance_scale
         about = {"prompt": prompt, **settings, "model": _public_name(model), "privgen": __version__}
+        about["amplification"] = None if amplification is None else json.dumps(asdict(amplification))
         call = {**settings, **mark, "batch_size": BATCH_SIZE if model in EMBEDDED else 1}
-        for image_seed, pixels in _images(pipeline, prompt, list(wanted), progress=progress, **call):
+        images = _sampled(pipeline, prompt, list(wanted), amplification, reject, progress=progress, **call)
+        for image_seed, pixels in images:
             data = _encode(pixels, wanted[image_seed].suffix, {**about, "seed": image_seed})
             _write(ledger, wanted[image_seed], data, overwrite)
+            written.add(image_seed)
     made = tuple(
-        GeneratedImage(str(target), image_seed, "done" if image_seed in wanted else "skipped")
-        for image_seed, target in targets.items()
+        GeneratedImage(str(target), s, "done" if s in written else "rejected" if s in wanted else "skipped")
+        for s, target in targets.items()
     )
     return GeneratedImages(prompt, model, None if key is None else key.name, key_id, carrier, made)
 
@@ -162,6 +180,33 @@ def _default_guidance(pipeline: DiffusionPipeline, model: str) -> float:
         return GUIDANCE
     parameter = inspect.signature(pipeline.__call__).parameters.get("guidance_scale")
     return GUIDANCE if parameter is None or parameter.default is None else float(parameter.default)
+
+
+def _sampled(
+    pipeline: DiffusionPipeline,
+    prompt: str,
+    seeds: Sequence[int],
+    amplification: Amplification | None,
+    reject: float,
+    **options: Any,
+) -> Iterator[tuple[int, Tensor]]:
+    """Seeds and their images, as they are made, with what was asked for against hallucination."""
+    if amplification is None and not reject:
+        yield from _images(pipeline, prompt, seeds, **options)
+        return
+    with amplified(pipeline, amplification, watch=WATCHED if reject else None) as scheduler:
+        images = _images(pipeline, prompt, seeds, **options)
+        if not reject:
+            yield from images
+            return
+        kept: list[tuple[int, Tensor]] = []
+        scores: list[float] = []
+        for image in images:
+            kept.append(image)
+            if len(kept) > len(scores):  # the first image of a batch: the scheduler has just seen all of it
+                scores += scheduler.trajectory_variance().tolist()
+        for index in keep_best(torch.tensor(scores), reject).tolist():
+            yield kept[index]
 
 
 def _images(

@@ -22,7 +22,7 @@ from privgen.pipelines.watermark_callback import LatentMarkCallback, WatermarkCa
 from privgen.watermark.carriers import CARRIERS, Carrier
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import LatentMapperLike, TokenMapperLike, config_value, key_bits
-from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token
+from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
 
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)
@@ -168,16 +168,25 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             raise UsageError(
                 "The carrier token needs the prompt itself, not prompt_embeds; or use the carrier latent."
             )
-        embedding, trained_tau = _embedding(mark)
+        embedding, opposite, trained_tau = _embedding(mark)
         tau = trained_tau if mark.tau is None else mark.tau
         prompts = _repeated(call["prompt"], images)
         marked = encode_with_token(self, prompts, embedding, clip_skip=call["clip_skip"])
-        if self._first_timestep(call) > tau:
-            return _also(call, WatermarkCallback(marked, tau=tau))
-        # The token acts from the first step on: no callback could come in time.
         negative, negative_embeds = call["negative_prompt"], call["negative_prompt_embeds"]
+        against = None
+        if opposite is not None and call["guidance_scale"] > 1:
+            if negative_embeds is not None:
+                raise UsageError(
+                    "This token changes the negative prompt too: give that as negative_prompt, not as embeddings."
+                )
+            against = encode_with_token(self, _repeated(negative or "", images), opposite, clip_skip=call["clip_skip"])
+        if self._first_timestep(call) > tau:
+            return _also(call, WatermarkCallback(marked, tau=tau, negative=against))
+        # The token acts from the first step on: no callback could come in time.
         if negative_embeds is not None:
             negative_embeds = negative_embeds.repeat_interleave(images // len(negative_embeds), 0)
+        if against is not None:
+            negative, negative_embeds = None, against
         return {
             "prompt": None,
             "prompt_embeds": marked,
@@ -265,14 +274,14 @@ def _given_keys(key: Key | None, keys: Sequence[Key] | None, token: Token | None
     return given
 
 
-def _embedding(mark: _Mark) -> tuple[Tensor, float]:
-    """Embedding of the token or tokens, and the tau that they were made for."""
+def _embedding(mark: _Mark) -> tuple[Tensor, Tensor | None, float]:
+    """Embeddings for the prompts, for the negative prompts, and the tau that they were made for."""
     if mark.token is not None:
-        return mark.token.embedding, mark.token.tau
+        return mark.token.embedding, mark.token.negative, mark.token.tau
     if mark.token_mapper is None:
         raise _no_mapper("token")
-    embedding = mark.token_mapper(key_bits(mark.keys, mark.token_mapper))
-    return embedding, config_value(mark.token_mapper, "tau", DEFAULT_TAU)
+    embedding, opposite = token_embeddings(mark.token_mapper, key_bits(mark.keys, mark.token_mapper))
+    return embedding, opposite, config_value(mark.token_mapper, "tau", DEFAULT_TAU)
 
 
 def _no_mapper(carrier: Carrier) -> UsageError:

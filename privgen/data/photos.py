@@ -51,7 +51,28 @@ def random_crop(photos: tuple[NDArray[np.uint8], ...], side: int, rng: np.random
     taken = round(float(np.exp(rng.uniform(np.log(min(side, longest)), np.log(longest)))))
     top, left = int(rng.integers(height - taken + 1)), int(rng.integers(width - taken + 1))
     crop = Image.fromarray(photo[top : top + taken, left : left + taken])
-    pixels = np.asarray(crop.resize((side, side), Image.Resampling.BOX if taken >= side else Image.Resampling.BICUBIC))
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
+    crop = crop.resize((side, side), Image.Resampling.BOX if taken >= side else Image.Resampling.BICUBIC)
+    return _as_pixels(crop, mirrored=rng.random() < 0.5)
+
+
+def random_view(photos: tuple[NDArray[np.uint8], ...], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Most of one photograph squeezed to a square, perhaps mirrored: a photo as an extractor sees it.
+
+    Args:
+        photos: as `load_photos` gives them.
+        side: of the square, in pixels.
+        rng: source of randomness.
+
+    Returns:
+        Array of shape (3, side, side) in [0, 1].
+    """
+    photo = photos[rng.integers(len(photos))]
+    height, width = (round(length * rng.uniform(0.5, 1.0)) for length in photo.shape[:2])
+    top, left = int(rng.integers(photo.shape[0] - height + 1)), int(rng.integers(photo.shape[1] - width + 1))
+    view = Image.fromarray(photo[top : top + height, left : left + width])
+    return _as_pixels(view.resize((side, side), Image.Resampling.BICUBIC), mirrored=rng.random() < 0.5)
+
+
+def _as_pixels(image: Image.Image, *, mirrored: bool) -> NDArray[np.float32]:
+    pixels = np.asarray(image)[:, :: -1 if mirrored else 1]
     return (np.ascontiguousarray(pixels.transpose(2, 0, 1)) / 255).astype(np.float32)

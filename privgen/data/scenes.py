@@ -39,6 +39,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (158, 162, 166),
 }
 
+PREVIEW_SEED = 2_000_000_000
+"""First seed of the scenes that no training draws: for previews, calibration and evaluation."""
+
 PATTERN_RMS = 0.045
 """Contrast of a visible pattern: RMS, for pixel values in [0, 1]."""
 TEXTURE_RMS = 4 / 255

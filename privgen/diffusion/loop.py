@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from privgen.diffusion.muon import Muon
+from privgen.errors import PrivgenError
 from privgen.files import write_text
 
 
@@ -96,7 +97,13 @@ def sample_generator(seed: int, index: int) -> torch.Generator:
 
 
 def fit(
-    task: Task, options: LoopOptions, folder: Path, *, accelerator: Accelerator, stop_at: int | None = None
+    task: Task,
+    options: LoopOptions,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    stop_at: int | None = None,
+    on_save: Callable[[], None] | None = None,
 ) -> Task:
     """Train, or go on training, and export the averaged weights to `folder / "model"`.
 
@@ -106,6 +113,7 @@ def fit(
         folder: checkpoint, loss curve, previews and result are kept here.
         accelerator: devices, processes and precision.
         stop_at: stop (with a checkpoint) after this step of the schedule; None runs it to its end.
+        on_save: called in the main process after every checkpoint.
 
     Returns:
         The task, holding the averaged weights.
@@ -117,10 +125,44 @@ def fit(
         run.learn(step)
         if run.is_checkpoint_due() or step + 1 == last:
             run.save()
+            if on_save is not None and accelerator.is_main_process:
+                on_save()
         if (step + 1) % options.preview_every == 0 or step + 1 == last:
             run.show(step + 1)
     run.export()
     return task
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run; None before the first."""
+    # A kill between the two renames of `_Run.save` leaves only the old one.
+    return next((f for f in (folder / "checkpoint", folder / "checkpoint.old") if f.exists()), None)
+
+
+@torch.no_grad()
+def load_average(task: Task, folder: Path) -> int:
+    """Give a task the averaged weights of a run's checkpoint.
+
+    Args:
+        task: of the run's recipe.
+        folder: of the run.
+
+    Returns:
+        Optimiser steps that they have seen.
+
+    Raises:
+        PrivgenError: there is no checkpoint, or it is of another recipe.
+    """
+    kept = find_checkpoint(folder)
+    if kept is None:
+        raise PrivgenError(f"The run {folder} has no checkpoint yet; let it train for longer.")
+    parameters = {n: p for n, p in task.named_parameters() if p.requires_grad}
+    averaged = load_file(kept / "ema.safetensors")
+    if {n: p.shape for n, p in parameters.items()} != {n: p.shape for n, p in averaged.items()}:
+        raise PrivgenError(f"The checkpoint of {folder} is of another recipe; name the one that it was trained by.")
+    for name, parameter in parameters.items():
+        parameter.copy_(averaged[name])
+    return int(json.loads((kept / "state.json").read_text())["step"])
 
 
 class _Run:
@@ -205,8 +247,7 @@ class _Run:
         shutil.rmtree(old, ignore_errors=True)
 
     def resume(self) -> None:
-        # A kill between the two renames of `save` leaves only the old one.
-        folder = next((f for f in (self.folder / "checkpoint", self.folder / "checkpoint.old") if f.exists()), None)
+        folder = find_checkpoint(self.folder)
         if folder is None:
             return
         state = json.loads((folder / "state.json").read_text())

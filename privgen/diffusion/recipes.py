@@ -8,13 +8,15 @@ which this package is installed.
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
+
+from torch import Tensor
 
 from privgen.diffusion.loop import LoopOptions, Task
 from privgen.errors import UsageError
@@ -24,10 +26,21 @@ KINDS = {
     "vae": ("privgen.diffusion.train_vae", "VaeRecipe", "VaeTask"),
     "classifier": ("privgen.diffusion.train_classifier", "ClassifierRecipe", "ClassifierTask"),
     "diffusion": ("privgen.diffusion.train_diffusion", "DiffusionRecipe", "DiffusionTask"),
+    "denoiser": ("privgen.diffusion.train_denoiser", "DenoiserRecipe", "DenoiserTask"),
+    "extractor": ("privgen.watermark.train_extractor", "ExtractorRecipe", "ExtractorTask"),
+    "mapper": ("privgen.watermark.train_mapper", "MapperRecipe", "MapperTask"),
 }
 """Kind of model: module, dataclass of its recipe, task."""
 
+Distort = Callable[..., Tensor]
+"""Called as `distort(images, generator=[one for each image])`, images (B, 3, H, W) in [0, 1]."""
+
+MakeDistortion = Callable[[Sequence[str], float], Distort | None]
+"""From a recipe's `distortions` and `distortion_scale`; attacks are not this package's core, so they are passed in."""
+
 PACKAGE = "privgen:"
+_COUNTED = "samples"
+"""The one field of a model's table that no file sets, because it follows from the loop."""
 _AT_LEAST_ONE = ("steps", "batch_size", "log_every", "preview_every")
 _UNIMPORTANT = ("loop.checkpoint_minutes", "loop.log_every", "loop.preview_every")
 
@@ -46,16 +59,50 @@ class Recipe:
     model: Any
     loop: LoopOptions
 
-    def task(self) -> Task:
-        """An untrained model with its data and its loss."""
+    def __post_init__(self) -> None:
+        """Tell the model how many samples the loop draws."""
+        if hasattr(self.model, _COUNTED):
+            samples = self.loop.steps * self.loop.batch_size
+            object.__setattr__(self, "model", replace(self.model, **{_COUNTED: samples}))
+
+    def distortion(self, make: MakeDistortion | None = None) -> Distort | None:
+        """What images go through in training; None if the recipe names no distortions.
+
+        Args:
+            make: such as `privgen.attacks.training.training_distortion`.
+
+        Raises:
+            UsageError: the recipe names distortions, and there is nothing that makes them, or not these.
+        """
+        names = getattr(self.model, "distortions", ())
+        if not names:
+            return None
+        if make is None:
+            raise UsageError(
+                f"The recipe trains against {', '.join(names)}; pass distortion=training_distortion from "
+                "privgen.attacks.training."
+            )
+        return make(names, self.model.distortion_scale)
+
+    def task(self, distortion: Distort | None = None) -> Task:
+        """An untrained model with its data and its loss.
+
+        Args:
+            distortion: as the method of that name gives it; only for kinds whose recipes name distortions.
+        """
         module, _, task = KINDS[self.kind]
-        made: Task = getattr(import_module(module), task)(self.model, self.loop.seed)
+        more = {} if distortion is None else {"attack": distortion}
+        made: Task = getattr(import_module(module), task)(self.model, self.loop.seed, **more)
         return made
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """What a file says: the fields of the model by the kind's name, and those of the loop."""
+        model = {name: value for name, value in asdict(self.model).items() if name != _COUNTED}
+        return {self.kind: model, "loop": asdict(self.loop)}
 
     def values(self) -> dict[str, Any]:
         """Every field by its full name, such as "loop.steps"."""
-        tables = {self.kind: asdict(self.model), "loop": asdict(self.loop)}
-        return {f"{table}.{name}": value for table, row in tables.items() for name, value in row.items()}
+        return {f"{table}.{name}": value for table, row in self.tables().items() for name, value in row.items()}
 
 
 def packaged_recipe(kind: str) -> Path:
@@ -96,7 +143,7 @@ def load_recipe(kind: str, path: str | os.PathLike[str] | None = None, changes: 
 def dump_recipe(recipe: Recipe) -> str:
     """A recipe as TOML that `load_recipe` reads again; fields that are None are left out."""
     lines: list[str] = []
-    for table, row in ((recipe.kind, asdict(recipe.model)), ("loop", asdict(recipe.loop))):
+    for table, row in recipe.tables().items():
         lines += [f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in row.items() if value is not None), ""]
     return "\n".join(lines[:-1]) + "\n"
 
@@ -140,7 +187,7 @@ def _parse_change(change: str, kind: str) -> tuple[str, str, Any]:
 
 
 def _build(cls: type, table: str, row: Mapping[str, Any], file: Path, origins: Mapping[str, str]) -> Any:
-    known = {field.name: field for field in fields(cls)}
+    known = {field.name: field for field in fields(cls) if field.name != _COUNTED}
     hints = get_type_hints(cls)
     values = {}
     for name, value in row.items():

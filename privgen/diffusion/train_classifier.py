@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from privgen.data.flaws import blur, spoil, warp
 from privgen.data.patterns import PATTERNS
-from privgen.data.scenes import COLOURS, NOUNS, SceneSpec, draw, draw_scene
+from privgen.data.scenes import COLOURS, NOUNS, PREVIEW_SEED, SceneSpec, draw, draw_scene
 from privgen.data.sheets import contact_sheet, picture
 from privgen.diffusion.loop import Batch, Task
-from privgen.diffusion.train_vae import PREVIEW_SEED
 from privgen.metrics.scenes import judge
 from privgen.models.classifier import SceneClassifier
 

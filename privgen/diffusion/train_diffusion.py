@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from privgen.data.scenes import draw, sample_spec
+from privgen.diffusion.assignment import assign_noise
 from privgen.diffusion.loop import Batch, Task, sample_generator
+from privgen.diffusion.scene_cache import load_or_encode_scenes, tokenize
+from privgen.diffusion.texture_latents import texture_changes
 from privgen.models.tokenizer import build_tokenizer, scene_words
 
 
@@ -47,6 +47,10 @@ class DiffusionRecipe:
         max_length: tokens of a prompt.
         caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
         snr_cap: samples whose signal-to-noise ratio plus one is above this weigh less, in inverse proportion.
+        texture_weight: extra weight of the error along the textures that captions name. They are few of the latent's
+            dimensions and faint; a weight along fixed directions leaves the loss's minimum where it is.
+        immiscible: permute the noises of a batch so that each lies near its latents (arXiv 2406.12303). Several
+            processes permute their own parts of the batch, which changes the run a little.
     """
 
     vae: Path = Path("runs/vae/model/vae")
@@ -59,6 +63,8 @@ class DiffusionRecipe:
     max_length: int = 77
     caption_dropout: float = 0.1
     snr_cap: float = 5.0
+    texture_weight: float = 5.0
+    immiscible: bool = False
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -114,6 +120,8 @@ def build_text_encoder(recipe: DiffusionRecipe, tokenizer: CLIPTokenizer) -> CLI
 class DiffusionTask(Task):
     """Velocity prediction on cached latents, text encoder and UNet trained together."""
 
+    directions: Tensor
+
     def __init__(self, recipe: DiffusionRecipe, seed: int) -> None:
         super().__init__()
         self.recipe, self.seed = recipe, seed
@@ -129,6 +137,8 @@ class DiffusionTask(Task):
         cache = load_or_encode_scenes(recipe.latents, self.vae, self.tokenizer, recipe.scenes, seed)
         self.latents, self.ids = cache["latents"], cache["ids"]
         self.empty = self._tokenize([""])[0]
+        directions = torch.linalg.qr(texture_changes(self.vae)).Q
+        self.register_buffer("directions", directions, persistent=False)
 
     def _tokenize(self, prompts: list[str]) -> Tensor:
         return tokenize(self.tokenizer, prompts)
@@ -142,7 +152,11 @@ class DiffusionTask(Task):
         share = (torch.tensor(indices, dtype=torch.float64) * GOLDEN_RATIO + self.seed * 0.1) % 1
         t = (share * self.scheduler.config.num_train_timesteps).long()
         ids = torch.where(dropped[:, None], self.empty, self.ids[which].long())
-        return {"latents": self.latents[which].float(), "ids": ids, "noise": noise, "t": t}
+        latents = self.latents[which].float()
+        if self.recipe.immiscible:
+            # Named, because "auto" would draw more noise for a small batch, and from the global generator.
+            noise = assign_noise(latents, noise, method="linear")
+        return {"latents": latents, "ids": ids, "noise": noise, "t": t}
 
     def _scene(self, index: int) -> int:
         """Number of the scene that sample `index` shows: each once an epoch, in a new order every time."""
@@ -154,14 +168,17 @@ class DiffusionTask(Task):
         z_t = self.scheduler.add_noise(z_0, noise, t).contiguous(memory_format=torch.channels_last)
         hidden = self.text_encoder(batch["ids"])[0]
         v = self.unet(z_t, t, encoder_hidden_states=hidden).sample
-        error = (v - self.scheduler.get_velocity(z_0, noise, t)).square().mean(dim=(1, 2, 3))
+        difference = (v - self.scheduler.get_velocity(z_0, noise, t)).flatten(1)
+        error = difference.square().mean(dim=1)
+        along = (difference @ self.directions).square().sum(dim=1) / difference.shape[1]
         alpha_bar = self.scheduler.alphas_cumprod.to(t.device)[t]
         # The signal-to-noise ratio plus one is 1 / (1 - alpha_bar).
         weight = (self.recipe.snr_cap * (1 - alpha_bar)).clamp(max=1.0)
         late = t < 250
         return {
-            "loss": (weight * error).mean(),
+            "loss": (weight * (error + self.recipe.texture_weight * along)).mean(),
             "mse": error.mean(),
+            "mse_textures": along.mean() * difference.shape[1] / self.directions.shape[1],
             "mse_late": (error * late).sum() / late.sum().clamp(min=1),
         }
 
@@ -212,11 +229,6 @@ class DiffusionTask(Task):
         (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Token ids of shape (prompts, max_length), padded as Stable Diffusion's pipelines pad them."""
-    return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
 _ORDERS: dict[tuple[int, int, int], np.ndarray] = {}
 
 
@@ -228,35 +240,3 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
             _ORDERS.pop(next(iter(_ORDERS)))
         _ORDERS[key] = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n)
     return _ORDERS[key]
-
-
-@torch.no_grad()
-def load_or_encode_scenes(
-    path: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int = 64
-) -> dict[str, Tensor]:
-    """Latents and captions of the training scenes, from the cache or encoded now.
-
-    Args:
-        path: the cache, a safetensors file.
-        vae: encodes the scenes.
-        tokenizer: of the captions.
-        count: number of scenes; scene i is drawn from seed `seed * 100_000_000 + i`.
-        seed: of the run.
-        batch_size: scenes encoded at once.
-
-    Returns:
-        "latents" of shape (count, C, 16, 16), float16, scaled to unit variance, and "ids" of shape (count, length),
-        int16.
-    """
-    if path.exists():
-        return load_file(path)
-    latents, ids = [], []
-    for first in tqdm(range(0, count, batch_size), desc="encoding scenes", unit="batch"):
-        specs = [sample_spec(seed * 100_000_000 + i) for i in range(first, min(first + batch_size, count))]
-        pixels = torch.from_numpy(np.stack([draw(spec).pixels for spec in specs])).to(vae.device)
-        latents.append((vae.encode(2 * pixels - 1).latent_dist.mean * vae.config.scaling_factor).half().cpu())
-        ids.append(tokenize(tokenizer, [spec.caption for spec in specs]).short())
-    cache = {"latents": torch.cat(latents).contiguous(), "ids": torch.cat(ids)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(cache, path)
-    return cache

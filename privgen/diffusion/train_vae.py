@@ -11,12 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from privgen.data.photos import load_photos, random_crop
-from privgen.data.scenes import draw_scene
+from privgen.data.scenes import PREVIEW_SEED, draw_scene
 from privgen.diffusion.loop import Batch, Task, sample_generator
-
-
-PREVIEW_SEED = 2_000_000_000
-"""First seed of the scenes that training never sees."""
 
 
 @dataclass(frozen=True)

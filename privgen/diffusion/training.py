@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from privgen.diffusion.loop import fit
-from privgen.diffusion.recipes import Recipe, differences, dump_recipe, load_recipe
+from privgen.diffusion.loop import fit, load_average
+from privgen.diffusion.recipes import MakeDistortion, Recipe, differences, dump_recipe, load_recipe
 from privgen.errors import PrivgenError, UsageError
 from privgen.files import write_text
 from privgen.hub import resolve_device
@@ -20,6 +20,12 @@ from privgen.metrics.curves import draw_loss_curve, read_curve
 
 RECIPE = "recipe.toml"
 _PATIENCE = timedelta(hours=12)
+_INPUTS = {
+    "vae": ("autoencoder", "vae"),
+    "model": ("text-to-image model", "diffusion"),
+    "latents": ("cache of scenes", "diffusion"),
+}
+"""Field of a recipe: what it names, and the kind whose training makes that."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,12 @@ class Training:
 
 
 def train(
-    recipe: Recipe, folder: str | os.PathLike[str], *, device: str = "auto", stop_at: int | None = None
+    recipe: Recipe,
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    stop_at: int | None = None,
+    distortion: MakeDistortion | None = None,
 ) -> Training:
     """Train a model, or go on where an earlier call was interrupted.
 
@@ -54,17 +65,17 @@ def train(
         folder: of the run: recipe, checkpoint, loss curve (data and picture), previews, and the model.
         device: see `privgen.hub.resolve_device`; `accelerate launch` chooses the device of each of its processes.
         stop_at: stop after this step; a later call goes on.
+        distortion: makes what images go through between marking and reading:
+            `privgen.attacks.training.training_distortion`. Only recipes that name distortions need it.
 
     Raises:
-        UsageError: the folder holds a run of another recipe, or a batch cannot be shared evenly.
+        UsageError: the folder holds a run of another recipe, a batch cannot be shared evenly, or the recipe's
+            distortions cannot be made.
         PrivgenError: an input or the device is missing.
     """
     target = Path(folder)
-    vae = getattr(recipe.model, "vae", None)
-    if vae is not None and not vae.is_dir():
-        raise PrivgenError(
-            f"There is no autoencoder in {vae}; make one with `privgen train vae` or set {recipe.kind}.vae."
-        )
+    _check_inputs(recipe)
+    distort = recipe.distortion(distortion)
     accelerator = _accelerator(device)
     if recipe.loop.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
@@ -75,12 +86,58 @@ def train(
         write_text(target / RECIPE, dump_recipe(recipe), overwrite=True)
     # What a task prepares for all processes, such as encoded pictures, is made by the first and read by the others.
     with accelerator.main_process_first():
-        task = recipe.task()
-    fit(task, recipe.loop, target, accelerator=accelerator, stop_at=stop_at)
-    curve = target / "loss.jsonl"
-    if accelerator.is_main_process and curve.exists():
-        draw_loss_curve(curve, target / "loss.png")
+        task = recipe.task(distort)
+    fit(task, recipe.loop, target, accelerator=accelerator, stop_at=stop_at, on_save=lambda: _draw_curve(target))
     return _result(recipe, target)
+
+
+def export_average(
+    recipe: Recipe,
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    distortion: MakeDistortion | None = None,
+) -> int:
+    """Export the averaged weights of a run's last checkpoint, as the run itself does when it ends.
+
+    Args:
+        recipe: that the run was started by.
+        run: its folder, which is only read.
+        folder: where the model goes.
+        device: see `privgen.hub.resolve_device`.
+        distortion: as `train` takes it.
+
+    Returns:
+        Optimiser steps that the weights have seen.
+
+    Raises:
+        UsageError: the recipe's distortions cannot be made.
+        PrivgenError: an input, the checkpoint or the device is missing, or the checkpoint is of another recipe.
+    """
+    _check_inputs(recipe)
+    task = recipe.task(recipe.distortion(distortion))
+    step = load_average(task, Path(run))
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    task.to(resolve_device(device)).export(target)
+    return step
+
+
+def _check_inputs(recipe: Recipe) -> None:
+    for field, (what, kind) in _INPUTS.items():
+        path = getattr(recipe.model, field, None)
+        there = path is not None and (path.is_file() if field == "latents" else path.is_dir())
+        if path is not None and kind != recipe.kind and not there:
+            raise PrivgenError(
+                f"There is no {what} in {path}; make one with `privgen train {kind}` or set {recipe.kind}.{field}."
+            )
+
+
+def _draw_curve(folder: Path) -> None:
+    curve = folder / "loss.jsonl"
+    if curve.exists() and read_curve(curve):
+        draw_loss_curve(curve, folder / "loss.png")
 
 
 def _accelerator(device: str) -> Accelerator:

@@ -17,15 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from privgen.data.patterns import TEXTURES
-from privgen.data.scenes import SceneSpec, sample_spec
+from privgen.data.scenes import PREVIEW_SEED, SceneSpec, sample_spec
 from privgen.data.sheets import contact_sheet, picture, save_picture
-from privgen.diffusion.train_vae import PREVIEW_SEED
 from privgen.environment import Environment, environment
 from privgen.evaluation import autoencoder
-from privgen.evaluation.generate import BATCH_SIZE, GUIDANCE, STEPS, generate, generate_batches
 from privgen.evaluation.spread import Measured, mean, share
 from privgen.evaluation.textures import texture_response
 from privgen.files import refuse_existing, write_text
+from privgen.generate import BATCH_SIZE, GUIDANCE, STEPS, generate, generate_batches
 from privgen.metrics.scenes import SceneJudgement, classifier_accuracy, judge
 from privgen.models.classifier import SceneClassifier
 

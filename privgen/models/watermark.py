@@ -1,10 +1,17 @@
 """The networks of the watermark: message to latent residual, message to token, image to message."""
 
+import math
+
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import Encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+LEAST_VARIANCE = 0.01
+"""Of what filters read from content, where a mark reads as -1 or 1."""
 
 
 def signs(bits: Tensor) -> Tensor:
@@ -59,6 +66,8 @@ class TokenMapper(ModelMixin, ConfigMixin):
         hidden: width of the network.
         scale: factor on the network's output; the RMS of the text encoder's own table is a good one.
         tau: timestep, of 1000, from which on the token is trained to act.
+        complement: the negative prompt ends in the token of the opposite message. Text can add what a word stands for
+            but cannot take it away; classifier-free guidance can, so that bits of 0 are written like those of 1.
     """
 
     @register_to_config
@@ -70,6 +79,7 @@ class TokenMapper(ModelMixin, ConfigMixin):
         hidden: int = 512,
         scale: float = 1.0,
         tau: int = 250,
+        complement: bool = False,
     ) -> None:
         super().__init__()
         self.direct = nn.Linear(n_bits, vectors * width)
@@ -88,47 +98,100 @@ class TokenMapper(ModelMixin, ConfigMixin):
         return self.config.scale * flat.view(len(bits), self.config.vectors, self.config.width)
 
 
-class _Residual(nn.Module):
-    """Two normalised convolutions beside the identity."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_1, self.norm_2 = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(F.silu(self.norm_1(x)))
-        return x + self.second(F.silu(self.norm_2(h)))
-
-
 class Extractor(ModelMixin, ConfigMixin):
-    """Image to message logits, whitened on clean images.
+    """Image to message logits, whitened on clean images: an autoencoder's encoder and linear filters on its latents.
+
+    Marks are written in the latents, so that is where they are read ("Your Text Encoder Can Be An Object-Level
+    Watermarking Controller", https://huggingface.co/papers/2503.11945, pre-training of the extractor). There are
+    several codes to write in, because text cannot write every pattern. Each has a filter for every bit, which reads
+    -1 or 1 from a mark and noise from content, and pilots, which read noise alone and so tell its variance in this
+    image. Bits are those of the code that this image more probably carries: by Bayes' rule, for Gaussian noise.
 
     Args:
         n_bits: bits of a message.
         size: side to which every image is resized before it is read.
-        channels: of the three levels, at 1/4, 1/8 and 1/16 of `size`.
-        blocks: residual blocks a level.
+        latent_channels: of the encoder's result.
+        block_out_channels: of the encoder's levels; each but the last halves the side.
+        layers_per_block: residual blocks a level.
+        norm_num_groups: of group normalisation.
+        mid_block_attention: whether the middle of the encoder attends.
+        codes: number of codes.
+        pilots: of each code.
     """
 
     @register_to_config
     def __init__(
-        self, n_bits: int = 48, size: int = 128, channels: tuple[int, int, int] = (64, 128, 160), blocks: int = 2
+        self,
+        n_bits: int = 48,
+        size: int = 128,
+        latent_channels: int = 8,
+        block_out_channels: tuple[int, ...] = (16, 24, 64, 160),
+        layers_per_block: int = 1,
+        norm_num_groups: int = 8,
+        mid_block_attention: bool = False,
+        codes: int = 2,
+        pilots: int = 16,
     ) -> None:
         super().__init__()
-        first, second, third = channels
-        self.stem = nn.Conv2d(3 * 16, first, 3, padding=1)
-        self.level_1 = nn.Sequential(*(_Residual(first) for _ in range(blocks)))
-        self.down_1 = nn.Conv2d(first, second, 2, stride=2)
-        self.level_2 = nn.Sequential(*(_Residual(second) for _ in range(blocks)))
-        self.down_2 = nn.Conv2d(second, third, 2, stride=2)
-        self.level_3 = nn.Sequential(*(_Residual(third) for _ in range(blocks)))
-        # The mark is fixed to the canvas, so the head keeps the place of what it reads.
-        self.narrow = nn.Conv2d(third, 32, 1)
-        self.head = nn.Linear(32 * (size // 16) ** 2, n_bits)
+        levels = len(block_out_channels)
+        self.encoder = Encoder(
+            3,
+            latent_channels,
+            ("DownEncoderBlock2D",) * levels,
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            double_z=False,
+            mid_block_add_attention=mid_block_attention,
+        )
+        # The mark is fixed to the canvas, so the filters keep the place of what they read.
+        self.filters = nn.Linear(latent_channels * (size >> (levels - 1)) ** 2, codes * (n_bits + pilots))
+        self.mean: Tensor
+        self.whitening: Tensor
         self.register_buffer("mean", torch.zeros(n_bits))
         self.register_buffer("whitening", torch.eye(n_bits))
+
+    @classmethod
+    @torch.no_grad()
+    def from_vae(cls, vae: AutoencoderKL, n_bits: int = 48, pilots: int = 16) -> "Extractor":
+        """An extractor whose encoder gives the scaled latents of an autoencoder, with untrained filters.
+
+        Args:
+            vae: its encoder is copied.
+            n_bits: bits of a message.
+            pilots: of each code.
+        """
+        config = vae.config
+        extractor = cls(
+            n_bits,
+            config.sample_size,
+            config.latent_channels,
+            tuple(config.block_out_channels),
+            config.layers_per_block,
+            config.norm_num_groups,
+            config.mid_block_add_attention,
+            pilots=pilots,
+        )
+        state = {name: value.clone() for name, value in vae.encoder.state_dict().items()}
+        weight, bias = (state[f"conv_out.{name}"][: 2 * config.latent_channels] for name in ("weight", "bias"))
+        if vae.quant_conv is not None:
+            mix = vae.quant_conv.weight[:, :, 0, 0]
+            weight, bias = torch.einsum("oi,ichw->ochw", mix, weight), mix @ bias + vae.quant_conv.bias
+        half = config.latent_channels  # the rest is the logarithm of the variance
+        shift = float(config.shift_factor or 0)
+        state["conv_out.weight"] = config.scaling_factor * weight[:half]
+        state["conv_out.bias"] = config.scaling_factor * (bias[:half] - shift)
+        extractor.encoder.load_state_dict(state)
+        return extractor
+
+    def features(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, H, W) in [0, 1], any H and W, to (B, latent_channels * h * w)."""
+        size = self.config.size
+        x = images.to(self.filters.weight)
+        if x.shape[-2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
+        latents: Tensor = self.encoder(2 * x - 1)
+        return latents.flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Read images.
@@ -139,14 +202,19 @@ class Extractor(ModelMixin, ConfigMixin):
         Returns:
             Logits of shape (B, n_bits); positive reads as bit 1.
         """
-        size = self.config.size
-        x = images.to(self.stem.weight)
-        if x.shape[-2:] != (size, size):
-            x = F.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
-        h = self.level_1(self.stem(F.pixel_unshuffle(2 * x - 1, 4)))
-        h = self.level_3(self.down_2(self.level_2(self.down_1(h))))
-        logits = self.head(F.silu(self.narrow(h)).flatten(1))
-        return (logits - self.mean) @ self.whitening
+        return (self.read(images) - self.mean.float()) @ self.whitening.float()
+
+    def read(self, images: Tensor) -> Tensor:
+        """Logits before whitening; see `forward`."""
+        config = self.config
+        readings = self.filters(self.features(images)).float().unflatten(1, (config.codes, -1))
+        bits, pilots = readings.split([config.n_bits, config.pilots], dim=2)
+        variance = pilots.square().mean(dim=2, keepdim=True) + LEAST_VARIANCE
+        logits = bits / variance
+        # Log-likelihood of "this code, any message" against "no mark".
+        size = logits.abs()
+        evidence = (size + F.softplus(-2 * size) - math.log(2) - 0.5 / variance).sum(dim=2, keepdim=True)
+        return 2 * (evidence.softmax(dim=1) * logits).sum(dim=1)
 
     @torch.no_grad()
     def whiten(self, logits: Tensor) -> None:

@@ -17,7 +17,7 @@ from privgen.watermark.embed import latent_residuals
 from privgen.watermark.embed_token import token_residuals
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import config_value, key_bits
-from privgen.watermark.token import DEFAULT_TAU
+from privgen.watermark.token import DEFAULT_TAU, token_embeddings
 
 
 Carrier = Literal["token", "latent"]
@@ -103,12 +103,12 @@ def load_marker(
         residuals = partial(latent_residuals, bits=bits, vae=pipe.vae, latent_mapper=mapper)
         return Marker(chosen, _side(pipe), residuals)
     with torch.no_grad():
-        embedding = mapper(bits)[0]
+        embedding, negative = token_embeddings(mapper, bits)
     tau = float(config_value(mapper, "tau", DEFAULT_TAU))
 
     def with_token(canvases: Tensor) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for _ in canvases]
-        return token_residuals(canvases, embedding, pipe=pipe, tau=tau, generator=generators)
+        return token_residuals(canvases, embedding, negative_token=negative, pipe=pipe, tau=tau, generator=generators)
 
     return Marker(chosen, _side(pipe), with_token)
 

@@ -20,7 +20,7 @@ from privgen.images import LoadedImage, resize
 from privgen.watermark.networks import ExtractorLike, LatentMapperLike, config_value, device_of
 
 
-PSNR_DB = 39.0
+PSNR_DB = 38.2
 """Quality of a marked photo against the photo, in dB."""
 
 CANVAS = 128
@@ -170,9 +170,22 @@ def decoded_difference(vae: Any, plain: Tensor, marked: Tensor) -> Tensor:
     Returns:
         (B, 3, S, S) float32, in units of pixels in [0, 1].
     """
-    latents = (torch.cat([plain, marked]) / vae.config.scaling_factor + _shift(vae)).to(vae.dtype)
-    without, with_mark = vae.decode(latents, return_dict=False)[0].float().chunk(2)
-    return (with_mark - without) / 2
+    without, with_mark = decoded(vae, torch.cat([plain, marked])).chunk(2)
+    return with_mark - without
+
+
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """Decode without clipping.
+
+    Args:
+        vae: Diffusers' autoencoder.
+        latents: (B, C, h, w), scaled latents.
+
+    Returns:
+        (B, 3, S, S) float32, pixels mostly in [0, 1].
+    """
+    unscaled = (latents / vae.config.scaling_factor + _shift(vae)).to(vae.dtype)
+    return vae.decode(unscaled, return_dict=False)[0].float() / 2 + 0.5
 
 
 def add_residual(

@@ -20,7 +20,7 @@ from privgen.watermark.embed import (
     to_canvas,
 )
 from privgen.watermark.networks import TokenMapperLike, config_value
-from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token
+from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
 from privgen.watermark.unroll import Denoiser, Schedule
 
 
@@ -57,9 +57,11 @@ def mark_image_with_token(
         ValueError: shapes that do not fit, or no timestep at or below tau.
     """
     with torch.no_grad():
-        embedding = token_mapper(bits[None])
+        embedding, negative = token_embeddings(token_mapper, bits[None])
     tau = float(config_value(token_mapper, "tau", DEFAULT_TAU)) if tau is None else tau
-    residuals = token_residuals(to_canvas([pixels], size), embedding, pipe=pipe, tau=tau, generator=generator)
+    residuals = token_residuals(
+        to_canvas([pixels], size), embedding, negative_token=negative, pipe=pipe, tau=tau, generator=generator
+    )
     return add_residual(pixels, residuals[0], psnr_db=psnr_db, grey=grey)
 
 
@@ -70,6 +72,7 @@ def token_residuals(
     *,
     pipe: DiffusionPipeline,
     generator: torch.Generator | list[torch.Generator],
+    negative_token: Tensor | None = None,
     prompt: str = "",
     tau: float = DEFAULT_TAU,
     steps: int = STEPS,
@@ -82,6 +85,7 @@ def token_residuals(
         token: a token; or embeddings, (vectors, dim), or (B, vectors, dim) for one per image.
         pipe: Stable Diffusion 1 or 2, or mini; it is left as it was.
         generator: draws the noise; a list has one for each image.
+        negative_token: embeddings for the negative prompt, shaped like the token's; by default its own, if it has any.
         prompt: what the photos show; empty means that nothing is known.
         tau: timestep, of 1000, from which on the token acts.
         steps: of the whole sampling schedule, of which only those at or below tau are done.
@@ -94,8 +98,11 @@ def token_residuals(
         UsageError: the prompt leaves no room, or the model's scheduler is not of the DDPM family.
         ValueError: tau out of range, or no timestep at or below it.
     """
+    if isinstance(token, Token) and negative_token is None:
+        negative_token = token.negative
     marked = encode_with_token(pipe, [prompt] * len(canvases), token)
-    plain, negative = (_encode(pipe, text).expand_as(marked) for text in (prompt, ""))
+    plain, empty = (_encode(pipe, text).expand_as(marked) for text in (prompt, ""))
+    negative = empty if negative_token is None else encode_with_token(pipe, [""] * len(canvases), negative_token)
     schedule = Schedule.of(pipe.scheduler)
     timesteps = _timesteps_below(pipe, tau, steps)
     z_0 = encode_canvas(pipe.vae, canvases)
@@ -105,7 +112,7 @@ def token_residuals(
     guided = Denoiser(pipe.unet, schedule, guidance_scale, checkpointing=False)
     # Without a prompt the plain prediction is the unguided one, at half the cost.
     reference = guided if prompt else Denoiser(pipe.unet, schedule, 1.0, checkpointing=False)
-    without = reference.run(z_t, timesteps, plain, negative)[-1]
+    without = reference.run(z_t, timesteps, plain, empty)[-1]
     with_token = guided.run(z_t, timesteps, marked, negative)[-1]
     return decoded_difference(pipe.vae, without, with_token)
 

@@ -16,7 +16,8 @@ N_BITS = 48
 class TokenMapperLike(Protocol):
     """Message bits to token embeddings.
 
-    Its configuration may hold `n_bits`, and `tau`, the timestep that it was trained for.
+    Its configuration may hold `n_bits`, and `tau`, the timestep that it was trained for, and `complement`: see
+    `privgen.models.watermark.TokenMapper`.
     """
 
     config: Any

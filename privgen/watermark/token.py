@@ -10,6 +10,7 @@ whoever has it can mark images in the key's name.
 
 import os
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
@@ -37,7 +39,7 @@ SUFFIX = ".safetensors"
 
 _NAME = re.compile(r"<[a-z0-9._-]{1,80}>")
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
-_RESERVED = frozenset({"format", "privgen", "key_id", "tau"})
+_RESERVED = frozenset({"format", "privgen", "key_id", "tau", "negative"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,6 +52,7 @@ class Token:
         tau: the token acts on timesteps t <= tau, on the scale of 1000 training timesteps.
         name: the pseudo-word, `<privgen-KEYID>` by default; lower case, because CLIP's tokenizers know no other.
         metadata: further entries for the file's header, such as method and base model.
+        negative: for the end of the negative prompt, same shape; None leaves that as it is.
     """
 
     embedding: Tensor
@@ -57,6 +60,7 @@ class Token:
     tau: int = DEFAULT_TAU
     name: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    negative: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check, and take a copy that nobody else can change."""
@@ -72,10 +76,13 @@ class Token:
             raise ValueError(
                 f"expected other metadata than {', '.join(sorted(reserved))}, which the token sets itself"
             )
+        if self.negative is not None and tuple(self.negative.shape) != shape:
+            raise ValueError(f"expected a negative of shape {shape}, got {tuple(self.negative.shape)}")
         check_tau(self.tau)
-        copy = self.embedding.detach().to("cpu", torch.float32, copy=True).contiguous()
         entries = {str(key): str(value) for key, value in self.metadata.items()}
-        for attribute, value in (("embedding", copy), ("name", name), ("metadata", MappingProxyType(entries))):
+        own = {"embedding": _copy(self.embedding), "name": name, "metadata": MappingProxyType(entries)}
+        own["negative"] = None if self.negative is None else _copy(self.negative)
+        for attribute, value in own.items():
             object.__setattr__(self, attribute, value)
 
     @property
@@ -106,6 +113,8 @@ class Token:
             raise UsageError(f"{target} must end in {SUFFIX}; tokens are stored in that format.")
         refuse_existing(target, overwrite=overwrite)
         header = {"format": "pt", "privgen": __version__, "key_id": self.key_id, "tau": str(self.tau)}
+        if self.negative is not None:  # in the header, because a textual inversion's file holds one tensor
+            header["negative"] = b64encode(self.negative.numpy().astype("<f4").tobytes()).decode()
         write_bytes(target, save({self.name: self.embedding}, {**self.metadata, **header}), overwrite=overwrite)
         return target
 
@@ -132,9 +141,21 @@ class Token:
             raise PrivgenError(f"{path} is not a token of privgen's; plain textual inversions belong to no key.")
         extra = {key: value for key, value in header.items() if key not in _RESERVED}
         try:
-            return cls(tensors[0], header["key_id"], int(header["tau"]), names[0], extra)
+            negative = _decode(header.get("negative"), tensors[0])
+            return cls(tensors[0], header["key_id"], int(header["tau"]), names[0], extra, negative)
         except (KeyError, ValueError) as error:
             raise PrivgenError(f"The token {path} is damaged ({error}); get a complete copy.") from error
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+
+
+def _decode(text: str | None, like: Tensor) -> Tensor | None:
+    if text is None:
+        return None
+    numbers = np.frombuffer(b64decode(text, validate=True), "<f4")
+    return torch.from_numpy(numbers.astype(np.float32)).view(like.shape)
 
 
 def check_tau(tau: float) -> None:
@@ -159,9 +180,27 @@ def issue_token(
         metadata: for the file's header, such as `{"base_model": "mini"}`.
     """
     with torch.no_grad():
-        embedding = mapper(key_bits([key], mapper))[0]
-    tau = int(config_value(mapper, "tau", DEFAULT_TAU)) if tau is None else tau
-    return Token(embedding, key.key_id, tau, metadata={"method": "token_mapper", **(metadata or {})})
+        embedding, negative = token_embeddings(mapper, key_bits([key], mapper))
+    return Token(
+        embedding[0],
+        key.key_id,
+        int(config_value(mapper, "tau", DEFAULT_TAU)) if tau is None else tau,
+        metadata={"method": "token_mapper", **(metadata or {})},
+        negative=None if negative is None else negative[0],
+    )
+
+
+def token_embeddings(mapper: TokenMapperLike, bits: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What messages add to prompts and to negative prompts.
+
+    Args:
+        mapper: message bits to embedding; a true `config.complement` asks for the opposite message's, too.
+        bits: (B, n_bits) of 0 and 1.
+
+    Returns:
+        For the prompts (B, vectors, dim), and the same for the negative prompts, or None where these stay.
+    """
+    return mapper(bits), mapper(1 - bits) if config_value(mapper, "complement", False) else None
 
 
 def text_models(pipe: DiffusionPipeline) -> tuple[Any, Any]:

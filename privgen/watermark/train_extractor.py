@@ -12,15 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from privgen.data.photos import load_photos, random_crop
-from privgen.data.scenes import draw_scene
+from privgen.data.photos import load_photos, random_crop, random_view
+from privgen.data.scenes import draw, draw_scene, sample_spec
 from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.models.watermark import Extractor, LatentMapper
+from privgen.watermark.initial_code import load_or_solve_code
 
+
+STRENGTH = 0.25
+"""RMS of a residual, in units of scaled latents, before its decoded difference is brought to the quality asked for."""
 
 Attack = Callable[..., Tensor]
 """Called as `attack(images, generator=[one for each image])`, images (B, 3, H, W) in [0, 1]."""
@@ -34,19 +39,33 @@ class ExtractorRecipe:
         vae: folder of the frozen autoencoder.
         photos: folder of photographs.
         n_bits: bits of a message.
+        pilots: filters of each code that measure the noise.
+        code: file of the linear codes that training starts from; made when it is missing.
+        code_images: images whose content the codes are fitted to.
         photo_share: share of the images that are photographs.
+        token_share: share of the scenes that are marked by textures, as a text token marks them, instead of by R(m).
+        learn_patterns: learn R(m) too. It starts from the best linear code, and costs a third of the time.
         psnr_from: quality at which training starts, in dB.
         psnr_to: quality that it reaches after half the run.
-        samples: of the whole run: steps times batch size.
+        distortions: attacks of the training table that images go through before they are read.
+        distortion_scale: share of that table's strengths, in [0, 1].
+        samples: of the whole run; a `Recipe` sets it to steps times batch size.
         clean_images: images, none of them marked, on which the logits are whitened at the end.
     """
 
     vae: Path = Path("runs/vae/model/vae")
     photos: Path = Path("privgen/data/photos/train")
     n_bits: int = 48
-    photo_share: float = 0.4
-    psnr_from: float = 28.0
-    psnr_to: float = 39.0
+    pilots: int = 16
+    code: Path = Path("runs/code.safetensors")
+    code_images: int = 6144
+    photo_share: float = 0.5
+    token_share: float = 0.6
+    learn_patterns: bool = False
+    psnr_from: float = 38.0
+    psnr_to: float = 38.5
+    distortions: tuple[str, ...] = ()
+    distortion_scale: float = 1.0
     samples: int = 40_000
     clean_images: int = 2_048
 
@@ -64,6 +83,24 @@ def at_psnr(image: Tensor, residual: Tensor, psnr_db: Tensor) -> Tensor:
     return (image + gain[:, None, None, None] * residual).clamp(0, 1)
 
 
+def linear_extractor(vae: AutoencoderKL, code: dict[str, Tensor], psnr_db: float) -> Extractor:
+    """An extractor that reads both linear codes.
+
+    Args:
+        vae: whose latents the codes are for.
+        code: as `load_or_solve_code` returns it.
+        psnr_db: quality of the marked images, at which filters read -1 and 1.
+    """
+    n_bits = len(code["latent_patterns"])
+    extractor = Extractor.from_vae(vae, n_bits, pilots=len(code["latent_filters"]) - n_bits)
+    amplitude = 10 ** (-psnr_db / 20) * (3 * extractor.config.size**2 / n_bits) ** 0.5
+    filters = torch.cat([code["latent_filters"], code["token_filters"]])
+    offset = torch.cat([code["latent_offset"], code["token_offset"]])
+    extractor.filters.weight.data.copy_(filters / amplitude)
+    extractor.filters.bias.data.copy_(-offset / amplitude)
+    return extractor
+
+
 class ExtractorTask(Task):
     """Binary cross-entropy of the message, read after an attack."""
 
@@ -72,29 +109,41 @@ class ExtractorTask(Task):
         self.recipe, self.seed, self.attack = recipe, seed, attack
         self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
-            self.mapper = LatentMapper(recipe.n_bits, self.vae.config.latent_channels)
-            self.extractor = Extractor(recipe.n_bits)
-        self.extractor.to(memory_format=torch.channels_last)
         self.photos = load_photos(recipe.photos) if recipe.photo_share > 0 else ()
+        code = load_or_solve_code(
+            recipe.code, self.vae, self.photos, recipe.n_bits, recipe.pilots, images=recipe.code_images, attack=attack
+        )
+        self.mapper = LatentMapper(recipe.n_bits, self.vae.config.latent_channels, strength=STRENGTH)
+        self.mapper.patterns.data.copy_(code["latent_patterns"].view_as(self.mapper.patterns))
+        self.mapper.requires_grad_(recipe.learn_patterns)
+        # A mapper too, whose patterns are those that text can write.
+        self.textures = LatentMapper(recipe.n_bits, self.vae.config.latent_channels, strength=STRENGTH)
+        self.textures.patterns.data.copy_(code["token_patterns"].view_as(self.mapper.patterns))
+        self.textures.requires_grad_(False)
+        self.extractor = linear_extractor(self.vae, code, recipe.psnr_to).to(memory_format=torch.channels_last)
 
     def batch(self, indices: list[int]) -> Batch:
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 1, i])) for i in indices]
         photo = [rng.random() < self.recipe.photo_share for rng in rngs]
-        pixels = [
-            random_crop(self.photos, 128, rng) if is_photo else draw_scene(i).pixels
-            for i, is_photo, rng in zip(indices, photo, rngs, strict=True)
-        ]
+        by_token = [not p and rng.random() < self.recipe.token_share for p, rng in zip(photo, rngs, strict=True)]
+        pixels = [self._image(*drawn) for drawn in zip(indices, photo, by_token, rngs, strict=True)]
         progress = torch.tensor(indices) / self.recipe.samples
-        decoded = [not is_photo and rng.random() < 0.5 for is_photo, rng in zip(photo, rngs, strict=True)]
+        decoded = [not is_photo and rng.random() < 0.75 for is_photo, rng in zip(photo, rngs, strict=True)]
         return {
             "pixels": torch.from_numpy(np.stack(pixels)).contiguous(memory_format=torch.channels_last),
             "bits": torch.from_numpy(np.stack([rng.integers(2, size=self.recipe.n_bits) for rng in rngs])),
+            "by_token": torch.tensor(by_token),
             "as_decoded": torch.tensor(decoded),
+            "is_photo": torch.tensor(photo),
             "ramp": (2 * progress).clamp(max=1),
             "index": torch.tensor(indices),
         }
+
+    def _image(self, index: int, is_photo: bool, by_token: bool, rng: np.random.Generator) -> NDArray[np.float32]:
+        if is_photo:
+            return (random_view if rng.random() < 0.5 else random_crop)(self.photos, 128, rng)
+        # Textures that a caption names would be read as marks.
+        return draw(sample_spec(index, textured=False if by_token else None)).pixels
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         marked = self.mark(batch)
@@ -104,7 +153,15 @@ class ExtractorTask(Task):
         logits = self.extractor(marked)
         target = batch["bits"].to(logits)
         loss = F.binary_cross_entropy_with_logits(logits, target)
-        return {"loss": loss, "bit_accuracy": ((logits > 0) == (target > 0.5)).float().mean()}
+        right = ((logits > 0) == (target > 0.5)).float().mean(dim=1)
+        by_token, photo = batch["by_token"], batch["is_photo"]
+        return {
+            "loss": loss,
+            "bit_accuracy": right.mean(),
+            "bit_accuracy_photos": _mean_where(right, photo),
+            "bit_accuracy_token": _mean_where(right, by_token),
+            "bit_accuracy_latent": _mean_where(right, ~(by_token | photo)),
+        }
 
     def mark(self, batch: Batch) -> Tensor:
         """Marked images at the quality of this point of the run, before any attack."""
@@ -112,7 +169,9 @@ class ExtractorTask(Task):
         with torch.no_grad():
             z = self.vae.encode(2 * x - 1).latent_dist.mean
             clean = self.vae.decode(z).sample / 2 + 0.5
-        residual = self.mapper(batch["bits"], *z.shape[-2:]) / self.vae.config.scaling_factor
+        by_latents, by_token = (network(batch["bits"], *z.shape[-2:]) for network in (self.mapper, self.textures))
+        residual = torch.where(batch["by_token"][:, None, None, None], by_token, by_latents)
+        residual = residual / self.vae.config.scaling_factor
         difference = self.vae.decode(z + residual).sample / 2 + 0.5 - clean
         base = torch.where(batch["as_decoded"][:, None, None, None], clean.clamp(0, 1), x)
         recipe = self.recipe
@@ -157,3 +216,8 @@ class ExtractorTask(Task):
             psnr = (10 * torch.log10(4 / (marked - clean).square().mean(dim=(1, 2, 3)))).mean()
             strength *= 10 ** ((float(psnr) - self.recipe.psnr_to) / 20)
         return round(strength, 5)
+
+
+def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the chosen values; of all where none is chosen."""
+    return values[chosen].mean() if bool(chosen.any()) else values.mean()

@@ -1,26 +1,31 @@
 """Joint training of the token mapper and the extractor through a frozen text-to-image model.
 
 "Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) learns one token for one message.
-Here a network makes the token of any message, and the extractor learns to read what text can write. Three ramps ease
-the start: the number of bits, the quality of marked images, the strength of the attacks.
+Here a network makes the token of any message, and the extractor learns to read what text can write.
+
+Where the model has words for canvas-fixed textures, training starts from these: a bit of 1 says the texture that it is
+read from, a bit of 0 a word that writes nothing. Without words, two ramps ease the start: the number of bits and the
+quality of marked images.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from privgen.data.scenes import sample_spec
+from privgen.data.patterns import TEXTURES
+from privgen.data.scenes import SceneSpec, sample_spec
 from privgen.diffusion.loop import Batch, Task, sample_generator
+from privgen.diffusion.scene_cache import load_scenes
 from privgen.models.watermark import Extractor, LatentMapper, TokenMapper
-from privgen.watermark.token import encode_with_token
+from privgen.watermark.token import encode_with_token, token_embeddings
 from privgen.watermark.train_extractor import at_psnr
 from privgen.watermark.unroll import Denoiser, Schedule, decode_images
 
@@ -37,16 +42,21 @@ class MapperRecipe:
         scenes: number of scenes in the cache.
         scene_seed: seed of the run that made the cache.
         vectors: embeddings of a token.
+        from_words: start from the words of textures that the extractor was pre-trained to read.
+        complement: see `TokenMapper`.
         tau: timestep, of 1000, from which on the token acts.
         unrolled: denoising steps that gradients flow through.
         guidance_scale: of classifier-free guidance.
+        learn_extractor: train the extractor and R(m) too. Photographs are not among what they would be trained on.
         token_share: share of a batch marked by the token; the rest is marked in the latents.
         bits_from: message bits at the start; all of them after the first `ramp` of the run.
         psnr_from: quality of marked images at the start, in dB.
         psnr_to: quality after the first `ramp` of the run.
         ramp: share of the run.
         magnitude_weight: of the squared error, in units of 6 dB, by which a token's own change misses that quality.
-        samples: of the whole run: steps times batch size.
+        distortions: attacks of the training table that images go through before they are read.
+        distortion_scale: share of that table's strengths, in [0, 1].
+        samples: of the whole run; a `Recipe` sets it to steps times batch size.
     """
 
     model: Path = Path("runs/diffusion/model")
@@ -54,16 +64,21 @@ class MapperRecipe:
     latents: Path = Path("runs/latents.safetensors")
     scenes: int = 32768
     scene_seed: int = 0
-    vectors: int = 16
-    tau: int = 250
-    unrolled: int = 2
+    vectors: int = 48
+    from_words: bool = True
+    complement: bool = True
+    tau: int = 50
+    unrolled: int = 1
     guidance_scale: float = 3.0
-    token_share: float = 0.75
-    bits_from: int = 8
-    psnr_from: float = 26.0
-    psnr_to: float = 39.0
+    learn_extractor: bool = False
+    token_share: float = 1.0
+    bits_from: int = 48
+    psnr_from: float = 38.0
+    psnr_to: float = 38.5
     ramp: float = 0.5
-    magnitude_weight: float = 0.1
+    magnitude_weight: float = 0.3
+    distortions: tuple[str, ...] = ()
+    distortion_scale: float = 1.0
     samples: int = 64_000
 
 
@@ -82,17 +97,28 @@ class MapperTask(Task):
             self.unet, Schedule.of(pipe.scheduler), guidance_scale=recipe.guidance_scale, checkpointing=False
         )
         self.extractor, self.latent_mapper = _pretrained(recipe.networks, seed)
+        for network in (self.extractor, self.latent_mapper):
+            if network is not None:
+                network.requires_grad_(recipe.learn_extractor)
         table = self.text_encoder.get_input_embeddings().weight
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
             self.token_mapper = TokenMapper(
-                self.extractor.config.n_bits, recipe.vectors, table.shape[1], scale=float(table.std()), tau=recipe.tau
+                self.extractor.config.n_bits,
+                recipe.vectors,
+                table.shape[1],
+                scale=float(table.std()),
+                tau=recipe.tau,
+                complement=recipe.complement,
             )
-        self.latents = load_file(recipe.latents)["latents"]
+        if recipe.from_words:
+            n_bits = self.extractor.config.n_bits
+            start_from_words(self.token_mapper, table, *word_ids(pipe.tokenizer, TEXTURES[:n_bits]))
+        self.latents = load_scenes(recipe.latents, recipe.scenes)["latents"]
 
     def batch(self, indices: list[int]) -> Batch:
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 2, i])) for i in indices]
-        scenes = torch.tensor([int(rng.integers(self.recipe.scenes)) for rng in rngs])
+        scenes = torch.tensor([self._untextured(rng) for rng in rngs])
         generators = [sample_generator(self.seed, i) for i in indices]
         noise = torch.stack([torch.randn(self.latents.shape[1:], generator=g) for g in generators])
         progress = torch.tensor(indices) / self.recipe.samples
@@ -106,6 +132,14 @@ class MapperTask(Task):
             "ramp": (progress / self.recipe.ramp).clamp(max=1),
             "index": torch.tensor(indices),
         }
+
+    def _untextured(self, rng: np.random.Generator) -> int:
+        """A scene whose caption names no textures: these are the words that tokens write with."""
+        for _ in range(100):
+            scene = int(rng.integers(self.recipe.scenes))
+            if not self._spec(scene).textures:
+                break
+        return scene
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         recipe, ramp = self.recipe, batch["ramp"]
@@ -152,10 +186,12 @@ class MapperTask(Task):
         z_t = alpha**0.5 * batch["latents"][:share] + (1 - alpha) ** 0.5 * batch["noise"][:share]
         with torch.no_grad():
             plain = self._encode(prompts)
-            negative = self._encode([""]).expand_as(plain)
-            z_c = torch.cat([self.denoiser.run(z_t, timesteps, plain, negative)[-1], batch["latents"][share:]])
+            empty = self._encode([""]).expand_as(plain)
+            z_c = torch.cat([self.denoiser.run(z_t, timesteps, plain, empty)[-1], batch["latents"][share:]])
             clean = decode_images(self.vae, z_c)
-        embeds = encode_with_token(self.pipe, prompts, self.token_mapper(bits[:share]))
+        token, opposite = token_embeddings(self.token_mapper, bits[:share])
+        embeds = encode_with_token(self.pipe, prompts, token)
+        negative = empty if opposite is None else encode_with_token(self.pipe, [""] * share, opposite)
         z_w = self.denoiser.run(z_t, timesteps, embeds, negative)[-1]
         if self.latent_mapper is not None:
             z_w = torch.cat([z_w, z_c[share:] + self.latent_mapper(bits[share:])])
@@ -163,7 +199,10 @@ class MapperTask(Task):
         return clean, marked[:share], marked[share:], share
 
     def _caption(self, scene: int) -> str:
-        return sample_spec(self.recipe.scene_seed * 100_000_000 + scene).caption
+        return self._spec(scene).caption
+
+    def _spec(self, scene: int) -> SceneSpec:
+        return sample_spec(self.recipe.scene_seed * 100_000_000 + scene)
 
     def _encode(self, prompts: Sequence[str]) -> Tensor:
         ids = self.pipe.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -196,6 +235,38 @@ class MapperTask(Task):
         for name, network in networks.items():
             if network is not None:
                 network.to(memory_format=torch.contiguous_format).save_pretrained(folder / name)
+
+
+@torch.no_grad()
+def start_from_words(mapper: TokenMapper, table: Tensor, words: Sequence[int], neutral: int) -> None:
+    """Let a mapper say one word for each bit of 1, and a neutral one for each bit of 0.
+
+    With fewer vectors than bits, several bits share a vector, which is the sum of what they add to the neutral word.
+
+    Args:
+        mapper: is changed.
+        table: (vocabulary, dim), the text encoder's embeddings.
+        words: n_bits rows of the table.
+        neutral: row of a word that writes nothing.
+    """
+    n_bits, vectors = mapper.config.n_bits, mapper.config.vectors
+    added = (table[list(words)] - table[neutral]) / mapper.config.scale
+    weight = torch.zeros(vectors, table.shape[1], n_bits)
+    for bit in range(n_bits):
+        weight[bit % vectors, :, bit] = added[bit] / 2
+    bias = weight.sum(dim=2) + table[neutral].cpu() / mapper.config.scale
+    mapper.direct.weight.copy_(weight.flatten(0, 1))
+    mapper.direct.bias.copy_(bias.flatten())
+    for parameter in mapper.deep[-1].parameters():
+        parameter.zero_()
+
+
+def word_ids(tokenizer: Any, words: Sequence[str], neutral: str = ",") -> tuple[list[int], int]:
+    """Ids of single-token words, and of one that stands between them."""
+    ids = [tokenizer(word).input_ids[1:-1] for word in (*words, neutral)]
+    if long := [word for word, parts in zip((*words, neutral), ids, strict=True) if len(parts) != 1]:
+        raise ValueError(f"expected words of one token each, got {', '.join(long)}; use from_words = false")
+    return [parts[0] for parts in ids[:-1]], ids[-1][0]
 
 
 def _pretrained(folder: Path, seed: int) -> tuple[Extractor, LatentMapper | None]:

@@ -57,3 +57,26 @@ def seeded():
 def psnr():
     """Peak signal-to-noise ratio in dB of two batches in [0, 1]."""
     return lambda images, reference: -10 * float((images.double() - reference.double()).square().mean().log10())
+
+
+@pytest.fixture(scope="session")
+def tiny_ddpm():
+    """A random pixel pipeline: 16 x 16, of a few thousand weights; ``tiny_ddpm(seed=1, out_channels=6)``."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    def make(seed=0, scheduler=None, **options):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            unet = UNet2DModel(
+                sample_size=16,
+                block_out_channels=(8, 16),
+                down_block_types=("DownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "UpBlock2D"),
+                layers_per_block=1,
+                norm_num_groups=4,
+                add_attention=False,
+                **options,
+            )
+        return DDPMPipeline(unet=unet.eval(), scheduler=scheduler or DDPMScheduler())
+
+    return make

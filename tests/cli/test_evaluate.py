@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -40,3 +41,32 @@ def test_no_classifier(cli, model, tmp_path):
     result = cli("evaluate", "model", *model, "--classifier", tmp_path / "none")
     assert result.exit_code == 1
     assert "none holds no classifier of scenes" in result.stderr
+
+
+def test_a_watermark(cli, marked_model, photo_files, tmp_path, monkeypatch):
+    from privgen.evaluation import watermark
+
+    for folder in ("heldout", "train"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(photo_files[3], tmp_path / folder)
+    # Hundreds of photographs take their time.
+    monkeypatch.setattr(watermark, "heldout_photos", lambda: tmp_path / "heldout")
+    small = ("--n", 2, "--steps", 2, "--negatives", 3, "--photos", 1, "--seed", 3, "--carrier", "latent")
+    options = ("--model", marked_model, "--device", "cpu", *small, "-o", tmp_path / "results")
+    result = cli("evaluate", "watermark", *options, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["n"], record["seed"], record["carrier"], record["negatives"]) == (2, 3, "latent", 5)
+    assert record["carriers"]["token"] is None
+    assert record == json.loads((tmp_path / "results" / "results.json").read_text())
+    again = cli("evaluate", "watermark", *options)
+    assert again.exit_code == 1
+    assert "results.json exists" in again.stderr
+    text = cli("evaluate", "watermark", *options, "--overwrite")
+    assert text.exit_code == 0, text.output
+    assert "photos bit accuracy" in text.stdout
+    figures = json.loads((tmp_path / "results" / "results.json").read_text())
+    varying = {"time_ratio", "carriers", "spread"}
+    assert {k: v for k, v in figures.items() if k not in varying} == {
+        k: v for k, v in record.items() if k not in varying
+    }

@@ -131,3 +131,55 @@ main({words!r}, prog_name="privgen")
     assert result.returncode == 1
     assert "Error: cat.png was not written: the file is larger than allowed" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_amplified(generate):
+    assert generate("-o", "plain.png", "--steps", "4").exit_code == 0
+    for name, words in {
+        "idle": ("--amplify", "1"),
+        "score": ("--amplify", "1.5"),
+        "late": ("--amplify", "1.5", "--amplify-window", "0", "600"),
+        "gated": ("--amplify", "3", "--amplify-gate", "trajectory"),
+        "tangent": ("--amplify-tangent", "1.5"),
+    }.items():
+        result = generate("-o", f"{name}.png", "--steps", "4", *words)
+        assert result.exit_code == 0, result.output
+    names = ("plain", "idle", "score", "late", "gated", "tangent")
+    pixels = {name: load_image(f"{name}.png").pixels for name in names}
+    assert (pixels["plain"] == pixels["idle"]).all()
+    others = [pixels[name].numpy().tobytes() for name in pixels if name != "idle"]
+    assert len(set(others)) == len(others)
+    with Image.open("late.png") as image:
+        assert json.loads(image.text["amplification"])["window"] == [0, 600]
+
+
+def test_rejects_hallucinations(generate, tmp_path):
+    assert generate("-o", "all", "--n", "4", "--steps", "6").exit_code == 0
+    result = generate("-o", "best", "--n", "4", "--steps", "6", "--reject-hallucinations", "0.5", "--json")
+    assert result.exit_code == 0, result.output
+    status = {image["file"]: image["status"] for image in json.loads(result.stdout)["images"]}
+    assert sorted(status.values()) == ["done", "done", "rejected", "rejected"]
+    for file, kept in status.items():
+        path = tmp_path / file
+        assert path.exists() == (kept == "done")
+        if kept == "done":
+            assert (load_image(path).pixels == load_image(tmp_path / "all" / path.name).pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--amplify-window", "0", "500"], "give --amplify or --amplify-tangent as well"),
+        (["--amplify", "2", "--amplify-window", "500", "10"], "500 is above 10; swap them"),
+        (["--amplify", "2", "--amplify-gate", "open"], "--amplify-gate"),
+        (["--amplify", "2", "--amplify-gate", "learned"], "needs a network with a learned variance"),
+        (["--reject-hallucinations", "0.5"], "A share of 0.5 of 1 images rejects none or all of them"),
+        (["--reject-hallucinations", "1"], "--reject-hallucinations"),
+        (["--reject-hallucinations", "0.5", "--n", "2", "-o", "cats"], "1 steps were watched"),
+    ],
+)
+def test_wrong_calls_against_hallucination(generate, tmp_path, words, said):
+    result = generate("-o", "cat.png", *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,12 @@
 import json
 
 import pytest
-from diffusers import AutoencoderKL
+from click.testing import CliRunner
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from privgen.diffusion.loop import _Run
 from privgen.metrics.scenes import load_classifier
+from privgen.models.watermark import Extractor, TokenMapper
 
 
 SMALL = ("--set", "classifier.channels=[8]", "--set", "loop.batch_size=2", "--set", "loop.log_every=1")
@@ -60,13 +63,111 @@ def test_an_autoencoder(cli, tmp_path):
     assert AutoencoderKL.from_pretrained(tmp_path / "model" / "vae").config.latent_channels == 2
 
 
+SETTINGS = {
+    "vae": ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_share=0"),
+    "diffusion": ("scenes=6", "channels=[16]", "heads=[2]", "text_width=16", "text_layers=1", "max_length=64"),
+    "extractor": ("code_images=32", "photo_share=0", "clean_images=64"),
+    "mapper": ("scenes=6", "vectors=2"),
+}
+INPUTS = {
+    "diffusion": ("vae=vae/model/vae", "latents=latents.safetensors"),
+    "extractor": ("vae=vae/model/vae", "code=code.safetensors"),
+    "mapper": ("model=diffusion/model", "networks=extractor/model", "latents=latents.safetensors"),
+}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A folder, and what trains small models there, each with those before it."""
+    from privgen.cli.main import main
+
+    folder = tmp_path_factory.mktemp("chain")
+
+    def run(kind, *arguments):
+        changes = [f"{kind}.{change}" for change in SETTINGS[kind]]
+        for change in INPUTS.get(kind, ()):
+            name, _, place = change.partition("=")
+            changes.append(f"{kind}.{name}={folder / place}")
+        words = [word for change in ("loop.batch_size=2", "loop.log_every=1", *changes) for word in ("--set", change)]
+        words += ["-o", folder / kind, "--steps", 2, "--device", "cpu", "--json", *arguments]
+        return CliRunner().invoke(main, ["train", kind, *map(str, words)], prog_name="privgen")
+
+    return folder, run
+
+
+@pytest.mark.slow
+def test_one_after_the_other(chain):
+    folder, run = chain
+    for kind, more in (("vae", []), ("diffusion", ["--immiscible"]), ("extractor", []), ("mapper", [])):
+        stopped = run(kind, *more, "--stop-at", 1)
+        assert stopped.exit_code == 0, stopped.output
+        result = run(kind, *more)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["step"] == 2
+        assert (folder / kind / "loss.png").is_file()
+    assert "immiscible = true" in (folder / "diffusion" / "recipe.toml").read_text()
+    assert "samples" not in (folder / "mapper" / "recipe.toml").read_text()
+    assert '"jpeg", "erase"' in (folder / "mapper" / "recipe.toml").read_text()
+    extractor = Extractor.from_pretrained(folder / "mapper" / "model" / "extractor")
+    tokens = TokenMapper.from_pretrained(folder / "mapper" / "model" / "token_mapper")
+    assert extractor.config.n_bits == tokens.config.n_bits
+    assert tokens.config.width == 16
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "diffusion" / "model", safety_checker=None)
+    assert pipe.unet.config.cross_attention_dim == 16
+    other = run("diffusion")
+    assert other.exit_code == 2
+    assert "diffusion.immiscible: True there, False now" in " ".join(other.stderr.split())
+    refused = run("mapper", "-o", folder / "other", "--set", "mapper.scenes=7")
+    assert refused.exit_code == 1
+    assert "holds 6 scenes, and the recipe asks for 7; set scenes=6" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("extractor", {"vae": "none"}, "There is no autoencoder in none; make one with `privgen train vae`"),
+        ("mapper", {"model": "none"}, "There is no text-to-image model in none; make one with `privgen train diff"),
+        ("mapper", {"model": ".", "latents": "none"}, "There is no cache of scenes in none; make one with"),
+        ("extractor", {"vae": ".", "distortions": '["jpg"]'}, "Nothing is trained against jpg; choose from jpeg,"),
+        ("mapper", {"model": ".", "latents": "file", "distortion_scale": "2"}, "a scale from 0 to 1, not 2"),
+    ],
+)
+def test_what_must_be_there_first(cli, tmp_path, monkeypatch, kind, changes, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    words = [word for name, value in changes.items() for word in ("--set", f"{kind}.{name}={value}")]
+    result = cli("train", kind, "-o", "run", "--device", "cpu", *words)
+    assert result.exit_code in (1, 2)
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_curve_is_drawn_with_every_checkpoint(classifier, tmp_path, monkeypatch):
+    """The run dies after its last checkpoint, and before its end."""
+
+    def die(run, step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Run, "show", die)
+    assert classifier().exit_code != 0
+    assert (tmp_path / "run" / "loss.png").is_file()
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_before_anything_is_logged_there_is_no_curve(classifier, tmp_path):
+    result = classifier("--set", "loop.log_every=5", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["loss"] is None
+    assert not (tmp_path / "run" / "loss.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("classifier", "--set", "loop.stepz=3"), "--set loop.stepz=3: there is no field 'stepz'; choose from steps,"),
         (("classifier", "--recipe", "none.toml"), "The recipe none.toml cannot be read"),
         (("classifier", "--steps", "0"), "--steps"),
-        (("gan",), "No such command 'gan'; choose from classifier, diffusion, vae"),
+        (("gan",), "No such command 'gan'; choose from classifier, "),
     ],
 )
 def test_wrong_usage(cli, arguments, message, tmp_path):

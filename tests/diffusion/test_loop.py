@@ -125,6 +125,13 @@ def test_a_line_cut_short_is_written_again(train, whole, tmp_path):
     assert_same_run(tmp_path, train(tmp_path), whole)
 
 
+def test_on_save_follows_every_checkpoint(train, saving_every, tmp_path):
+    saving_every(5)
+    seen = []
+    train(tmp_path, on_save=lambda: seen.append(json.loads((tmp_path / "checkpoint" / "state.json").read_text())))
+    assert [state["step"] for state in seen] == [5, 10, 12]
+
+
 def test_a_finished_run_stays_as_it_is(train, whole, tmp_path):
     folder, weights = whole
     shutil.copytree(folder, tmp_path / "copy")

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from privgen.attacks import TRAINING_TABLE, RandomDistortion
+from privgen.attacks.training import training_distortion
 from privgen.diffusion.loop import LoopOptions
 from privgen.diffusion.recipes import KINDS, differences, dump_recipe, load_recipe, packaged_recipe
 from privgen.errors import UsageError
@@ -55,6 +57,45 @@ def test_values_and_defaults(write):
     assert recipe.model.photos == Path("here/photos")
     assert recipe.model.latent_channels == 8
     assert recipe.loop == LoopOptions(steps=4, batch_size=2, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["extractor", "mapper"])
+def test_samples_follow_from_the_loop(kind, tmp_path):
+    recipe = load_recipe(kind, changes=["loop.steps=10", "loop.batch_size=4"])
+    assert recipe.model.samples == 40
+    assert f"{kind}.samples" not in recipe.values()
+    (tmp_path / "written.toml").write_text(dump_recipe(recipe))
+    assert load_recipe(kind, tmp_path / "written.toml", ["loop.steps=20"]).model.samples == 80
+    with pytest.raises(UsageError, match=f"--set {kind}.samples=7: there is no field 'samples'"):
+        load_recipe(kind, changes=[f"{kind}.samples=7"])
+
+
+@pytest.mark.parametrize("kind", ["extractor", "mapper"])
+def test_distortions_are_made_from_the_recipe(kind):
+    recipe = load_recipe(kind, changes=[f'{kind}.distortions=["jpeg", "blur"]', f"{kind}.distortion_scale=0.5"])
+    made = recipe.distortion(training_distortion)
+    assert made == RandomDistortion((TRAINING_TABLE[0], TRAINING_TABLE[4]), per_sample=True).scaled(0.5)
+    with pytest.raises(UsageError, match=r"trains against jpeg, blur; pass distortion=training_distortion"):
+        recipe.distortion()
+    assert load_recipe(kind, changes=[f"{kind}.distortions=[]"]).distortion() is None
+
+
+@pytest.mark.parametrize("kind", ["extractor", "mapper"])
+def test_the_packaged_distortions(kind):
+    """Marks are fixed to the canvas, so that nothing is trained against crops and rotations."""
+    recipe = load_recipe(kind)
+    table = tuple(choice for choice in TRAINING_TABLE if choice.attack.name not in ("crop", "rotation"))
+    expected = RandomDistortion(table=table, per_sample=True).scaled(recipe.model.distortion_scale)
+    assert recipe.distortion(training_distortion) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "scale", "message"),
+    [(["jpg"], 1, "trained against jpg; choose from jpeg, crop"), (["jpeg"], 1.5, "a scale from 0 to 1, not 1.5")],
+)
+def test_distortions_that_do_not_exist(names, scale, message):
+    with pytest.raises(UsageError, match=message):
+        training_distortion(names, scale)
 
 
 def test_changes_come_last(write):

@@ -277,3 +277,28 @@ def test_a_missing_mapper_is_named(tiny, carrier):
     pipe = tiny.tiny_pipeline(cls=StableDiffusionWatermarkPipeline)
     with pytest.raises(UsageError, match=f'{carrier}_mapper = load_extra\\("{carrier}_mapper"'):
         generate(pipe, key=ALICE, carrier=carrier)
+
+
+@pytest.mark.parametrize("options", [{}, {"negative_prompt": ["a dog", "a hat"]}, {"guidance_scale": 1.0}])
+def test_a_negative_token_is_a_word_of_the_negative_prompt(pipe, options):
+    pipe.token_mapper.config.complement = True
+    token = issue_token(pipe.token_mapper, ALICE)
+    prompts = ["a cat", "two dogs"]
+    marked = generate(pipe, prompts, key=ALICE, tau=1000, **options).images
+    pipe.load_textual_inversion({token.name: token.embedding})
+    pipe.load_textual_inversion({"<against>": token.negative})
+    negative = [f"{text} <against>".strip() for text in options.get("negative_prompt", ["", ""])]
+    words = [f"{prompt} {token.name}" for prompt in prompts]
+    expected = generate(pipe, words, **{**options, "negative_prompt": negative}).images
+    torch.testing.assert_close(marked, expected, atol=1e-4, rtol=1e-4)
+    late = generate(pipe, prompts, key=ALICE, **options).images
+    assert torch.equal(late, generate(pipe, prompts, token=token, **options).images)
+    assert not torch.equal(late, marked)
+
+
+def test_a_negative_token_needs_the_negative_prompt_itself(pipe):
+    pipe.token_mapper.config.complement = True
+    with torch.no_grad():
+        negative = pipe.encode_prompt(["a hat"], "cpu", 1, False)[0]
+    with pytest.raises(UsageError, match="give that as negative_prompt"):
+        generate(pipe, key=ALICE, negative_prompt_embeds=negative)

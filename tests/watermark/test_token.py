@@ -258,3 +258,29 @@ def test_pipelines_without_one_text_encoder_are_refused(tiny_pipe):
     tiny_pipe.text_encoder = None
     with pytest.raises(UsageError, match="has none"):
         encode_with_token(tiny_pipe, "a cat", embedding(1, 32))
+
+
+def test_a_token_with_a_negative_survives_its_file_and_is_still_a_textual_inversion(tiny_pipe, tmp_path):
+    token = Token(embedding(3, 32), KEY_ID, negative=embedding(3, 32, seed=1))
+    path = token.save(tmp_path / "a.safetensors")
+    loaded = Token.load(path)
+    assert torch.equal(loaded.embedding, token.embedding)
+    assert torch.equal(loaded.negative, token.negative)
+    assert not loaded.metadata
+    ours = encode_with_token(tiny_pipe, "a cat", token)
+    tiny_pipe.load_textual_inversion(path)
+    assert torch.equal(ours, encoded_by_diffusers(tiny_pipe, f"a cat {token.name}"))
+
+
+def test_a_negative_of_another_shape():
+    with pytest.raises(ValueError, match=r"negative of shape \(3, 32\), got \(2, 32\)"):
+        Token(embedding(3, 32), KEY_ID, negative=embedding(2, 32))
+
+
+def test_a_mapper_with_a_complement_issues_both():
+    mapper = Mapper()
+    mapper.config.complement = True
+    token = issue_token(mapper, KEY)
+    bits = key_bits([KEY], mapper)
+    torch.testing.assert_close(token.embedding, mapper(bits)[0])
+    torch.testing.assert_close(token.negative, mapper(1 - bits)[0])

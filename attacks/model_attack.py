@@ -1,0 +1,88 @@
+"""What attacks that need a model have in common."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from privgen.attacks.base import Attack, Draws
+from privgen.errors import PrivgenError
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ModelAttack(Attack):
+    """An attack with a model, which is handed in, or named and loaded when it is first needed.
+
+    Subclasses write `_attack` and `prepare`. Every sample draws from a generator of its own, seeded from the one that
+    the caller gave, so that neither batching nor tiling changes the result. Weights may be of half precision;
+    images and noise are kept in float32 or float64 all the same.
+
+    Args:
+        model: the name of an embedded model, a folder or a Hub id, or a loaded Diffusers pipeline.
+        device: where a named model is loaded to: see `privgen.hub.resolve_device`.
+        dtype: precision of a named model's weights: see `privgen.hub.resolve_dtype`.
+    """
+
+    kind = "P"
+    identity = 0
+    whole = True
+
+    model: Any = "mini"
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @abstractmethod
+    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """As `_run`, at a strength above the identity, with generators that no other sample uses."""
+
+    @final
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        if self.is_identity:
+            return images
+        attacked = self._attack(images, spawn(generators)).to(images)
+        if not attacked.isfinite().all():
+            raise PrivgenError(
+                f"{self.name}: the model's numbers went out of range; use --dtype float32 or bfloat16 "
+                "(dtype= in Python), or another model."
+            )
+        return attacked
+
+    def _changed_parameters(self) -> dict[str, Any]:
+        changed = super()._changed_parameters()
+        # The device changes results by rounding only.
+        return {
+            key: model_name(value) if key == "model" else value for key, value in changed.items() if key != "device"
+        }
+
+
+def model_name(model: Any) -> str:
+    """What stands for a model in representations: its name, or class and digest of its weights."""
+    if isinstance(model, (str, os.PathLike)):
+        return os.fspath(model)
+    from privgen.attacks.denoiser import Denoiser, digest
+
+    if isinstance(model, Denoiser):
+        return model.name
+    network = getattr(model, "unet", None) or getattr(model, "transformer", None) or getattr(model, "vae", None)
+    return f"{type(model).__name__}_{digest(network)}" if network is not None else type(model).__name__
+
+
+def spawn(generators: Draws) -> list[torch.Generator]:
+    """New CPU generators, one for each given one, each seeded by a draw from it."""
+    seeds = [
+        torch.randint(2**63 - 1, (1,), generator=source, device="cpu" if source is None else source.device)
+        for source in generators
+    ]
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until both sides are multiples."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")

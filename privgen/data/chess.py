@@ -1,0 +1,175 @@
+"""Chess boards as pictures: legal positions from random play, drawn with the chess signs of a free font.
+
+A board is a string of 64 signs, a8 to h8 first and a1 to h1 last, as in FEN: capitals are white, "." is empty.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+
+START = "rnbqkbnr" + "p" * 8 + "." * 32 + "P" * 8 + "RNBQKBNR"
+PIECES = "KQRBNPkqrbnp"
+EMPTY = "."
+SQUARE = 16
+"""Side of a square in pixels; a board has 8 x 8 of them."""
+MAX_PLIES = 100
+
+_ROOK = ((-1, 0), (1, 0), (0, -1), (0, 1))
+_BISHOP = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+_KNIGHT = ((-2, -1), (-2, 1), (-1, -2), (-1, 2), (1, -2), (1, 2), (2, -1), (2, 1))
+_DIRECTIONS = {"r": _ROOK, "b": _BISHOP, "q": _ROOK + _BISHOP, "k": _ROOK + _BISHOP, "n": _KNIGHT}
+
+_LIGHT, _DARK = (205, 175, 130), (125, 90, 60)
+_WHITE, _BLACK = (255, 255, 255), (10, 10, 10)
+_SIGNS = dict(zip("kqrbnp", "\u265a\u265b\u265c\u265d\u265e\u265f", strict=True))
+
+
+@dataclass(frozen=True)
+class Position:
+    """A position of a game.
+
+    Attributes:
+        board: 64 signs.
+        white_to_move: whose turn it is.
+        quiet: plies since the last capture or pawn move.
+        move: number of the full move, from 1.
+    """
+
+    board: str = START
+    white_to_move: bool = True
+    quiet: int = 0
+    move: int = 1
+
+    @property
+    def fen(self) -> str:
+        """In Forsyth-Edwards notation. These games know neither castling nor capturing en passant."""
+        rows = "/".join(_squeezed(self.board[i : i + 8]) for i in range(0, 64, 8))
+        return f"{rows} {'w' if self.white_to_move else 'b'} - - {self.quiet} {self.move}"
+
+
+def random_position(seed: int, index: int) -> Position:
+    """A legal position: the start position and up to `MAX_PLIES` random legal moves, castling and en passant left out.
+
+    Args:
+        seed: of a set of positions.
+        index: which of it.
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, index]))
+    position = Position()
+    for _ in range(int(rng.integers(MAX_PLIES + 1))):
+        moves = list(pseudo_moves(position.board, position.white_to_move))
+        after = (_moved(position, moves[i]) for i in rng.permutation(len(moves)))
+        following = next((p for p in after if not is_in_check(p.board, position.white_to_move)), None)
+        if following is None:  # checkmate or stalemate
+            break
+        position = following
+    return position
+
+
+def pseudo_moves(board: str, white: bool) -> Iterator[tuple[int, int, str]]:
+    """Moves of one side, also those that leave its king in check: from, to, and what stands there afterwards."""
+    for square, piece in enumerate(board):
+        if piece == EMPTY or piece.isupper() != white:
+            continue
+        targets = _pawn_moves(board, square, white) if piece in "pP" else _attacks(board, square)
+        for target in targets:
+            if board[target] != EMPTY and board[target].isupper() == white:
+                continue
+            if piece in "pP" and target // 8 in (0, 7):
+                yield from ((square, target, new if white else new.lower()) for new in "QRBN")
+            else:
+                yield square, target, piece
+
+
+def is_in_check(board: str, white: bool) -> bool:
+    """Whether a king of this side is attacked."""
+    king = "K" if white else "k"
+    attackers = [i for i, piece in enumerate(board) if piece != EMPTY and piece.isupper() != white]
+    return any(board[target] == king for square in attackers for target in _attacks(board, square))
+
+
+def draw_board(board: str) -> NDArray[np.float32]:
+    """The picture of a board, (3, 128, 128) in [0, 1]."""
+    picture = np.empty((3, 8 * SQUARE, 8 * SQUARE), np.float32)
+    for square, piece in enumerate(board):
+        row, column = divmod(square, 8)
+        y, x = row * SQUARE, column * SQUARE
+        picture[:, y : y + SQUARE, x : x + SQUARE] = draw_square(piece, dark=bool((row + column) % 2))
+    return picture
+
+
+@cache
+def draw_square(piece: str, *, dark: bool) -> NDArray[np.float32]:
+    """The picture of a square, (3, 16, 16) in [0, 1]; a8 and h1 are light."""
+    image = Image.new("RGB", (SQUARE, SQUARE), _DARK if dark else _LIGHT)
+    if piece != EMPTY:
+        sign, font = _SIGNS[piece.lower()], _font()
+        left, top, right, bottom = font.getbbox(sign)
+        corner = ((SQUARE - right - left) / 2, (SQUARE - bottom - top) / 2)
+        ImageDraw.Draw(image).text(corner, sign, font=font, fill=_WHITE if piece.isupper() else _BLACK)
+    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    pixels.setflags(write=False)
+    return pixels
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    # DejaVu Sans, which may be used freely, comes with matplotlib.
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), SQUARE)
+
+
+def _attacks(board: str, square: int) -> Iterator[int]:
+    """Squares that the piece on this one attacks, its own side's included."""
+    piece = board[square].lower()
+    if piece == "p":
+        up = -1 if board[square].isupper() else 1
+        steps: tuple[tuple[int, int], ...] = ((up, -1), (up, 1))
+    else:
+        steps = _DIRECTIONS[piece]
+    for down, right in steps:
+        row, column = divmod(square, 8)
+        while True:
+            row, column = row + down, column + right
+            if not (0 <= row < 8 and 0 <= column < 8):
+                break
+            yield 8 * row + column
+            if piece in "knp" or board[8 * row + column] != EMPTY:
+                break
+
+
+def _pawn_moves(board: str, square: int, white: bool) -> Iterator[int]:
+    ahead = -8 if white else 8
+    if board[square + ahead] == EMPTY:
+        yield square + ahead
+        at_home = square // 8 == (6 if white else 1)
+        if at_home and board[square + 2 * ahead] == EMPTY:
+            yield square + 2 * ahead
+    yield from (target for target in _attacks(board, square) if board[target] != EMPTY)
+
+
+def _moved(position: Position, move: tuple[int, int, str]) -> Position:
+    source, target, piece = move
+    squares = list(position.board)
+    resets = squares[target] != EMPTY or squares[source] in "pP"
+    squares[source], squares[target] = EMPTY, piece
+    return Position(
+        "".join(squares),
+        not position.white_to_move,
+        0 if resets else position.quiet + 1,
+        position.move + (not position.white_to_move),
+    )
+
+
+def _squeezed(row: str) -> str:
+    """A rank with its empty squares counted."""
+    for count in range(8, 0, -1):
+        row = row.replace(EMPTY * count, str(count))
+    return row

@@ -1,0 +1,120 @@
+import json
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory):
+    """A tiny text-to-image model as a folder."""
+    path = tmp_path_factory.mktemp("model")
+    tiny.tiny_pipeline().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path, photo_files):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, file, size in zip(("a.png", "b.jpg"), photo_files, ((30, 21), (16, 40)), strict=False):
+        Image.open(file).resize(size).save(folder / name)
+    return folder
+
+
+METHODS = {
+    "diffpure": ("--strength", 20, "--mode", "ode", "--steps", 2, "--repeats", 2, "--space", "latent"),
+    "gridpure": ("--strength", 1, "--t", 2, "--blend", 0.2, "--tile", 16),
+    "regenerate": ("--strength", 20, "--prompt", "a cat", "--guidance-scale", 3),
+    "rinse": ("--strength", 2, "--t", 20),
+    "vae": (),
+}
+LABELS = {
+    "diffpure": "DiffPure(strength=20, model='{}', space='latent', mode='ode', steps=2, repeats=2)",
+    "gridpure": "GrIDPure(strength=1, model='{}', t_star=2, blend=0.2, tile=16)",
+    "regenerate": "Regeneration(strength=20, model='{}', prompt='a cat', guidance_scale=3.0)",
+    "rinse": "Rinsing(strength=2, model='{}', t=20)",
+    "vae": "VaeRoundTrip(strength=1, model='{}')",
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_files_are_purified_at_their_size(method, cli, model, photos, tmp_path):
+    call = ("purify", photos, "-o", tmp_path / "out", "--method", method, *METHODS[method], "--model", model, "--json")
+    result = cli(*call, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["done"], record["failed"]) == (2, 0)
+    assert record["attack"] == LABELS[method].format(model)
+    for name in ("a.png", "b.jpg"):
+        with Image.open(photos / name) as before, Image.open(tmp_path / "out" / f"{name[0]}.png") as after:
+            assert before.size == after.size
+            assert before.tobytes() != after.tobytes()
+    assert json.loads(cli(*call).stdout)["skipped"] == 2
+
+
+def test_a_run_goes_on(cli, model, photos, tmp_path):
+    call = ("purify", photos, "-o", tmp_path / "out", "--method", "vae", "--model", model, "--device", "cpu")
+    assert cli(*call).exit_code == 0
+    (tmp_path / "out" / "b.png").unlink()
+    result = cli(*call, "--json")
+    assert [file["status"] for file in json.loads(result.stdout)["files"]] == ["skipped", "done"]
+    other = cli(*call, "--strength", 2)
+    assert other.exit_code == 1
+    assert "--overwrite" in other.stderr
+    assert cli(*call, "--strength", 2, "--overwrite").exit_code == 0
+
+
+def test_a_bad_file_does_not_stop_the_rest(cli, model, photos, tmp_path):
+    (photos / "b.jpg").write_bytes(b"not an image")
+    result = cli("purify", photos, "-o", tmp_path / "out", "--method", "vae", "--model", model, "--device", "cpu")
+    assert result.exit_code == 1
+    assert "b.jpg" in result.stderr
+    assert "done     1" in result.stdout
+
+
+def test_what_is_missing_shows_at_once(cli, photos, tmp_path):
+    result = cli("purify", photos, "-o", tmp_path / "out", "--model", tmp_path / "none")
+    assert result.exit_code == 1
+    assert "There is no model" in result.stderr
+    assert "a.png" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "vae", "--mode", "sde"), "The method vae does not take --mode."),
+        (("--method", "diffpure", "--t", 10, "--prompt", "a cat"), "The method diffpure does not take --prompt, --t."),
+        (("--strength", 2000), "diffpure: expected a strength in [0, 1000] steps of 1000, got 2000"),
+        (("--strength", 1.5), "expected a whole number"),
+        (("--method", "blur"), "'blur' is not one of"),
+    ],
+)
+def test_wrong_usage(arguments, message, cli, photos, tmp_path):
+    result = cli("purify", photos, "-o", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_attack_list_and_run(cli, model, photos, tmp_path):
+    rows = {row["name"]: row for row in json.loads(cli("attack", "list", "--json").stdout)}
+    assert rows["diffpure"] == {
+        "name": "diffpure",
+        "kind": "P",
+        "unit": "steps of 1000",
+        "sweep": [75, 85, 100, 125, 150],
+        "identity": 0,
+    }
+    assert {name for name, row in rows.items() if row["kind"] == "P"} >= {"gridpure", "regeneration", "rinsing", "vae"}
+    result = cli(
+        "attack", "run", f"regeneration=60,model={model},device=cpu", photos, "-o", tmp_path / "out", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["attack"] == f"Regeneration(strength=60, model='{model}')"
+
+
+@pytest.mark.slow
+def test_regeneration_with_mini(cli, photos, tmp_path):
+    result = cli("attack", "run", "regeneration=60", photos, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "done     2" in result.stdout
