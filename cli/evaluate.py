@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,24 @@ from privgen.cli.output import echo
 
 if TYPE_CHECKING:
     from privgen.watermark.carriers import Carrier
+
+
+def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How images are generated and where; every command that generates some has these."""
+    decorators = [
+        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time."),
+        click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps."),
+        click.option(
+            "--guidance", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance."
+        ),
+        options.device(),
+        options.dtype(),
+        options.json(),
+        options.overwrite(),
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
 
 
 @click.group(
@@ -44,13 +63,7 @@ def evaluate() -> None:
     metavar="DIR",
     help="Classifier of scenes to judge by; by default the one that ships.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps.")
-@click.option("--guidance", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance.")
-@options.device()
-@options.dtype()
-@options.json()
-@options.overwrite()
+@_sampling_options
 def model(
     model: str,
     n: int,
@@ -119,13 +132,7 @@ def model(
     show_default=True,
     help="Held-out photographs to mark; all photographs, unmarked, are negatives.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps.")
-@click.option("--guidance", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance.")
-@options.device()
-@options.dtype()
-@options.json()
-@options.overwrite()
+@_sampling_options
 def watermark(
     model: str,
     output: Path | None,

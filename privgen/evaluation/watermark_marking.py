@@ -19,12 +19,10 @@ from privgen.hub import find_extra, load_extra, load_pipeline
 from privgen.images import LoadedImage, load_image
 from privgen.metrics.quality import psnr, ssim
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
-from privgen.watermark.carriers import CARRIERS, Carrier, default_carrier
-from privgen.watermark.embed import add_residual, latent_residuals, to_canvas
-from privgen.watermark.embed_token import token_residuals
+from privgen.watermark.carriers import CARRIERS, Carrier, default_carrier, make_marker
+from privgen.watermark.embed import add_residual, to_canvas
 from privgen.watermark.keys import Key
-from privgen.watermark.networks import ExtractorLike, config_value, key_bits
-from privgen.watermark.token import DEFAULT_TAU, token_embeddings
+from privgen.watermark.networks import ExtractorLike, key_bits
 
 
 SHOWN, SHOWN_PHOTOS = 8, 4
@@ -241,19 +239,8 @@ def _timed_in_turn(
 def _marked(
     photos: Sequence[LoadedImage], model: WatermarkModel, carrier: Carrier, keys: Sequence[Key], seed: int
 ) -> list[Tensor]:
-    pipe, mapper = model.pipeline, model.mappers[carrier]
-    sample = pipe.unet.config.sample_size
-    size = int((sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor)
-    canvases, bits = to_canvas([photo.pixels for photo in photos], size), key_bits(keys, mapper)
-    if carrier == "latent":
-        residuals = latent_residuals(canvases, bits, vae=pipe.vae, latent_mapper=mapper)
-    else:
-        tau = float(config_value(mapper, "tau", DEFAULT_TAU))
-        generators = [torch.Generator().manual_seed(seed) for _ in photos]
-        embedding, negative = token_embeddings(mapper, bits)
-        residuals = token_residuals(
-            canvases, embedding, negative_token=negative, pipe=pipe, tau=tau, generator=generators
-        )
+    marker = make_marker(carrier, keys, pipe=model.pipeline, mapper=model.mappers[carrier], seed=seed)
+    residuals = marker.residuals(to_canvas([photo.pixels for photo in photos], marker.size))
     return [
         add_residual(photo.pixels, residual, grey=photo.grey, levels=2**photo.bits - 1).pixels
         for photo, residual in zip(photos, residuals, strict=True)

@@ -1,7 +1,7 @@
 """What a mark is written with, chosen by the model at hand."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,10 +98,22 @@ def load_marker(
         raise UsageError(f"expected the carrier token or latent, got {chosen!r}")
     mapper = load_extra(f"{chosen}_mapper", model, device=device)
     pipe = load_pipeline(model, device=device, dtype=dtype, safety_checker=False)
-    bits = key_bits([key], mapper)
-    if chosen == "latent":
-        residuals = partial(latent_residuals, bits=bits, vae=pipe.vae, latent_mapper=mapper)
-        return Marker(chosen, _side(pipe), residuals)
+    return make_marker(chosen, [key], pipe=pipe, mapper=mapper, seed=seed)
+
+
+def make_marker(carrier: Carrier, keys: Sequence[Key], *, pipe: Any, mapper: Any, seed: int = 0) -> Marker:
+    """What marks images, from a model that is loaded.
+
+    Args:
+        carrier: what to mark with.
+        keys: whose mark: one for all images, or one for each.
+        pipe: a text-to-image pipeline; it is left as it was.
+        mapper: the model's network for that carrier.
+        seed: see `load_marker`.
+    """
+    bits = key_bits(keys, mapper)
+    if carrier == "latent":
+        return Marker(carrier, _side(pipe), partial(latent_residuals, bits=bits, vae=pipe.vae, latent_mapper=mapper))
     with torch.no_grad():
         embedding, negative = token_embeddings(mapper, bits)
     tau = float(config_value(mapper, "tau", DEFAULT_TAU))
@@ -110,7 +122,7 @@ def load_marker(
         generators = [torch.Generator().manual_seed(seed) for _ in canvases]
         return token_residuals(canvases, embedding, negative_token=negative, pipe=pipe, tau=tau, generator=generators)
 
-    return Marker(chosen, _side(pipe), with_token)
+    return Marker(carrier, _side(pipe), with_token)
 
 
 def _side(pipe: Any) -> int:

@@ -56,7 +56,8 @@ def load_or_solve_code(
         n_bits: of a message.
         pilots: see `Extractor`; they and the bits are at most as many as there are textures.
         images: scenes and photographs whose content is measured.
-        attack: what a reader should be steady against, called as `attack(images, generator=[one for each])`.
+        attack: what a reader should be steady against, called as `attack(images, generator=[one for each])`;
+            its repr says whether a file was made with it.
         ridge: see `solve_code`.
 
     Returns:
@@ -71,7 +72,7 @@ def load_or_solve_code(
     wanted = n_bits + pilots
     if wanted > len(TEXTURES):
         raise ValueError(f"expected at most {len(TEXTURES)} bits and pilots, one for each texture, got {wanted}")
-    fingerprint = weights_fingerprint(vae, [n_bits, pilots, images, ridge, len(photos)])
+    fingerprint = weights_fingerprint(vae, [n_bits, pilots, images, ridge, len(photos), repr(attack)])
     if path.exists():
         return _load(path, fingerprint)
     content = _content(vae, photos, images, attack)
@@ -132,7 +133,7 @@ def _content(vae: Any, photos: Photos, images: int, attack: Attack | None) -> _C
         covariance=torch.stack(covariances).mean(0),
         scenes_mean=means[0],
         scenes_covariance=covariances[0],
-        examples=torch.cat([examples[0], examples[-1]]),
+        examples=torch.cat(examples[:1] + examples[1:][-1:]),
     )
 
 

@@ -19,8 +19,10 @@ from torch.nn import functional as F
 
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw, draw_scene, sample_spec
+from privgen.data.sheets import picture
 from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.models.watermark import Extractor, LatentMapper
+from privgen.watermark.embed import decoded, decoded_difference, encode_canvas
 from privgen.watermark.initial_code import load_or_solve_code
 
 
@@ -81,6 +83,13 @@ def at_psnr(image: Tensor, residual: Tensor, psnr_db: Tensor) -> Tensor:
     rms = residual.square().mean(dim=(1, 2, 3)).sqrt()
     gain = 10 ** (-psnr_db / 20) / (rms + 1e-8)
     return (image + gain[:, None, None, None] * residual).clamp(0, 1)
+
+
+def rows_of_marks(clean: Tensor, marked: Tensor) -> Image.Image:
+    """Images, the same with marks, and the difference ten times enlarged; both (B, 3, H, W) in [0, 1]."""
+    rows = [clean, marked, 0.5 + 10 * (marked - clean)]
+    pixels = torch.cat([torch.cat(list(row.clamp(0, 1)), dim=2) for row in rows], dim=1)
+    return picture(pixels.cpu().numpy())
 
 
 def linear_extractor(vae: AutoencoderKL, code: dict[str, Tensor], psnr_db: float) -> Extractor:
@@ -167,12 +176,11 @@ class ExtractorTask(Task):
         """Marked images at the quality of this point of the run, before any attack."""
         x = batch["pixels"]
         with torch.no_grad():
-            z = self.vae.encode(2 * x - 1).latent_dist.mean
-            clean = self.vae.decode(z).sample / 2 + 0.5
+            z = encode_canvas(self.vae, x)
+            clean = decoded(self.vae, z)
         by_latents, by_token = (network(batch["bits"], *z.shape[-2:]) for network in (self.mapper, self.textures))
         residual = torch.where(batch["by_token"][:, None, None, None], by_token, by_latents)
-        residual = residual / self.vae.config.scaling_factor
-        difference = self.vae.decode(z + residual).sample / 2 + 0.5 - clean
+        difference = decoded(self.vae, z + residual) - clean
         base = torch.where(batch["as_decoded"][:, None, None, None], clean.clamp(0, 1), x)
         recipe = self.recipe
         return at_psnr(base, difference, recipe.psnr_from + (recipe.psnr_to - recipe.psnr_from) * batch["ramp"])
@@ -183,10 +191,7 @@ class ExtractorTask(Task):
         batch = self.batch(list(range(8)))
         batch["ramp"] = torch.ones(8)
         batch = {name: value.to(self.vae.device) for name, value in batch.items()}
-        marked = self.mark(batch)
-        rows = [batch["pixels"], marked, 0.5 + 10 * (marked - batch["pixels"])]
-        pixels = torch.cat([torch.cat(list(row.clamp(0, 1)), dim=2) for row in rows], dim=1).cpu()
-        return Image.fromarray((pixels.permute(1, 2, 0) * 255).round().byte().numpy())
+        return rows_of_marks(batch["pixels"], self.mark(batch))
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
@@ -207,17 +212,17 @@ class ExtractorTask(Task):
     def _calibrate(self, images: int = 32, rounds: int = 6) -> float:
         """RMS of the residual at which the decoded images reach `psnr_to` on average."""
         x = torch.from_numpy(np.stack([draw_scene(self.recipe.samples + i).pixels for i in range(images)]))
-        z = self.vae.encode(2 * x.to(self.vae.device) - 1).latent_dist.mean
+        z = encode_canvas(self.vae, x)
         bits = torch.randint(2, (images, self.recipe.n_bits), generator=sample_generator(self.seed, 0)).to(z.device)
-        clean, strength = self.vae.decode(z).sample, float(self.mapper.config.strength)
+        strength = float(self.mapper.config.strength)
         for _ in range(rounds):
             self.mapper.register_to_config(strength=strength)
-            marked = self.vae.decode(z + self.mapper(bits) / self.vae.config.scaling_factor).sample
-            psnr = (10 * torch.log10(4 / (marked - clean).square().mean(dim=(1, 2, 3)))).mean()
+            change = decoded_difference(self.vae, z, z + self.mapper(bits))
+            psnr = (-10 * torch.log10(change.square().mean(dim=(1, 2, 3)))).mean()
             strength *= 10 ** ((float(psnr) - self.recipe.psnr_to) / 20)
         return round(strength, 5)
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen values; of all where none is chosen."""
+    """Mean of the chosen values; of all where a batch holds none, so that the curve has no holes."""
     return values[chosen].mean() if bool(chosen.any()) else values.mean()

@@ -1,7 +1,7 @@
-"""Joint training of the token mapper and the extractor through a frozen text-to-image model.
+"""Training of the token mapper, with the extractor or for it, through a frozen text-to-image model.
 
 "Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) learns one token for one message.
-Here a network makes the token of any message, and the extractor learns to read what text can write.
+Here a network makes the token of any message. The extractor may learn too, to read what text can write.
 
 Where the model has words for canvas-fixed textures, training starts from these: a bit of 1 says the texture that it is
 read from, a bit of 0 a word that writes nothing. Without words, two ramps ease the start: the number of bits and the
@@ -26,7 +26,7 @@ from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.diffusion.scene_cache import load_scenes
 from privgen.models.watermark import Extractor, LatentMapper, TokenMapper
 from privgen.watermark.token import encode_with_token, token_embeddings
-from privgen.watermark.train_extractor import at_psnr
+from privgen.watermark.train_extractor import at_psnr, rows_of_marks
 from privgen.watermark.unroll import Denoiser, Schedule, decode_images
 
 
@@ -134,7 +134,7 @@ class MapperTask(Task):
         }
 
     def _untextured(self, rng: np.random.Generator) -> int:
-        """A scene whose caption names no textures: these are the words that tokens write with."""
+        """A scene whose caption names no textures, the words that tokens write with; any, if hardly one is such."""
         for _ in range(100):
             scene = int(rng.integers(self.recipe.scenes))
             if not self._spec(scene).textures:
@@ -162,9 +162,8 @@ class MapperTask(Task):
             "loss": loss + recipe.magnitude_weight * magnitude,
             "bce": loss,
             "token_accuracy": right[:share].sum() / active[:share].sum(),
-            "latent_accuracy": right[share:].sum() / active[share:].sum().clamp(min=1),
             "token_db": token_db.mean(),
-        }
+        } | ({"latent_accuracy": right[share:].sum() / active[share:].sum()} if share < len(bits) else {})
 
     def _active_bits(self, ramp: Tensor) -> Tensor:
         """Which bits count, (B, n_bits): ever more of them, all from two thirds of the ramp on."""
@@ -220,10 +219,7 @@ class MapperTask(Task):
         """Unmarked images, marked images, and the difference ten times enlarged."""
         batch = {name: value.to(self.vae.device) for name, value in self.batch(list(range(8))).items()}
         clean, by_token, by_latent, _ = self.mark(batch, batch["bits"])
-        marked = torch.cat([by_token, by_latent])
-        rows = [clean, marked, 0.5 + 10 * (marked - clean)]
-        pixels = torch.cat([torch.cat(list(row.clamp(0, 1)), dim=2) for row in rows], dim=1).cpu()
-        return Image.fromarray((pixels.permute(1, 2, 0) * 255).round().byte().numpy())
+        return rows_of_marks(clean, torch.cat([by_token, by_latent]))
 
     def export(self, folder: Path) -> None:
         """Save the networks."""

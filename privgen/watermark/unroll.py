@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from privgen.errors import UsageError
+from privgen.watermark.embed import decoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +153,9 @@ def decode_images(vae: Any, z: Tensor, *, checkpointing: bool = True) -> Tensor:
     Returns:
         (B, 3, H, W) float32 in [0, 1].
     """
-    latents = (z / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)).to(vae.dtype)
     if checkpointing and torch.is_grad_enabled():
-        images = checkpoint(lambda values: vae.decode(values, return_dict=False)[0], latents, use_reentrant=False)
-    else:
-        images = vae.decode(latents, return_dict=False)[0]
-    return (images.float() / 2 + 0.5).clamp(0, 1)
+        return checkpoint(lambda latents: decoded(vae, latents), z, use_reentrant=False).clamp(0, 1)
+    return decoded(vae, z).clamp(0, 1)
 
 
 @contextmanager

@@ -80,3 +80,24 @@ def tiny_ddpm():
         return DDPMPipeline(unet=unet.eval(), scheduler=scheduler or DDPMScheduler())
 
     return make
+
+
+@pytest.fixture(scope="session")
+def keeps_contract(seeded):
+    """Checks of two pictures what every attack with a model promises, and gives what it made of them."""
+
+    def check(attack, images):
+        before, state = images.clone(), torch.random.get_rng_state()
+        batch = attack(images, generator=seeded(5, 6))
+        assert torch.equal(images, before), "the input was changed in place"
+        assert torch.equal(state, torch.random.get_rng_state()), "the global generator was used"
+        assert batch.shape == images.shape
+        assert batch.dtype == images.dtype
+        assert 0 <= batch.min() <= batch.max() <= 1
+        assert not torch.allclose(batch, images, atol=0.01)
+        assert torch.equal(batch, attack(images, generator=seeded(5, 6)))
+        single = [attack(image[None], generator=seeded(seed)) for image, seed in zip(images, (5, 6), strict=True)]
+        torch.testing.assert_close(batch, torch.cat(single), atol=1e-4, rtol=0)
+        return batch
+
+    return check

@@ -10,10 +10,10 @@ from privgen.data.patterns import TEXTURES, texture
 from privgen.data.scenes import TEXTURE_RMS
 from privgen.errors import PrivgenError
 from privgen.evaluation import autoencoder
-from privgen.evaluation.generate import generate, generate_batches
 from privgen.evaluation.model import check_output, evaluate_model
 from privgen.evaluation.spread import mean, share
 from privgen.evaluation.textures import texture_response
+from privgen.generate import generate, generate_batches
 from privgen.models.classifier import SceneClassifier
 
 
