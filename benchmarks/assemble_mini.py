@@ -1,7 +1,7 @@
 """Puts the models of training runs together into one folder such as privgen/models/mini.
 
     python benchmarks/assemble_mini.py --diffusion runs/diffusion --vae runs/vae --extractor runs/extractor \
-        --mapper runs/mapper --classifier runs/classifier --overwrite
+        --token runs/token --classifier runs/classifier --overwrite
 
 The result is an ordinary Diffusers folder with this package's networks in privgen/. Weights are stored in half
 precision and load in single precision. A run that has not ended gives the averaged weights of its last checkpoint.
@@ -34,16 +34,24 @@ from privgen.watermark.carriers import CARRIERS, CONFIG
 
 
 MINI = Path(__file__).parents[1] / "privgen" / "models" / "mini"
-# What a run's model folder holds, and where it goes. The mapper's run trains the extractor further, so it comes after.
+TEXT_TO_IMAGE = dict.fromkeys(("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"), "")
+# What a run's model folder holds, and where it goes. A run that trains others' parts further comes after them.
 PARTS = {
-    "diffusion": dict.fromkeys(("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"), ""),
+    "diffusion": TEXT_TO_IMAGE,
+    "token": {**TEXT_TO_IMAGE, "privgen/token_mapper": ""},
     "vae": {"vae": ""},
     "extractor": {"extractor": "privgen", "latent_mapper": "privgen"},
     "mapper": {"extractor": "privgen", "latent_mapper": "privgen", "token_mapper": "privgen"},
     "classifier": {"classifier": "privgen"},
 }
 # What makes a folder a model of that kind.
-ESSENTIAL = {"diffusion": "unet", "vae": "vae", "extractor": "extractor", "mapper": "token_mapper"}
+ESSENTIAL = {
+    "diffusion": "unet",
+    "token": "privgen/token_mapper",
+    "vae": "vae",
+    "extractor": "extractor",
+    "mapper": "token_mapper",
+}
 JUDGES = {"extractor": Extractor, "classifier": SceneClassifier}
 # A few numbers that a whole message depends on.
 EXACT = ("mean", "whitening")
@@ -176,8 +184,11 @@ def assemble(
 
 def fill(staging: Path, runs: Mapping[str, Path], *, checkpoint: tuple[str, ...], carrier: str | None) -> None:
     """Put the runs' parts over what is there."""
-    if "extractor" in runs and "mapper" not in runs and (staging / "privgen" / "token_mapper").is_dir():
-        raise PrivgenError("The token mapper that is there was trained with another extractor; name --mapper as well.")
+    renewed = {"token", "mapper"} & set(runs)
+    if "extractor" in runs and not renewed and (staging / "privgen" / "token_mapper").is_dir():
+        raise PrivgenError(
+            "The token mapper that is there was trained with another extractor; name --token or --mapper as well."
+        )
     for kind in PARTS:
         if kind in runs:
             click.echo(f"{kind}: {take_run(kind, runs[kind], staging, checkpoint=kind in checkpoint)}")
@@ -201,6 +212,7 @@ def report(folder: Path) -> None:
 
 @click.command(help=__doc__.split("\n")[0])
 @click.option("--diffusion", type=click.Path(path_type=Path), help="Run of `privgen train diffusion`.")
+@click.option("--token", type=click.Path(path_type=Path), help="Run of `privgen train token`, instead of --diffusion.")
 @click.option("--vae", type=click.Path(path_type=Path), help="Run of `privgen train vae`, with the same encoder.")
 @click.option("--extractor", type=click.Path(path_type=Path), help="Run of `privgen train extractor`.")
 @click.option("--mapper", type=click.Path(path_type=Path), help="Run of `privgen train mapper`.")

@@ -1,14 +1,14 @@
-"""How well text alone writes a message: bit accuracy against vectors, tau and guidance, and the quality they cost.
+"""How well text alone writes a message: bit accuracy against vectors, strength, tau and guidance, and what they cost.
 
-Every row is one setting: the same prompts, seeds and random messages, generated without and with the token. "words"
-is the mapper before any training, which says one texture word for each bit of 1.
+Every row is one setting: the same prompts, seeds and random messages, generated without and with the token. With
+fewer vectors the last words of a token say nothing, and their cells of the canvas stay unmarked. The strength
+multiplies what words say.
 
-    python benchmarks/token_curve.py --n 32 --tau 90 --tau 130 --tau 170 --json
+    python benchmarks/token_curve.py --n 32 --vectors 16 --vectors 12 --vectors 8 --json
 """
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from privgen.data.patterns import TEXTURES
 from privgen.data.scenes import sample_spec
-from privgen.errors import PrivgenError
 from privgen.evaluation.watermark_reading import draw_keys
 from privgen.generate import generate
 from privgen.hub import load_extra, load_pipeline
@@ -28,18 +26,20 @@ from privgen.models.watermark import TokenMapper
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import key_bits
-from privgen.watermark.train_mapper import start_from_words, word_ids
 
 
 FIRST_SCENE = 5 * 10**12
 
 
-def word_mapper(pipe: Any, n_bits: int, vectors: int, complement: bool) -> TokenMapper:
-    """The mapper that training starts from."""
-    table = pipe.text_encoder.get_input_embeddings().weight
-    mapper = TokenMapper(n_bits, vectors, table.shape[1], scale=float(table.std()), complement=complement)
-    start_from_words(mapper, table, *word_ids(pipe.tokenizer, TEXTURES[:n_bits]))
-    return mapper.eval()
+def changed(mapper: TokenMapper, vectors: int, strength: float, complement: bool) -> TokenMapper:
+    """The model's mapper, quieter or louder, saying something with its first words only."""
+    said = TokenMapper.from_config({**mapper.config, "complement": complement})
+    said.load_state_dict(mapper.state_dict())
+    with torch.no_grad():
+        weight = said.direct.weight.unflatten(0, (mapper.config.vectors, -1))
+        weight *= strength
+        weight[vectors:] = 0
+    return said.eval()
 
 
 def measure(marked: Tensor, plain: Tensor, keys: Sequence[Key], extractor: Any) -> dict[str, float]:
@@ -60,16 +60,18 @@ def measure(marked: Tensor, plain: Tensor, keys: Sequence[Key], extractor: Any) 
 @click.option("--model", default="mini", show_default=True)
 @click.option("--n", type=click.IntRange(2), default=32, show_default=True, help="Images a setting.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--vectors", type=int, multiple=True, default=(48,), show_default=True, help="Of the words mapper.")
-@click.option("--tau", type=int, multiple=True, default=(90, 130, 170, 210), show_default=True)
+@click.option("--vectors", type=int, multiple=True, default=(16,), show_default=True, help="That say something.")
+@click.option("--strength", type=float, multiple=True, default=(1.0,), show_default=True)
+@click.option("--tau", type=int, multiple=True, default=(75,), show_default=True)
 @click.option("--guidance", type=float, multiple=True, default=(3.0,), show_default=True)
-@click.option("--plain-negative", is_flag=True, help="Leave the negative prompt of the words mapper as it is.")
+@click.option("--plain-negative", is_flag=True, help="Leave the negative prompt as it is.")
 @click.option("--json", "as_json", is_flag=True)
 def main(
     model: str,
     n: int,
     seed: int,
     vectors: tuple[int, ...],
+    strength: tuple[float, ...],
     tau: tuple[int, ...],
     guidance: tuple[float, ...],
     plain_negative: bool,
@@ -78,26 +80,27 @@ def main(
     """Print one row for each setting."""
     kind = StableDiffusionWatermarkPipeline
     pipe, extractor = load_pipeline(model, pipeline_class=kind), load_extra("extractor", model)
-    mappers: dict[str, Any] = {
-        f"words, {count} vectors": word_mapper(pipe, extractor.config.n_bits, count, not plain_negative)
-        for count in vectors
+    words = load_extra("token_mapper", model)
+    mappers = {
+        (count, factor): changed(words, count, factor, not plain_negative)
+        for count, factor in product(vectors, strength)
     }
-    with suppress(PrivgenError):  # a model without one
-        mappers["trained"] = load_extra("token_mapper", model)
     prompts = [sample_spec(FIRST_SCENE + 1000 * seed + i, count=1 + i % 2, textured=False).caption for i in range(n)]
     seeds = [1000 * seed + i for i in range(n)]
     keys = draw_keys(n, torch.Generator().manual_seed(seed), "curve")
     rows = []
     for scale in guidance:
         plain = generate(pipe, prompts, seeds, guidance=scale)
-        for (name, mapper), at in tqdm(list(product(mappers.items(), tau)), desc=f"guidance {scale:g}"):
+        for ((count, factor), mapper), at in tqdm(list(product(mappers.items(), tau)), desc=f"guidance {scale:g}"):
             images = []
             for first in range(0, n, 8):
                 part = slice(first, first + 8)
                 options = {"keys": keys[part], "carrier": "token", "token_mapper": mapper, "tau": at}
                 images.append(generate(pipe, prompts[part], seeds[part], guidance=scale, **options))
             found = measure(torch.cat(images), plain, keys, extractor)
-            rows.append({"mapper": name, "tau": at, "guidance": scale, "n": n, "seed": seed, **found})
+            rows.append(
+                {"vectors": count, "strength": factor, "tau": at, "guidance": scale, "n": n, "seed": seed, **found}
+            )
             if not as_json:
                 tqdm.write("  ".join(f"{key} {value}" for key, value in rows[-1].items()))
     if as_json:

@@ -99,6 +99,17 @@ def extractor(**chosen: Any) -> None:
     _train("extractor", **chosen)
 
 
+@train.command(epilog=options.examples("privgen train token", "privgen train token -o runs/short --steps 500"))
+@_options("token")
+def token(**chosen: Any) -> None:
+    """Teach a trained text-to-image model the language of tokens.
+
+    A token has a word for each cell of the canvas, which says what pattern to lay over it. The patterns of messages
+    are those of a trained extractor.
+    """
+    _train("token", **chosen)
+
+
 @train.command(
     epilog=options.examples("privgen train mapper", "privgen train mapper -o runs/short --set mapper.vectors=8")
 )

@@ -47,15 +47,7 @@ def solve(vae, canvases):
     covariance = (torch.cov(z.flatten(1).T, correction=0) + stationary_covariance(z)) / 2
     code = solve_code(covariance, measure_response(vae, canvases[:1]), N_BITS + PILOTS, ridge=1e-3)
     mapper = LatentMapper(N_BITS, channels=z.shape[1], size=z.shape[-1], strength=0.5)
-    mapper.patterns.copy_(code.patterns[-N_BITS:].view_as(mapper.patterns))
-    filters = code.filters.flip(0)  # the best ones first
-    nothing = torch.zeros_like(filters)
-    solved = {
-        "latent_patterns": mapper.patterns.flatten(1).flip(0),
-        "latent_filters": filters,
-        "latent_offset": filters @ z.flatten(1).mean(0),
-        "token_filters": nothing,
-        "token_offset": nothing[:, 0],
-    }
-    mapper.patterns.copy_(solved["latent_patterns"].view_as(mapper.patterns))
+    patterns, filters = (rows.flip(0) for rows in (code.patterns, code.filters))  # the best ones first
+    solved = {"patterns": patterns[:N_BITS], "filters": filters, "offset": filters @ z.flatten(1).mean(0)}
+    mapper.patterns.copy_(solved["patterns"].view_as(mapper.patterns))
     return mapper, linear_extractor(vae, solved, PSNR_DB).eval()

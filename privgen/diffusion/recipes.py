@@ -28,6 +28,7 @@ KINDS = {
     "diffusion": ("privgen.diffusion.train_diffusion", "DiffusionRecipe", "DiffusionTask"),
     "denoiser": ("privgen.diffusion.train_denoiser", "DenoiserRecipe", "DenoiserTask"),
     "extractor": ("privgen.watermark.train_extractor", "ExtractorRecipe", "ExtractorTask"),
+    "token": ("privgen.watermark.train_token", "TokenRecipe", "TokenTask"),
     "mapper": ("privgen.watermark.train_mapper", "MapperRecipe", "MapperTask"),
 }
 """Kind of model: module, dataclass of its recipe, task."""

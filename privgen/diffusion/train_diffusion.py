@@ -215,18 +215,23 @@ class DiffusionTask(Task):
 
     def export(self, folder: Path) -> None:
         """Save an ordinary Diffusers folder."""
-        self.unet.to(memory_format=torch.contiguous_format)
-        self.vae.to(memory_format=torch.contiguous_format)
-        self.pipeline().save_pretrained(folder)
-        # Where the autoencoder was read from says nothing to anybody else.
-        config = folder / "vae" / "config.json"
-        entries = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
-        config.write_text(json.dumps(entries, indent=2) + "\n")
-        # Transformers before version 5 reads the vocabulary from these two files.
-        model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
-        (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
-        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
-        (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+        save_pipeline(self.pipeline(), folder)
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Save an ordinary Diffusers folder, which older Transformers load too; the networks become contiguous."""
+    for part in (pipeline.unet, pipeline.vae):
+        part.to(memory_format=torch.contiguous_format)
+    pipeline.save_pretrained(folder)
+    # Where the autoencoder was read from says nothing to anybody else.
+    config = folder / "vae" / "config.json"
+    entries = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+    config.write_text(json.dumps(entries, indent=2) + "\n")
+    # Transformers before version 5 reads the vocabulary from these two files.
+    model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
 
 
 _ORDERS: dict[tuple[int, int, int], np.ndarray] = {}

@@ -23,9 +23,13 @@ _PATIENCE = timedelta(hours=12)
 _INPUTS = {
     "vae": ("autoencoder", "vae"),
     "model": ("text-to-image model", "diffusion"),
+    "start": ("text-to-image model", "diffusion"),
     "latents": ("cache of scenes", "diffusion"),
+    "networks": ("extractor with its patterns", "extractor"),
 }
 """Field of a recipe: what it names, and the kind whose training makes that."""
+_OPTIONAL = {("token", "latents"), ("mapper", "networks")}
+"""Inputs that a kind makes itself or can do without."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,9 @@ def export_average(
 def _check_inputs(recipe: Recipe) -> None:
     for field, (what, kind) in _INPUTS.items():
         path = getattr(recipe.model, field, None)
-        there = path is not None and (path.is_file() if field == "latents" else path.is_dir())
-        if path is not None and kind != recipe.kind and not there:
+        if path is None or kind == recipe.kind or (recipe.kind, field) in _OPTIONAL:
+            continue
+        if not (path.is_file() if field == "latents" else path.is_dir()):
             raise PrivgenError(
                 f"There is no {what} in {path}; make one with `privgen train {kind}` or set {recipe.kind}.{field}."
             )

@@ -1,7 +1,5 @@
 """The networks of the watermark: message to latent residual, message to token, image to message."""
 
-import math
-
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -63,7 +61,7 @@ class TokenMapper(ModelMixin, ConfigMixin):
         n_bits: bits of a message.
         vectors: embeddings of a token.
         width: of the text encoder's embeddings.
-        hidden: width of the network.
+        hidden: width of the network; 0 leaves a linear map.
         scale: factor on the network's output; the RMS of the text encoder's own table is a good one.
         tau: timestep, of 1000, from which on the token is trained to act.
         complement: the negative prompt ends in the token of the opposite message. Text can add what a word stands for
@@ -76,25 +74,29 @@ class TokenMapper(ModelMixin, ConfigMixin):
         n_bits: int = 48,
         vectors: int = 16,
         width: int = 128,
-        hidden: int = 512,
+        hidden: int = 0,
         scale: float = 1.0,
         tau: int = 250,
         complement: bool = False,
     ) -> None:
         super().__init__()
         self.direct = nn.Linear(n_bits, vectors * width)
-        self.deep = nn.Sequential(
-            nn.Linear(n_bits, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, vectors * width),
-        )
+        self.deep = None
+        if hidden:
+            self.deep = nn.Sequential(
+                nn.Linear(n_bits, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, vectors * width),
+            )
 
     def forward(self, bits: Tensor) -> Tensor:
         """Map messages (B, n_bits) of 0 and 1 to embeddings (B, vectors, width)."""
         message = signs(bits).to(self.direct.weight)
-        flat = self.direct(message) + self.deep(message)
+        flat = self.direct(message)
+        if self.deep is not None:
+            flat = flat + self.deep(message)
         return self.config.scale * flat.view(len(bits), self.config.vectors, self.config.width)
 
 
@@ -102,10 +104,9 @@ class Extractor(ModelMixin, ConfigMixin):
     """Image to message logits, whitened on clean images: an autoencoder's encoder and linear filters on its latents.
 
     Marks are written in the latents, so that is where they are read ("Your Text Encoder Can Be An Object-Level
-    Watermarking Controller", https://huggingface.co/papers/2503.11945, pre-training of the extractor). There are
-    several codes to write in, because text cannot write every pattern. Each has a filter for every bit, which reads
-    -1 or 1 from a mark and noise from content, and pilots, which read noise alone and so tell its variance in this
-    image. Bits are those of the code that this image more probably carries: by Bayes' rule, for Gaussian noise.
+    Watermarking Controller", https://huggingface.co/papers/2503.11945, pre-training of the extractor). A filter for
+    every bit reads -1 or 1 from a mark and noise from content; further ones, the pilots, read noise alone and so tell
+    its variance in this image, by which logits are divided.
 
     Args:
         n_bits: bits of a message.
@@ -115,8 +116,7 @@ class Extractor(ModelMixin, ConfigMixin):
         layers_per_block: residual blocks a level.
         norm_num_groups: of group normalisation.
         mid_block_attention: whether the middle of the encoder attends.
-        codes: number of codes.
-        pilots: of each code.
+        pilots: filters that measure the noise.
     """
 
     @register_to_config
@@ -129,7 +129,6 @@ class Extractor(ModelMixin, ConfigMixin):
         layers_per_block: int = 1,
         norm_num_groups: int = 8,
         mid_block_attention: bool = False,
-        codes: int = 2,
         pilots: int = 16,
     ) -> None:
         super().__init__()
@@ -145,7 +144,7 @@ class Extractor(ModelMixin, ConfigMixin):
             mid_block_add_attention=mid_block_attention,
         )
         # The mark is fixed to the canvas, so the filters keep the place of what they read.
-        self.filters = nn.Linear(latent_channels * (size >> (levels - 1)) ** 2, codes * (n_bits + pilots))
+        self.filters = nn.Linear(latent_channels * (size >> (levels - 1)) ** 2, n_bits + pilots)
         self.mean: Tensor
         self.whitening: Tensor
         self.register_buffer("mean", torch.zeros(n_bits))
@@ -159,7 +158,7 @@ class Extractor(ModelMixin, ConfigMixin):
         Args:
             vae: its encoder is copied.
             n_bits: bits of a message.
-            pilots: of each code.
+            pilots: filters that measure the noise.
         """
         config = vae.config
         extractor = cls(
@@ -207,14 +206,9 @@ class Extractor(ModelMixin, ConfigMixin):
     def read(self, images: Tensor) -> Tensor:
         """Logits before whitening; see `forward`."""
         config = self.config
-        readings = self.filters(self.features(images)).float().unflatten(1, (config.codes, -1))
-        bits, pilots = readings.split([config.n_bits, config.pilots], dim=2)
-        variance = pilots.square().mean(dim=2, keepdim=True) + LEAST_VARIANCE
-        logits = bits / variance
-        # Log-likelihood of "this code, any message" against "no mark".
-        size = logits.abs()
-        evidence = (size + F.softplus(-2 * size) - math.log(2) - 0.5 / variance).sum(dim=2, keepdim=True)
-        return 2 * (evidence.softmax(dim=1) * logits).sum(dim=1)
+        bits, pilots = self.filters(self.features(images)).float().split([config.n_bits, config.pilots], dim=1)
+        variance = pilots.square().mean(dim=1, keepdim=True) + LEAST_VARIANCE
+        return 2 * bits / variance
 
     @torch.no_grad()
     def whiten(self, logits: Tensor) -> None:

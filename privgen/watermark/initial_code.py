@@ -1,8 +1,4 @@
-"""Where the extractor's training starts: the best linear codes for this autoencoder, scenes and photographs.
-
-Two codes share the latents. The carrier `latent` gets the patterns that images hide least, the carrier `token` the
-textures that a text encoder has words for. Each is read as zero by the other's filters.
-"""
+"""Where the extractor's training starts: the best linear code for this autoencoder, scenes and photographs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,21 +13,29 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from privgen.data.patterns import TEXTURES
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw, sample_spec
 from privgen.diffusion.loop import sample_generator
 from privgen.diffusion.scene_cache import FINGERPRINT, weights_fingerprint
-from privgen.diffusion.texture_latents import texture_changes
 from privgen.errors import PrivgenError
 from privgen.files import write_bytes
 from privgen.watermark.embed import encode_canvas
-from privgen.watermark.linear_code import measure_response, ridged, solve_code, stationary_covariance, zero_forcing
+from privgen.watermark.linear_code import (
+    LinearCode,
+    Response,
+    low_frequencies,
+    measure_response,
+    ridged,
+    solve_code,
+    stationary_covariance,
+    zero_forcing,
+)
 
 
 Photos = Sequence[NDArray[np.uint8]]
 Attack = Callable[..., Tensor]
 
+_VERSION = 2  # of how codes are solved
 _FIRST_SCENE = 3 * 10**12  # scenes that no training run draws
 
 
@@ -44,83 +48,101 @@ def load_or_solve_code(
     pilots: int,
     *,
     images: int = 6144,
+    cycles: int = 5,
     attack: Attack | None = None,
     ridge: float = 0.002,
 ) -> dict[str, Tensor]:
-    """The codes from a file, or solved now: a few minutes.
+    """The code from a file, or solved now: a few minutes.
 
     Args:
         path: a safetensors file; made when it is missing.
         vae: Diffusers' autoencoder.
-        photos: as `load_photos` gives them; without any, the codes are for scenes.
+        photos: as `load_photos` gives them; without any, the code is for scenes.
         n_bits: of a message.
-        pilots: see `Extractor`; they and the bits are at most as many as there are textures.
+        pilots: see `Extractor`.
         images: scenes and photographs whose content is measured.
+        cycles: of the patterns across the canvas, at most: text can only write what is smooth in the latents.
         attack: what a reader should be steady against, called as `attack(images, generator=[one for each])`;
             its repr says whether a file was made with it.
         ridge: see `solve_code`.
 
     Returns:
-        "latent_patterns" and "token_patterns" (n_bits, d), each of unit squared pixel change; "latent_filters" and
-        "token_filters" (n_bits + pilots, d), reading 1 from their patterns; "latent_offset" and
-        "token_offset", what these read from unmarked images on average.
+        "patterns" (n_bits, d), each of unit squared pixel change; "filters" (n_bits + pilots, d), reading 1 from their
+        patterns; "offset", what these read from unmarked images on average.
 
     Raises:
-        ValueError: more bits and pilots than there are textures.
         PrivgenError: the file cannot be read or written, or was made for another autoencoder or with other settings.
     """
-    wanted = n_bits + pilots
-    if wanted > len(TEXTURES):
-        raise ValueError(f"expected at most {len(TEXTURES)} bits and pilots, one for each texture, got {wanted}")
-    fingerprint = weights_fingerprint(vae, [n_bits, pilots, images, ridge, len(photos), repr(attack)])
+    fingerprint = weights_fingerprint(
+        vae, [_VERSION, n_bits, pilots, images, cycles, ridge, len(photos), repr(attack)]
+    )
     if path.exists():
         return _load(path, fingerprint)
     content = _content(vae, photos, images, attack)
     response = measure_response(vae, content.examples)
-    textures = texture_changes(vae, scenes=8)
-    textures = textures / (textures.T @ response.energy @ textures).diagonal().sqrt()
-    code = solve_code(content.covariance, response, wanted, excluded=textures, ridge=ridge)
-    order = code.noise.argsort()  # the best patterns carry bits
-    patterns, filters, noise = code.patterns[order], code.filters[order], code.noise[order]
-    # Pilots stand for the bits' noise, so they are scaled to it.
-    filters[n_bits:] *= (noise[:n_bits].square().mean().sqrt() / noise[n_bits:])[:, None]
-    signals = torch.cat([textures, response.reading @ patterns.T], dim=1)
-    token_filters = zero_forcing(ridged(content.scenes_covariance, ridge).double(), signals.double())[:wanted].float()
-    solved = {
-        "latent_patterns": patterns[:n_bits],
-        "latent_filters": filters,
-        "token_patterns": textures.T[:n_bits],
-        "token_filters": token_filters,
-        "latent_offset": filters @ content.mean,
-        "token_offset": token_filters @ content.scenes_mean,
-    }
+    smooth = low_frequencies(*content.shape, cycles)
+    code = solve_code(content.covariance, response, n_bits + pilots, span=smooth, ridge=ridge)
+    patterns, filters = mixed(code, content.covariance, response, n_bits, ridge)
+    solved = {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}
     contiguous = {name: value.contiguous() for name, value in solved.items()}
     write_bytes(path, save(contiguous, metadata={FINGERPRINT: fingerprint}), overwrite=True)
     return solved
 
 
+def mixed(
+    code: LinearCode, covariance: Tensor, response: Response, n_bits: int, ridge: float
+) -> tuple[Tensor, Tensor]:
+    """A code whose bits are all read equally well, because each is a mixture of all the best patterns.
+
+    Args:
+        code: at least n_bits patterns; the quietest carry bits, the others are pilots.
+        covariance: that it was solved for.
+        response: that it was solved for.
+        n_bits: of a message.
+        ridge: that it was solved with.
+
+    Returns:
+        Patterns of the bits (n_bits, d), and filters of bits and pilots, (n_bits + pilots, d).
+    """
+    order = code.noise.argsort()
+    rotation = torch.linalg.qr(torch.randn(n_bits, n_bits, generator=sample_generator(0, 0))).Q
+    patterns = torch.cat([rotation @ code.patterns[order][:n_bits], code.patterns[order][n_bits:]])
+    noise = ridged(covariance.double(), ridge)
+    filters = zero_forcing(noise, (response.reading @ patterns.T).double()).float()
+    heard = (filters @ covariance @ filters.T).diagonal().sqrt()
+    # Pilots stand for the bits' noise, so they are scaled to it.
+    filters[n_bits:] *= (heard[:n_bits].square().mean().sqrt() / heard[n_bits:])[:, None]
+    return patterns[:n_bits], filters
+
+
 def _load(path: Path, fingerprint: str) -> dict[str, Tensor]:
-    remedy = "delete it to have the codes solved again, or name another file in the recipe"
+    remedy = "delete it to have the code solved again, or name another file in the recipe"
     try:
         with safe_open(path, "pt") as file:
             kept, names = (file.metadata() or {}).get(FINGERPRINT), list(file.keys())
             code = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
-        raise PrivgenError(f"The codes in {path} cannot be read ({error}); {remedy}.") from error
+        raise PrivgenError(f"The code in {path} cannot be read ({error}); {remedy}.") from error
     if kept != fingerprint:
-        raise PrivgenError(f"The codes in {path} are another autoencoder's, or of other settings; {remedy}.")
+        raise PrivgenError(f"The code in {path} is another autoencoder's, or of other settings; {remedy}.")
     return code
 
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What unmarked images hold: mean (d,) and covariance (d, d) of their latents, attacks included; examples."""
+    """What unmarked images hold.
+
+    Attributes:
+        mean: (d,) of their latents.
+        covariance: (d, d) of these, what attacks change in them included.
+        examples: (B, 3, S, S), some of the images.
+        shape: (C, h, w) of the latents; d is its product.
+    """
 
     mean: Tensor
     covariance: Tensor
-    scenes_mean: Tensor
-    scenes_covariance: Tensor
     examples: Tensor
+    shape: torch.Size
 
 
 def _content(vae: Any, photos: Photos, images: int, attack: Attack | None) -> _Content:
@@ -128,13 +150,8 @@ def _content(vae: Any, photos: Photos, images: int, attack: Attack | None) -> _C
     bar = tqdm(kinds, desc="image content", unit="kind")
     measured = [_measure(vae, photos, kind, images // len(kinds), attack) for kind in bar]
     means, covariances, examples = zip(*measured, strict=True)
-    return _Content(
-        mean=torch.stack(means).mean(0),
-        covariance=torch.stack(covariances).mean(0),
-        scenes_mean=means[0],
-        scenes_covariance=covariances[0],
-        examples=torch.cat(examples[:1] + examples[1:][-1:]),
-    )
+    mean = torch.stack(means).mean(0)
+    return _Content(mean.flatten(), torch.stack(covariances).mean(0), torch.cat(examples), mean.shape)
 
 
 def _measure(
@@ -155,13 +172,13 @@ def _measure(
             attacked = attack(pixels, generator=[sample_generator(0, first + i) for i in range(batch)])
             changes.append((encode_canvas(vae, attacked) - latents[-1]).flatten(1))
     z = torch.cat(latents)
-    covariance = torch.cov(z.flatten(1).T, correction=0)
-    if kind is not _scene:
-        covariance = (covariance + stationary_covariance(z)) / 2
+    # Half of it as if every place were alike: for images other than these, and so that marks do not gather where
+    # these hold least, which is where one would see them and where a crop would take them away.
+    covariance = (torch.cov(z.flatten(1).T, correction=0) + stationary_covariance(z)) / 2
     if changes:
         change = torch.cat(changes)
         covariance = covariance + change.T @ change / len(change)
-    return z.mean(0).flatten(), covariance, pixels[:1]
+    return z.mean(0), covariance, pixels[:1]
 
 
 def _scene(photos: Photos, index: int) -> NDArray[np.float32]:

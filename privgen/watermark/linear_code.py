@@ -79,7 +79,7 @@ def solve_code(
     response: Response,
     n_bits: int,
     *,
-    excluded: Tensor | None = None,
+    span: Tensor | None = None,
     ridge: float = 0.02,
 ) -> LinearCode:
     """Find the patterns that are read best at a given quality, and their filters.
@@ -88,7 +88,7 @@ def solve_code(
         covariance: S, (d, d), of the latents of unmarked images, attacked ones included.
         response: of the autoencoder.
         n_bits: number of patterns.
-        excluded: (d, k), changes of latents that filters read as 0, and that patterns avoid.
+        span: (d, k), linearly independent columns of which patterns are to be combinations; all by default.
         ridge: added to the diagonals of S and G, as a share of their mean.
 
     Raises:
@@ -96,19 +96,16 @@ def solve_code(
     """
     s, g = (ridged(matrix.double(), ridge) for matrix in (covariance, response.energy))
     a = response.reading.double()
-    d = len(s)
-    others = torch.zeros(d, 0, dtype=s.dtype) if excluded is None else excluded.double()
-    if n_bits + others.shape[1] > d:
-        raise ValueError(f"expected at most {d - others.shape[1]} patterns, got {n_bits}")
+    free = torch.eye(len(s), dtype=s.dtype) if span is None else span.double()
+    if n_bits > free.shape[1]:
+        raise ValueError(f"expected at most {free.shape[1]} patterns, got {n_bits}")
     whitened = torch.linalg.solve(s, a)
-    # Columns of `free` span the patterns whose matched filters do not see what is excluded.
-    free = torch.linalg.qr(whitened.T @ others, mode="complete").Q[:, others.shape[1] :]
     root = torch.linalg.cholesky(free.T @ g @ free)
     quality = torch.linalg.solve_triangular(root, free.T @ a.T @ whitened @ free, upper=False)
     quality = torch.linalg.solve_triangular(root, quality.T, upper=False)
     best = torch.linalg.eigh((quality + quality.T) / 2).eigenvectors[:, -n_bits:]
     patterns = free @ torch.linalg.solve_triangular(root.T, best, upper=True)
-    filters = zero_forcing(s, torch.cat([a @ patterns, others], dim=1))[:n_bits]
+    filters = zero_forcing(s, a @ patterns)
     noise = (filters @ covariance.double() @ filters.T).diagonal().sqrt()
     return LinearCode(patterns.T.float(), filters.float(), noise.float())
 
@@ -125,6 +122,22 @@ def zero_forcing(covariance: Tensor, signals: Tensor) -> Tensor:
     """
     whitened = torch.linalg.solve(covariance, signals)
     return torch.linalg.solve(signals.T @ whitened, whitened.T)
+
+
+def low_frequencies(channels: int, height: int, width: int, cycles: int) -> Tensor:
+    """Smooth patterns: plane waves of at most so many cycles across the canvas in either direction.
+
+    Returns:
+        (channels * height * width, k) orthonormal columns; all there are if the grid has no more.
+    """
+    waves = []
+    for side in (height, width):
+        place = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+        angles = [2 * torch.pi * k * place for k in range(cycles + 1)]
+        lines = torch.stack([angle.cos() for angle in angles] + [angle.sin() for angle in angles[1:]], dim=1)
+        u, size, _ = torch.linalg.svd(lines, full_matrices=False)
+        waves.append(u[:, size > 1e-6])
+    return torch.kron(torch.eye(channels, dtype=torch.float64), torch.kron(*waves))
 
 
 def stationary_covariance(latents: Tensor) -> Tensor:

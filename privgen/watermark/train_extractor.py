@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from privgen.data.photos import load_photos, random_crop, random_view
-from privgen.data.scenes import draw, draw_scene, sample_spec
+from privgen.data.scenes import draw_scene
 from privgen.data.sheets import picture
 from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.models.watermark import Extractor, LatentMapper
@@ -41,11 +41,11 @@ class ExtractorRecipe:
         vae: folder of the frozen autoencoder.
         photos: folder of photographs.
         n_bits: bits of a message.
-        pilots: filters of each code that measure the noise.
-        code: file of the linear codes that training starts from; made when it is missing.
-        code_images: images whose content the codes are fitted to.
+        pilots: filters that measure the noise.
+        code: file of the linear code that training starts from; made when it is missing.
+        code_images: images whose content the code is fitted to.
+        cycles: of the patterns across the canvas, at most; text can only write smooth ones.
         photo_share: share of the images that are photographs.
-        token_share: share of the scenes that are marked by textures, as a text token marks them, instead of by R(m).
         learn_patterns: learn R(m) too. It starts from the best linear code, and costs a third of the time.
         psnr_from: quality at which training starts, in dB.
         psnr_to: quality that it reaches after half the run.
@@ -61,8 +61,8 @@ class ExtractorRecipe:
     pilots: int = 16
     code: Path = Path("runs/code.safetensors")
     code_images: int = 6144
+    cycles: int = 5
     photo_share: float = 0.5
-    token_share: float = 0.6
     learn_patterns: bool = False
     psnr_from: float = 38.0
     psnr_to: float = 38.5
@@ -93,20 +93,18 @@ def rows_of_marks(clean: Tensor, marked: Tensor) -> Image.Image:
 
 
 def linear_extractor(vae: AutoencoderKL, code: dict[str, Tensor], psnr_db: float) -> Extractor:
-    """An extractor that reads both linear codes.
+    """An extractor that reads a linear code.
 
     Args:
-        vae: whose latents the codes are for.
+        vae: whose latents the code is for.
         code: as `load_or_solve_code` returns it.
         psnr_db: quality of the marked images, at which filters read -1 and 1.
     """
-    n_bits = len(code["latent_patterns"])
-    extractor = Extractor.from_vae(vae, n_bits, pilots=len(code["latent_filters"]) - n_bits)
+    n_bits = len(code["patterns"])
+    extractor = Extractor.from_vae(vae, n_bits, pilots=len(code["filters"]) - n_bits)
     amplitude = 10 ** (-psnr_db / 20) * (3 * extractor.config.size**2 / n_bits) ** 0.5
-    filters = torch.cat([code["latent_filters"], code["token_filters"]])
-    offset = torch.cat([code["latent_offset"], code["token_offset"]])
-    extractor.filters.weight.data.copy_(filters / amplitude)
-    extractor.filters.bias.data.copy_(-offset / amplitude)
+    extractor.filters.weight.data.copy_(code["filters"] / amplitude)
+    extractor.filters.bias.data.copy_(-code["offset"] / amplitude)
     return extractor
 
 
@@ -120,39 +118,39 @@ class ExtractorTask(Task):
         self.vae.to(memory_format=torch.channels_last)
         self.photos = load_photos(recipe.photos) if recipe.photo_share > 0 else ()
         code = load_or_solve_code(
-            recipe.code, self.vae, self.photos, recipe.n_bits, recipe.pilots, images=recipe.code_images, attack=attack
+            recipe.code,
+            self.vae,
+            self.photos,
+            recipe.n_bits,
+            recipe.pilots,
+            images=recipe.code_images,
+            cycles=recipe.cycles,
+            attack=attack,
         )
         self.mapper = LatentMapper(recipe.n_bits, self.vae.config.latent_channels, strength=STRENGTH)
-        self.mapper.patterns.data.copy_(code["latent_patterns"].view_as(self.mapper.patterns))
+        self.mapper.patterns.data.copy_(code["patterns"].view_as(self.mapper.patterns))
         self.mapper.requires_grad_(recipe.learn_patterns)
-        # A mapper too, whose patterns are those that text can write.
-        self.textures = LatentMapper(recipe.n_bits, self.vae.config.latent_channels, strength=STRENGTH)
-        self.textures.patterns.data.copy_(code["token_patterns"].view_as(self.mapper.patterns))
-        self.textures.requires_grad_(False)
         self.extractor = linear_extractor(self.vae, code, recipe.psnr_to).to(memory_format=torch.channels_last)
 
     def batch(self, indices: list[int]) -> Batch:
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 1, i])) for i in indices]
         photo = [rng.random() < self.recipe.photo_share for rng in rngs]
-        by_token = [not p and rng.random() < self.recipe.token_share for p, rng in zip(photo, rngs, strict=True)]
-        pixels = [self._image(*drawn) for drawn in zip(indices, photo, by_token, rngs, strict=True)]
+        pixels = [self._image(*drawn) for drawn in zip(indices, photo, rngs, strict=True)]
         progress = torch.tensor(indices) / self.recipe.samples
         decoded = [not is_photo and rng.random() < 0.75 for is_photo, rng in zip(photo, rngs, strict=True)]
         return {
             "pixels": torch.from_numpy(np.stack(pixels)).contiguous(memory_format=torch.channels_last),
             "bits": torch.from_numpy(np.stack([rng.integers(2, size=self.recipe.n_bits) for rng in rngs])),
-            "by_token": torch.tensor(by_token),
             "as_decoded": torch.tensor(decoded),
             "is_photo": torch.tensor(photo),
             "ramp": (2 * progress).clamp(max=1),
             "index": torch.tensor(indices),
         }
 
-    def _image(self, index: int, is_photo: bool, by_token: bool, rng: np.random.Generator) -> NDArray[np.float32]:
+    def _image(self, index: int, is_photo: bool, rng: np.random.Generator) -> NDArray[np.float32]:
         if is_photo:
             return (random_view if rng.random() < 0.5 else random_crop)(self.photos, 128, rng)
-        # Textures that a caption names would be read as marks.
-        return draw(sample_spec(index, textured=False if by_token else None)).pixels
+        return draw_scene(index).pixels
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         marked = self.mark(batch)
@@ -163,13 +161,12 @@ class ExtractorTask(Task):
         target = batch["bits"].to(logits)
         loss = F.binary_cross_entropy_with_logits(logits, target)
         right = ((logits > 0) == (target > 0.5)).float().mean(dim=1)
-        by_token, photo = batch["by_token"], batch["is_photo"]
+        photo = batch["is_photo"]
         return {
             "loss": loss,
             "bit_accuracy": right.mean(),
             "bit_accuracy_photos": _mean_where(right, photo),
-            "bit_accuracy_token": _mean_where(right, by_token),
-            "bit_accuracy_latent": _mean_where(right, ~(by_token | photo)),
+            "bit_accuracy_scenes": _mean_where(right, ~photo),
         }
 
     def mark(self, batch: Batch) -> Tensor:
@@ -178,9 +175,7 @@ class ExtractorTask(Task):
         with torch.no_grad():
             z = encode_canvas(self.vae, x)
             clean = decoded(self.vae, z)
-        by_latents, by_token = (network(batch["bits"], *z.shape[-2:]) for network in (self.mapper, self.textures))
-        residual = torch.where(batch["by_token"][:, None, None, None], by_token, by_latents)
-        difference = decoded(self.vae, z + residual) - clean
+        difference = decoded(self.vae, z + self.mapper(batch["bits"], *z.shape[-2:])) - clean
         base = torch.where(batch["as_decoded"][:, None, None, None], clean.clamp(0, 1), x)
         recipe = self.recipe
         return at_psnr(base, difference, recipe.psnr_from + (recipe.psnr_to - recipe.psnr_from) * batch["ramp"])

@@ -3,9 +3,8 @@
 "Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) learns one token for one message.
 Here a network makes the token of any message. The extractor may learn too, to read what text can write.
 
-Where the model has words for canvas-fixed textures, training starts from these: a bit of 1 says the texture that it is
-read from, a bit of 0 a word that writes nothing. Without words, two ramps ease the start: the number of bits and the
-quality of marked images.
+Where the folder of the extractor holds a token mapper too, training goes on from it. Otherwise two ramps ease the
+start: the number of bits and the quality of marked images.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from privgen.data.patterns import TEXTURES
 from privgen.data.scenes import SceneSpec, sample_spec
 from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.diffusion.scene_cache import load_scenes
@@ -36,13 +34,14 @@ class MapperRecipe:
 
     Attributes:
         model: folder of the frozen text-to-image model.
-        networks: folder with the pre-trained `extractor` and `latent_mapper`; without an extractor in it, training
-            starts from an untrained one and the token is the only carrier.
+        networks: folder with the pre-trained `extractor` and `latent_mapper`, and perhaps a `token_mapper` to go on
+            from; without an extractor in it, training starts from an untrained one and the token is the only carrier.
         latents: cache of encoded scenes, of the diffusion training.
         scenes: number of scenes in the cache.
         scene_seed: seed of the run that made the cache.
-        vectors: embeddings of a token.
-        from_words: start from the words of textures that the extractor was pre-trained to read.
+        vectors: embeddings of a token. This and the three that follow are a new mapper's; a mapper that training goes
+            on from keeps its own.
+        hidden: see `TokenMapper`.
         complement: see `TokenMapper`.
         tau: timestep, of 1000, from which on the token acts.
         unrolled: denoising steps that gradients flow through.
@@ -65,7 +64,7 @@ class MapperRecipe:
     scenes: int = 32768
     scene_seed: int = 0
     vectors: int = 48
-    from_words: bool = True
+    hidden: int = 512
     complement: bool = True
     tau: int = 50
     unrolled: int = 1
@@ -100,21 +99,26 @@ class MapperTask(Task):
         for network in (self.extractor, self.latent_mapper):
             if network is not None:
                 network.requires_grad_(recipe.learn_extractor)
+        self.token_mapper = self._token_mapper()
+        self.tau = int(self.token_mapper.config.tau)
+        self.latents = load_scenes(recipe.latents, recipe.scenes)["latents"]
+
+    def _token_mapper(self) -> TokenMapper:
+        recipe = self.recipe
+        if (recipe.networks / "token_mapper").is_dir():
+            return TokenMapper.from_pretrained(recipe.networks / "token_mapper")
         table = self.text_encoder.get_input_embeddings().weight
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
-            self.token_mapper = TokenMapper(
+            torch.manual_seed(self.seed)  # noqa: TID251 - layers are initialised from the global generator only
+            return TokenMapper(
                 self.extractor.config.n_bits,
                 recipe.vectors,
                 table.shape[1],
+                hidden=recipe.hidden,
                 scale=float(table.std()),
                 tau=recipe.tau,
                 complement=recipe.complement,
             )
-        if recipe.from_words:
-            n_bits = self.extractor.config.n_bits
-            start_from_words(self.token_mapper, table, *word_ids(pipe.tokenizer, TEXTURES[:n_bits]))
-        self.latents = load_scenes(recipe.latents, recipe.scenes)["latents"]
 
     def batch(self, indices: list[int]) -> Batch:
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 2, i])) for i in indices]
@@ -134,7 +138,7 @@ class MapperTask(Task):
         }
 
     def _untextured(self, rng: np.random.Generator) -> int:
-        """A scene whose caption names no textures, the words that tokens write with; any, if hardly one is such."""
+        """A scene whose caption names no textures and so leaves room for a token; any, if hardly one is such."""
         for _ in range(100):
             scene = int(rng.integers(self.recipe.scenes))
             if not self._spec(scene).textures:
@@ -210,8 +214,8 @@ class MapperTask(Task):
 
     def _timesteps(self, offset: float) -> list[int]:
         """A few timesteps from at most tau down, moved a little from batch to batch."""
-        gap = self.recipe.tau / self.recipe.unrolled
-        top = self.recipe.tau - 0.25 * gap * offset
+        gap = self.tau / self.recipe.unrolled
+        top = self.tau - 0.25 * gap * offset
         return [round(top - k * gap) for k in range(self.recipe.unrolled)]
 
     @torch.no_grad()
@@ -223,7 +227,7 @@ class MapperTask(Task):
 
     def export(self, folder: Path) -> None:
         """Save the networks."""
-        networks = {
+        networks: dict[str, Any] = {
             "extractor": self.extractor,
             "token_mapper": self.token_mapper,
             "latent_mapper": self.latent_mapper,
@@ -231,38 +235,6 @@ class MapperTask(Task):
         for name, network in networks.items():
             if network is not None:
                 network.to(memory_format=torch.contiguous_format).save_pretrained(folder / name)
-
-
-@torch.no_grad()
-def start_from_words(mapper: TokenMapper, table: Tensor, words: Sequence[int], neutral: int) -> None:
-    """Let a mapper say one word for each bit of 1, and a neutral one for each bit of 0.
-
-    With fewer vectors than bits, several bits share a vector, which is the sum of what they add to the neutral word.
-
-    Args:
-        mapper: is changed.
-        table: (vocabulary, dim), the text encoder's embeddings.
-        words: n_bits rows of the table.
-        neutral: row of a word that writes nothing.
-    """
-    n_bits, vectors = mapper.config.n_bits, mapper.config.vectors
-    added = (table[list(words)] - table[neutral]) / mapper.config.scale
-    weight = torch.zeros(vectors, table.shape[1], n_bits)
-    for bit in range(n_bits):
-        weight[bit % vectors, :, bit] = added[bit] / 2
-    bias = weight.sum(dim=2) + table[neutral].cpu() / mapper.config.scale
-    mapper.direct.weight.copy_(weight.flatten(0, 1))
-    mapper.direct.bias.copy_(bias.flatten())
-    for parameter in mapper.deep[-1].parameters():
-        parameter.zero_()
-
-
-def word_ids(tokenizer: Any, words: Sequence[str], neutral: str = ",") -> tuple[list[int], int]:
-    """Ids of single-token words, and of one that stands between them."""
-    ids = [tokenizer(word).input_ids[1:-1] for word in (*words, neutral)]
-    if long := [word for word, parts in zip((*words, neutral), ids, strict=True) if len(parts) != 1]:
-        raise ValueError(f"expected words of one token each, got {', '.join(long)}; use from_words = false")
-    return [parts[0] for parts in ids[:-1]], ids[-1][0]
 
 
 def _pretrained(folder: Path, seed: int) -> tuple[Extractor, LatentMapper | None]:

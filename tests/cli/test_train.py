@@ -67,11 +67,13 @@ SETTINGS = {
     "vae": ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_share=0"),
     "diffusion": ("scenes=6", "channels=[16]", "heads=[2]", "text_width=16", "text_layers=1", "max_length=64"),
     "extractor": ("code_images=32", "photo_share=0", "clean_images=64"),
+    "token": ("scenes=6", "photo_share=0"),
     "mapper": ("scenes=6", "vectors=2"),
 }
 INPUTS = {
     "diffusion": ("vae=vae/model/vae", "latents=latents.safetensors"),
     "extractor": ("vae=vae/model/vae", "code=code.safetensors"),
+    "token": ("model=diffusion/model", "networks=extractor/model", "latents=latents.safetensors"),
     "mapper": ("model=diffusion/model", "networks=extractor/model", "latents=latents.safetensors"),
 }
 
@@ -98,7 +100,7 @@ def chain(tmp_path_factory):
 @pytest.mark.slow
 def test_one_after_the_other(chain):
     folder, run = chain
-    for kind, more in (("vae", []), ("diffusion", ["--immiscible"]), ("extractor", []), ("mapper", [])):
+    for kind, more in (("vae", []), ("diffusion", ["--immiscible"]), ("extractor", []), ("token", []), ("mapper", [])):
         stopped = run(kind, *more, "--stop-at", 1)
         assert stopped.exit_code == 0, stopped.output
         result = run(kind, *more)
@@ -112,6 +114,9 @@ def test_one_after_the_other(chain):
     tokens = TokenMapper.from_pretrained(folder / "mapper" / "model" / "token_mapper")
     assert extractor.config.n_bits == tokens.config.n_bits
     assert tokens.config.width == 16
+    words = TokenMapper.from_pretrained(folder / "token" / "model" / "privgen" / "token_mapper")
+    assert (words.config.vectors, words.config.width) == (words.config.n_bits, 16)
+    assert (folder / "token" / "model" / "model_index.json").is_file()
     pipe = StableDiffusionPipeline.from_pretrained(folder / "diffusion" / "model", safety_checker=None)
     assert pipe.unet.config.cross_attention_dim == 16
     other = run("diffusion")
@@ -128,6 +133,7 @@ def test_one_after_the_other(chain):
         ("extractor", {"vae": "none"}, "There is no autoencoder in none; make one with `privgen train vae`"),
         ("mapper", {"model": "none"}, "There is no text-to-image model in none; make one with `privgen train diff"),
         ("mapper", {"model": ".", "latents": "none"}, "There is no cache of scenes in none; make one with"),
+        ("token", {"model": ".", "networks": "none"}, "There is no extractor with its patterns in none; make"),
         ("extractor", {"vae": ".", "distortions": '["jpg"]'}, "Nothing is trained against jpg; choose from jpeg,"),
         ("mapper", {"model": ".", "latents": "file", "distortion_scale": "2"}, "a scale from 0 to 1, not 2"),
     ],

@@ -118,6 +118,17 @@ def test_what_is_not_named_stays(assemble, tmp_path):
     assert "token mapper that is there was trained with another extractor" in again.output
 
 
+def test_a_model_that_has_learnt_words(assemble, runs, networks, tmp_path):
+    run = tmp_path / "run" / "model"
+    shutil.copytree(runs / "diffusion" / "model", run)
+    networks["token_mapper"].save_pretrained(run / "privgen" / "token_mapper")
+    result = assemble("token", "extractor", token=run.parent)
+    assert result.exit_code == 0, result.output
+    StableDiffusionPipeline.from_pretrained(tmp_path / "mini", safety_checker=None)
+    for name in ("token_mapper", "extractor", "latent_mapper"):
+        assert (tmp_path / "mini" / "privgen" / name / WEIGHTS).is_file()
+
+
 def test_the_average_of_an_unfinished_run(assemble, runs, tmp_path):
     unfinished = tmp_path / "run"
     shutil.copytree(runs / "classifier", unfinished)

@@ -59,7 +59,7 @@ def test_values_and_defaults(write):
     assert recipe.loop == LoopOptions(steps=4, batch_size=2, learning_rate=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["extractor", "mapper"])
+@pytest.mark.parametrize("kind", ["extractor", "token", "mapper"])
 def test_samples_follow_from_the_loop(kind, tmp_path):
     recipe = load_recipe(kind, changes=["loop.steps=10", "loop.batch_size=4"])
     assert recipe.model.samples == 40

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from privgen.watermark.embed import decoded_difference, encode_canvas
-from privgen.watermark.linear_code import Response, measure_response, solve_code, stationary_covariance, zero_forcing
+from privgen.watermark.initial_code import mixed
+from privgen.watermark.linear_code import (
+    Response,
+    low_frequencies,
+    measure_response,
+    solve_code,
+    stationary_covariance,
+    zero_forcing,
+)
 
 
 D = 24
@@ -48,18 +56,58 @@ def test_no_other_pattern_is_read_better():
 
 def test_filters_read_their_own_pattern_alone():
     covariance, response = positive(1), Response(positive(2), positive(3))
-    excluded = torch.randn(D, 3, generator=generator(4), dtype=torch.float64)
-    code = solve_code(covariance, response, 5, excluded=excluded, ridge=0.01)
+    code = solve_code(covariance, response, 5, ridge=0.01)
     seen = code.filters.double() @ response.reading @ code.patterns.double().T
     torch.testing.assert_close(seen, torch.eye(5, dtype=torch.float64), atol=1e-4, rtol=0)
-    assert (code.filters.double() @ excluded).abs().max() < 1e-4
     pixels = code.patterns.double() @ response.energy @ code.patterns.double().T
     assert pixels.diagonal().tolist() == pytest.approx([1.0] * 5, rel=0.05)  # up to the ridge
 
 
+def test_patterns_within_a_span():
+    covariance, response = positive(1), Response(positive(2), positive(3))
+    span = torch.randn(D, 7, generator=generator(4), dtype=torch.float64)
+    code = solve_code(covariance, response, 5, span=span, ridge=0)
+    basis = torch.linalg.qr(span).Q
+    torch.testing.assert_close(code.patterns.double() @ basis @ basis.T, code.patterns.double(), atol=1e-5, rtol=0)
+    free = solve_code(covariance, response, 5, ridge=0)
+    assert code.noise.min() > free.noise.min()
+
+
 def test_too_many_patterns():
-    with pytest.raises(ValueError, match="at most 21 patterns, got 22"):
-        solve_code(positive(1), Response(positive(2), positive(3)), 22, excluded=torch.eye(D)[:, :3])
+    with pytest.raises(ValueError, match="at most 3 patterns, got 4"):
+        solve_code(positive(1), Response(positive(2), positive(3)), 4, span=torch.eye(D)[:, :3])
+
+
+def test_low_frequencies():
+    basis = low_frequencies(2, 8, 8, 2)
+    assert basis.shape == (128, 2 * 25)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(50, dtype=torch.float64))
+    place = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
+
+    def kept(cycles_down, cycles_across):
+        phase = cycles_down * place[:, None] + cycles_across * place + 0.1
+        wave = torch.cat([(2 * torch.pi * phase).cos().flatten(), torch.zeros(64, dtype=torch.float64)])
+        return float((basis.T @ wave).square().sum() / wave.square().sum())
+
+    assert kept(2, -1) == pytest.approx(1)
+    assert kept(0, 2) == pytest.approx(1)
+    assert kept(3, 1) == pytest.approx(0, abs=1e-9)
+    assert low_frequencies(2, 4, 6, 5).shape == (48, 48)
+
+
+def test_mixed_bits_are_read_equally_well():
+    noise = torch.linspace(1, 10, D)
+    response = Response(torch.eye(D), torch.eye(D))
+    code = solve_code(torch.diag(noise**2), response, 8, ridge=0)
+    patterns, filters = mixed(code, torch.diag(noise**2), response, 6, 0.0)
+    torch.testing.assert_close(patterns @ patterns.T, torch.eye(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(filters[:6] @ patterns.T, torch.eye(6), atol=1e-4, rtol=0)
+    heard = (filters @ torch.diag(noise**2) @ filters.T).diagonal().sqrt()
+    best = code.noise.sort().values[:6]
+    assert heard[:6].max() / heard[:6].min() < best.max() / best.min()
+    # Pilots are as loud as the bits' noise.
+    torch.testing.assert_close(heard[6:], heard[:6].square().mean().sqrt().expand(2))
+    assert (filters[6:] @ patterns.T).abs().max() < 1e-4
 
 
 def test_zero_forcing_is_the_quietest_inverse():

@@ -1,20 +1,17 @@
-"""The mapper that training starts from says words of the model's own."""
+"""The mapper trained through a frozen model: where it starts, and that it alone changes."""
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from privgen.models.watermark import TokenMapper
+from privgen.data.scenes import sample_spec
+from privgen.diffusion.scene_cache import scene_seed
+from privgen.models.watermark import Extractor, LatentMapper, TokenMapper
 from privgen.watermark.token import token_embeddings
-from privgen.watermark.train_mapper import start_from_words, word_ids
+from privgen.watermark.train_mapper import MapperRecipe, MapperTask
 
 
-N_BITS, DIM = 6, 16
-WORDS, NEUTRAL = [3, 5, 7, 9, 11, 13], 2
-
-
-@pytest.fixture
-def table(generator):
-    return 0.3 * torch.randn(20, DIM, generator=generator)
+N_BITS, DIM, SCENES = 6, 32, 12
 
 
 @pytest.fixture
@@ -22,34 +19,53 @@ def bits(generator):
     return torch.randint(2, (4, N_BITS), generator=generator).float()
 
 
-def mapper(vectors, **options):
-    return TokenMapper(N_BITS, vectors, DIM, hidden=8, scale=0.3, **options)
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    """A tiny pipeline, whose tokenizer spells captions by letters and so has room for short ones and few vectors."""
+    pipe = tiny.tiny_pipeline("sd21")
+    pipe.save_pretrained(tmp_path / "model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Extractor.from_vae(pipe.vae, N_BITS, 4).save_pretrained(tmp_path / "networks" / "extractor")
+        LatentMapper(N_BITS, channels=4).save_pretrained(tmp_path / "networks" / "latent_mapper")
+    latents = {"latents": torch.randn(SCENES, 4, 16, 16).half(), "ids": torch.zeros(SCENES, 77, dtype=torch.int16)}
+    save_file(latents, tmp_path / "latents.safetensors")
+    return MapperRecipe(
+        model=tmp_path / "model",
+        networks=tmp_path / "networks",
+        latents=tmp_path / "latents.safetensors",
+        scenes=SCENES,
+        vectors=2,
+        hidden=8,
+        tau=100,
+        samples=8,
+    )
 
 
-def test_a_word_for_each_bit(table, bits):
-    start = mapper(N_BITS)
-    start_from_words(start, table, WORDS, NEUTRAL)
-    torch.testing.assert_close(start(bits), torch.where(bits[:, :, None] > 0, table[WORDS], table[NEUTRAL]))
+def test_only_the_mapper_learns(recipe):
+    task = MapperTask(recipe, 0)
+    short = [i for i in range(SCENES) if len(sample_spec(scene_seed(0, i)).caption) < 60]
+    batch = task.batch([0, 1])
+    batch["scene"] = torch.tensor((short * 2)[:2])
+    scalars = task(batch)
+    scalars["loss"].backward()
+    learning = {name.split(".")[0] for name, value in task.named_parameters() if value.grad is not None}
+    assert learning == {"token_mapper"}
+    assert task.token_mapper.direct.weight.grad.abs().sum() > 0
+    assert scalars["token_db"].isfinite()
 
 
-def test_bits_that_share_a_vector_add_up(table, bits):
-    start = mapper(2)
-    start_from_words(start, table, WORDS, NEUTRAL)
-    added = bits[:, :, None] * (table[WORDS] - table[NEUTRAL])
-    said = table[NEUTRAL] + torch.stack([added[:, ::2].sum(1), added[:, 1::2].sum(1)], dim=1)
-    torch.testing.assert_close(start(bits), said)
+def test_training_goes_on_from_a_mapper_that_is_there(recipe):
+    kept = TokenMapper(N_BITS, 3, DIM, tau=120, complement=True)
+    kept.save_pretrained(recipe.networks / "token_mapper")
+    task = MapperTask(recipe, 0)
+    assert (task.token_mapper.config.vectors, task.tau) == (3, 120)
+    assert torch.equal(task.token_mapper.direct.weight, kept.direct.weight)
 
 
 def test_the_complement_is_the_opposite_message(bits):
-    with_complement = mapper(3, complement=True)
+    with_complement = TokenMapper(N_BITS, 3, DIM, hidden=8, complement=True)
     said, opposite = token_embeddings(with_complement, bits)
     torch.testing.assert_close(opposite, with_complement(1 - bits))
     torch.testing.assert_close(said, with_complement(bits))
-    assert token_embeddings(mapper(3), bits)[1] is None
-
-
-def test_words_of_several_tokens(tiny_pipe):
-    with pytest.raises(ValueError, match="one token each, got linen; use from_words = false"):
-        word_ids(tiny_pipe.tokenizer, ["a", "linen"], ".")
-    ids, neutral = word_ids(tiny_pipe.tokenizer, ["a", "b"], ".")
-    assert [*ids, neutral] == [tiny_pipe.tokenizer(word).input_ids[1] for word in "ab."]
+    assert token_embeddings(TokenMapper(N_BITS, 3, DIM), bits)[1] is None
