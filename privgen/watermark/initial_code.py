@@ -80,7 +80,8 @@ def load_or_solve_code(
         return _load(path, fingerprint)
     content = _content(vae, photos, images, attack)
     response = measure_response(vae, content.examples)
-    smooth = low_frequencies(*content.shape, cycles)
+    channels, height, width = content.shape
+    smooth = low_frequencies(channels, height, width, cycles)
     code = solve_code(content.covariance, response, n_bits + pilots, span=smooth, ridge=ridge)
     patterns, filters = mixed(code, content.covariance, response, n_bits, ridge)
     solved = {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}

@@ -56,7 +56,7 @@ def test_no_other_pattern_is_read_better():
 
 def test_filters_read_their_own_pattern_alone():
     covariance, response = positive(1), Response(positive(2), positive(3))
-    code = solve_code(covariance, response, 5, ridge=0.01)
+    code = solve_code(covariance, response, 5, ridge=0.001)
     seen = code.filters.double() @ response.reading @ code.patterns.double().T
     torch.testing.assert_close(seen, torch.eye(5, dtype=torch.float64), atol=1e-4, rtol=0)
     pixels = code.patterns.double() @ response.energy @ code.patterns.double().T
