@@ -61,7 +61,7 @@ def load_or_solve_code(
         n_bits: of a message.
         pilots: see `Extractor`.
         images: scenes and photographs whose content is measured.
-        cycles: of the patterns across the canvas, at most: text can only write what is smooth in the latents.
+        cycles: of the patterns across the canvas, at most; mini has learnt to write smooth ones by text.
         attack: what a reader should be steady against, called as `attack(images, generator=[one for each])`;
             its repr says whether a file was made with it.
         ridge: see `solve_code`.

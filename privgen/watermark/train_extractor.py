@@ -44,7 +44,7 @@ class ExtractorRecipe:
         pilots: filters that measure the noise.
         code: file of the linear code that training starts from; made when it is missing.
         code_images: images whose content the code is fitted to.
-        cycles: of the patterns across the canvas, at most; text can only write smooth ones.
+        cycles: of the patterns across the canvas, at most; mini has learnt to write smooth ones by text.
         photo_share: share of the images that are photographs.
         learn_patterns: learn R(m) too. It starts from the best linear code, and costs a third of the time.
         psnr_from: quality at which training starts, in dB.
