@@ -236,14 +236,16 @@ main({words!r}, prog_name="privgen")
 
 
 @pytest.mark.parametrize("carrier", ["token", "latent"])
-def test_generate(cli, folder, marked_model, carrier):
-    words = ["a cat", "--key", "alice", "--carrier", carrier, "--steps", "4", "--model", marked_model, "--tau", "500"]
+def test_generate(cli, folder, marked_model, root, carrier):
+    # A tiny random model hardly listens to text: what a token changes is lost in 8 bits for one key in eight.
+    model = root / "privgen" / "models" / "mini" if carrier == "token" else marked_model
+    words = ["a cat", "--key", "alice", "--carrier", carrier, "--steps", "4", "--model", model, "--tau", "500"]
     result = cli("watermark", "generate", *words, "-o", "cat.png", "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert (record["key"], record["carrier"]) == ("alice", carrier)
     assert [image["file"] for image in record["images"]] == ["cat.png"]
-    plain = cli("generate", "a cat", "--steps", "4", "--model", marked_model, "-o", "plain.png")
+    plain = cli("generate", "a cat", "--steps", "4", "--model", model, "-o", "plain.png")
     assert plain.exit_code == 0, plain.output
     difference = (load_image("cat.png").pixels - load_image("plain.png").pixels).abs()
     assert 0 < difference.mean() < 0.3
