@@ -85,7 +85,7 @@ class Generation:
         pipeline: a `StableDiffusionWatermarkPipeline`.
         seed: of scenes and noise.
         prompts: taken in turn; when empty, image i shows the caption of a held-out scene, one object and two in turn.
-            These captions name no textures, which are the words that a token writes its mark with.
+            These captions name no textures, so that they are short and leave room for a token.
         batch_size: images at a time.
         steps: denoising steps.
         guidance: scale of classifier-free guidance.

@@ -132,8 +132,8 @@ class TokenTask(Task):
         table = self.text_encoder.get_input_embeddings().weight
         numbers, dim, scale = self.patches(self.patterns).shape[2], table.shape[1], float(table.std())
         drawn = torch.randn(self.recipe.cells**2, dim, generator=sample_generator(self.seed, 0))
-        mixing = torch.randn(dim, numbers, generator=sample_generator(self.seed, 1))
-        return scale * drawn, scale * semi_orthogonal(mixing)
+        mixing = nn.init.orthogonal_(torch.empty(dim, numbers), generator=sample_generator(self.seed, 1))
+        return scale * drawn, scale * mixing
 
     @torch.no_grad()
     def _go_on_from(self, start: Path) -> tuple[Tensor, Tensor]:
@@ -190,9 +190,7 @@ class TokenTask(Task):
             "bits": torch.from_numpy(np.stack([rng.integers(2, size=n_bits) for rng in rngs])).float(),
             "t": torch.from_numpy(np.where(marked, late, [steps * rng.random() for rng in rngs])).long(),
             "random": torch.from_numpy(is_random),
-            "loud": torch.from_numpy(
-                recipe.loud ** (1 - np.array(indices) / (recipe.fade * recipe.samples)).clip(0)
-            ).float(),
+            "loud": torch.from_numpy(recipe.loud ** (1 - progress / recipe.fade).clip(0)).float(),
             "drawn": torch.stack([torch.randn(shape, generator=sample_generator(self.seed + 1, i)) for i in indices]),
         }
 
@@ -337,9 +335,3 @@ def channel_gains(vae: Any, latents: Tensor) -> Tensor:
         changed[:, channel : channel + 1] += noise
         gains.append((decoded(vae, changed) - plain).square().mean().sqrt())
     return torch.stack(gains).view(1, -1, 1, 1) / torch.stack(gains).mean()
-
-
-def semi_orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix whose rows or columns, whichever are fewer, are orthonormal."""
-    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return u @ vh
