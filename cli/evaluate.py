@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from privgen.cli import options
+from privgen.cli.evaluate_robustness import robustness
 from privgen.cli.groups import Group
 from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
@@ -208,3 +209,6 @@ def hallucination(
     if output is not None:
         result.save(output, overwrite=overwrite)
     echo(result.record() if as_json else result.table(), as_json=as_json)
+
+
+evaluate.add_command(robustness)

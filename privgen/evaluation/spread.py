@@ -1,8 +1,9 @@
 """Measured values with the uncertainty of having measured them on so many pictures."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,3 +46,22 @@ def mean(values: ArrayLike) -> Measured:
     half = 1.96 * float(x.std(ddof=1)) / math.sqrt(x.size) if x.size > 1 else math.nan
     middle = float(x.mean())
     return Measured(middle, x.size, middle - half, middle + half)
+
+
+def values(measures: Mapping[str, Measured]) -> dict[str, float]:
+    """The values by name."""
+    return {name: measured.value for name, measured in measures.items()}
+
+
+def intervals(measures: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
+    """The intervals by name, as records have them under `spread`."""
+    return {name: {"n": m.n, "low": m.low, "high": m.high} for name, m in measures.items()}
+
+
+def finite(value: Any) -> Any:
+    """A nested record as JSON reads it back: without the numbers that it lacks, which become None."""
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,7 @@ from PIL import Image
 from privgen.data.sheets import save_picture
 from privgen.environment import Environment
 from privgen.evaluation.model import RESULTS
-from privgen.evaluation.spread import Measured, mean, share
+from privgen.evaluation.spread import Measured, finite, intervals, mean, share, values
 from privgen.evaluation.watermark_marking import MarkedImages
 from privgen.evaluation.watermark_negatives import Negatives
 from privgen.evaluation.watermark_reading import ATTACKS, CLEAN, Bits
@@ -62,8 +62,8 @@ class CarrierScores:
     def record(self) -> dict[str, Any]:
         """The numbers as a mapping, photographs and intervals nested in it."""
         counts = {name: getattr(self, name) for name in ("n", "unchanged", "trainable_parameters")}
-        photos = {"n": self.photos_n, **_values(self.photos), "spread": _spread(self.photos)} if self.photos else None
-        return {**counts, **_values(self.measures), "photos": photos, "spread": _spread(self.measures)}
+        photos = {"n": self.photos_n, **values(self.photos), "spread": intervals(self.photos)} if self.photos else None
+        return {**counts, **values(self.measures), "photos": photos, "spread": intervals(self.measures)}
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class WatermarkEvaluation:
             "negatives_note": NOTE,
             "carriers": carriers,
             "unmarked": self.unmarked,
-            "spread": {**chosen["spread"], **_spread({"fpr_clean": self.fpr_clean})},
+            "spread": {**chosen["spread"], **intervals({"fpr_clean": self.fpr_clean})},
             "environment": asdict(self.environment),
         }
-        finite: dict[str, Any] = _finite(record)
-        return finite
+        readable: dict[str, Any] = finite(record)
+        return readable
 
     def summary(self) -> dict[str, Any]:
         """The record for people: without intervals, versions and the calibration."""
@@ -205,7 +205,7 @@ def calibrate(bits: Bits, keys_bits: Bits) -> dict[str, Any]:
     return {
         "images": images,
         "pairs": matches.size,
-        **_values(rates),
+        **values(rates),
         "worst_key_fpr_1e-3": float(of_keys.max()),
         "matches_mean": float(matches.mean()),
         "matches_std": float(matches.std()),
@@ -213,7 +213,7 @@ def calibrate(bits: Bits, keys_bits: Bits) -> dict[str, Any]:
         "matches_std_binomial": math.sqrt(n_bits) / 2,
         "bit_bias": float(np.abs(bits.mean(axis=0) - 0.5).max()),
         "bit_bias_by_chance": float(norm.ppf(1 - 0.025 / n_bits)) / (2 * math.sqrt(images)),
-        "spread": _spread(rates),
+        "spread": intervals(rates),
     }
 
 
@@ -231,25 +231,8 @@ def median(values: Sequence[float]) -> Measured:
     return Measured(float(np.median(x)), n, low, high)
 
 
-def _values(measures: Mapping[str, Measured]) -> dict[str, float]:
-    return {name: measured.value for name, measured in measures.items()}
-
-
-def _spread(measures: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
-    return {name: {"n": m.n, "low": m.low, "high": m.high} for name, m in measures.items()}
-
-
 def _without(value: Any, names: Sequence[str]) -> Any:
     """A nested mapping without some of its entries."""
     if isinstance(value, Mapping):
         return {name: _without(item, names) for name, item in value.items() if name not in names}
     return value
-
-
-def _finite(value: Any) -> Any:
-    """What JSON reads back, without the numbers that it lacks."""
-    if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,58 @@
+"""Work that several processes share, each its own part, with the same result as one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+
+Item = TypeVar("Item")
+
+_PATIENCE = timedelta(hours=12)  # the first to be done waits for the last
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one command.
+
+    Attributes:
+        rank: which of them this is.
+        count: how many there are.
+        device: what this one shall compute on; "auto" for a process that is alone.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: str = "auto"
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this one prints and writes results."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """This process's part: every `count`-th item."""
+        return list(items[self.rank :: self.count])
+
+    def gather(self, items: list[Item]) -> list[Item]:
+        """The items of all processes, in the order of their ranks; every process gets all."""
+        if self.count == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        gathered: list[Item] = gather_object(items)
+        return gathered
+
+
+def processes() -> Processes:
+    """The processes that `accelerate launch` or `torchrun` have started, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes()
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+    return Processes(state.process_index, state.num_processes, str(state.device))

@@ -1,0 +1,212 @@
+"""What a robustness evaluation runs: presets, and attacks with the number of images that each is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from privgen.attacks import (
+    Attack,
+    DiffPure,
+    GrIDPure,
+    Regeneration,
+    Rinsing,
+    VaeRoundTrip,
+    list_attacks,
+    load_denoiser,
+)
+from privgen.attacks.base import as_label
+from privgen.errors import PrivgenError, UsageError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is measured.
+
+    Attributes:
+        name: what the command line calls it.
+        n: images.
+        few: images for attacks that take tenths of a second for each: classical denoisers, regeneration.
+        fewest: images for attacks that take seconds: purification by a pixel denoiser.
+        slow: images for methods that are slow themselves; 0 leaves them out.
+        carriers: how many of the model's carriers, the default one first.
+        mild_and_hard: whether distortions run at both ends of their range too.
+        more: strengths of other attacks beside those that every preset has.
+    """
+
+    name: str
+    n: int
+    few: int
+    fewest: int
+    slow: int
+    carriers: int
+    mild_and_hard: bool
+    more: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+PRESETS = {
+    "quick": Preset("quick", n=16, few=4, fewest=2, slow=0, carriers=1, mild_and_hard=False),
+    "standard": Preset(
+        "standard",
+        n=100,
+        few=25,
+        fewest=25,
+        slow=20,
+        carriers=2,
+        mild_and_hard=True,
+        more={
+            "median": (1, 3),
+            "non_local_means": (0.2,),
+            "total_variation": (0.2,),
+            "bilateral_guided": (128,),
+            "regeneration": (30, 100),
+            "rinsing": (4,),
+            "diffpure": (75, 150),
+            "gridpure": (15,),
+        },
+    ),
+}
+"""By name. quick is meant for 3 minutes on two cores, standard for 60."""
+
+ALWAYS: dict[str, tuple[float, ...]] = {
+    "jpeg": (50,),
+    "crop": (0.5,),
+    "rotation": (10,),
+    "median": (2,),
+    "non_local_means": (0.1,),
+    "total_variation": (0.1,),
+    "bilateral_guided": (64,),
+    "vae": (1,),
+    "diffpure": (100,),
+    "regeneration": (60,),
+    "rinsing": (2,),
+}
+"""Strengths that every preset runs, beside the middle one of every distortion."""
+
+_FEWEST = ("diffpure", "gridpure")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An attack at a strength, and what it is run on.
+
+    Attributes:
+        key: what results call it: `jpeg_50`, `rinse_2x`.
+        name: of the attack; strengths of one name make a curve.
+        strength: in the attack's own unit.
+        unit: of the strength.
+        n: images, at most.
+        middle: whether it is a distortion at its middle strength, over which the headline is the mean.
+        attack: ready to run; None where something is missing.
+        reason: what is missing; empty where nothing is.
+    """
+
+    key: str
+    name: str
+    strength: float
+    unit: str
+    n: int
+    middle: bool
+    attack: Attack | None = field(repr=False)
+    reason: str = ""
+
+
+def get_preset(name: str, n: int | None = None) -> Preset:
+    """A preset by its name, with another number of images.
+
+    Args:
+        name: a key of `PRESETS`.
+        n: images; None takes the preset's.
+
+    Raises:
+        UsageError: there is no such preset, or fewer than two images.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"No preset is called {name!r}; choose from {', '.join(PRESETS)}.")
+    if n is not None and n < 2:
+        raise UsageError(f"--n must be at least 2, got {n}; intervals need more than one image.")
+    return replace(PRESETS[name], n=n or PRESETS[name].n)
+
+
+def plan_attacks(
+    preset: Preset, *, model: str, pipeline: Any, device: str = "auto", only: Sequence[str] = ()
+) -> list[Planned]:
+    """The attacks of a preset, distortions first; what one lacks is found out here.
+
+    Args:
+        preset: how much.
+        model: name of the model, whose pixel denoiser purifies.
+        pipeline: the model itself, which regenerates.
+        device: of the denoiser.
+        only: names of attacks, or keys such as `jpeg_50`; empty means all.
+
+    Raises:
+        UsageError: an entry of `only` that the preset does not run.
+    """
+    makers: dict[str, Callable[..., Attack]] = {
+        "vae": partial(VaeRoundTrip, model=pipeline),
+        "regeneration": partial(Regeneration, model=pipeline),
+        "rinsing": partial(Rinsing, model=pipeline),
+        "diffpure": partial(_purifier, DiffPure, model, device),
+        "gridpure": partial(_purifier, GrIDPure, model, device),
+    }
+    planned = []
+    for kind in list_attacks():
+        for strength in strengths(kind, preset):
+            key = attack_key(kind.name, strength)
+            if not only or kind.name in only or key in only:
+                planned.append(_planned(kind, strength, preset, makers.get(kind.name, kind)))
+    chosen = {name for entry in planned for name in (entry.name, entry.key)}
+    if missing := [name for name in only if name not in chosen]:
+        known = [kind.name for kind in list_attacks() if strengths(kind, preset)]
+        raise UsageError(
+            f"--attack {missing[0]} is not among those of the preset {preset.name}; choose from {', '.join(known)}, "
+            f"or one with its strength, such as {attack_key('jpeg', 50)}."
+        )
+    return planned
+
+
+def strengths(kind: type[Attack], preset: Preset) -> list[float]:
+    """Strengths of an attack in a preset, from mild to hard; none if the preset leaves it out."""
+    chosen = {*ALWAYS.get(kind.name, ()), *preset.more.get(kind.name, ())}
+    if kind.kind == "D":
+        chosen |= {middle(kind), *((kind.sweep[0], kind.sweep[-1]) if preset.mild_and_hard else ())}
+    return sorted(chosen, key=lambda strength: abs(strength - kind.identity))
+
+
+def middle(kind: type[Attack]) -> float:
+    """The middle strength of an attack's sweep."""
+    return kind.sweep[len(kind.sweep) // 2]
+
+
+def attack_key(name: str, strength: float) -> str:
+    """What results call an attack at a strength."""
+    return f"rinse_{strength:g}x" if name == "rinsing" else as_label(f"{name}_{strength:g}")
+
+
+def _planned(kind: type[Attack], strength: float, preset: Preset, make: Callable[..., Attack]) -> Planned:
+    at_middle = kind.kind == "D" and strength == middle(kind)
+    n = preset.n if kind.kind == "D" else min(preset.n, preset.fewest if kind.name in _FEWEST else preset.few)
+    entry = Planned(attack_key(kind.name, strength), kind.name, strength, kind.unit, n, at_middle, None)
+    try:
+        attack = make(strength=strength)
+        attack.prepare()
+    except PrivgenError as error:
+        return replace(entry, reason=" ".join(str(error).split()))
+    return replace(entry, attack=attack)
+
+
+def _purifier(kind: type[DiffPure] | type[GrIDPure], model: str, device: str, strength: float) -> Attack:
+    """Purification by the model's pixel denoiser, whose weights its repr tells apart.
+
+    Raises:
+        PrivgenError: the model has none.
+    """
+    try:
+        denoiser = load_denoiser(model, space="pixel", device=device)
+    except PrivgenError as error:
+        reason = f"No pixel denoiser could be loaded from the model {model}; `privgen train denoiser` makes one."
+        raise PrivgenError(reason) from error
+    return kind(model=replace(denoiser, name=""), strength=strength)

@@ -1,0 +1,173 @@
+"""Marked and unmarked images under every attack, a batch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from privgen.attacks import Attack
+from privgen.evaluation.marking_methods import Contestant, Reader, read_as_bits
+from privgen.evaluation.processes import Processes
+from privgen.evaluation.robustness_log import Log, Row, finite_or_none
+from privgen.evaluation.robustness_plan import Planned
+from privgen.evaluation.watermark_reading import CLEAN, Bits, Generation, as_saved
+from privgen.metrics.quality import psnr, ssim
+from privgen.watermark.keys import Key
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured.
+
+    Attributes:
+        contestants: the methods.
+        planned: the attacks; those that lack something are passed over.
+        generation: images without a mark, by number.
+        keys: one an image.
+        slow: images for slow methods, at most.
+    """
+
+    contestants: Sequence[Contestant] = field(repr=False)
+    planned: Sequence[Planned]
+    generation: Generation
+    keys: Sequence[Key] = field(repr=False)
+    slow: int
+
+    def numbers(self, contestant: Contestant, entry: Planned | None, among: Sequence[int]) -> list[int]:
+        """Which of some images a method is measured on under an attack, or under none."""
+        n = min(len(self.keys) if entry is None else entry.n, self.slow if contestant.slow else len(self.keys))
+        return [number for number in among if number < n]
+
+
+def measure(work: Work, log: Log, processes: Processes) -> list[Row]:
+    """Run everything that the log does not have, in batches that the processes share.
+
+    An image, its attacks' random draws and so its rows depend on its number only. Batches are whole, so that two
+    processes compute what one does.
+
+    Returns:
+        All rows, in every process.
+
+    Raises:
+        PrivgenError: the log cannot be written, or an attack fails.
+    """
+    size = work.generation.batch_size
+    batches = [range(first, min(first + size, len(work.keys))) for first in range(0, len(work.keys), size)]
+    entries: list[Planned | None] = [None, *(entry for entry in work.planned if entry.attack is not None)]
+    mine = processes.share(batches)
+    rows: list[Row] = []
+    with tqdm(total=len(mine) * len(entries), desc="attacks", unit="batch", disable=not processes.is_main) as bar:
+        for numbers in mine:
+            batch = Batch(work, numbers)
+            for entry in entries:
+                rows += _measured(batch, entry, log)
+                bar.update(1)
+    return processes.gather(rows)
+
+
+class Batch:
+    """Images of one batch, each made when it is first asked for."""
+
+    def __init__(self, work: Work, numbers: Sequence[int]) -> None:
+        self.work = work
+        self.numbers = list(numbers)
+        self._plain: Tensor | None = None
+        self._marked: dict[str, Tensor] = {}
+
+    def plain(self) -> Tensor:
+        """(B, 3, H, W) without a mark."""
+        if self._plain is None:
+            self._plain = self.work.generation.images(self.numbers)
+        return self._plain
+
+    def marked(self, contestant: Contestant) -> Tensor:
+        """The same with a mark; for a slow method only the first of them."""
+        if contestant.name not in self._marked:
+            numbers = self.work.numbers(contestant, None, self.numbers)
+            owners = [self.work.keys[number] for number in numbers]
+            self._marked[contestant.name] = contestant.mark(numbers, self.plain()[: len(numbers)], owners)
+        return self._marked[contestant.name]
+
+    def attacked(self, images: Tensor, entry: Planned | None) -> Tensor:
+        """Images, of which row i is number i of the batch, under an attack, as they are saved."""
+        if entry is None or entry.attack is None:
+            return images
+        return attacked(entry.attack, entry.key, images, self.numbers[: len(images)], self.work.generation.seed)
+
+
+def attacked(attack: Attack, key: str, images: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+    """Attack images and round them to 8 bits.
+
+    Args:
+        attack: any.
+        key: what it is called; attacks draw differently.
+        images: (B, 3, H, W) in [0, 1].
+        numbers: of the images; the same number draws the same, whatever its mark and batch.
+        seed: of all draws.
+    """
+    generators = [torch.Generator().manual_seed(_seed_of(seed, key, number)) for number in numbers]
+    with torch.no_grad():
+        return as_saved(attack(images, generator=generators))
+
+
+def _measured(batch: Batch, entry: Planned | None, log: Log) -> list[Row]:
+    """Rows of a batch under an attack, from the log or new."""
+    key = CLEAN if entry is None else entry.key
+    rows: list[Row] = []
+    missing: list[tuple[Contestant, list[int]]] = []
+    for contestant in batch.work.contestants:
+        numbers = batch.work.numbers(contestant, entry, batch.numbers)
+        known = log.get(contestant.name, key, numbers)
+        if known is not None:
+            rows += known
+        else:
+            missing.append((contestant, numbers))
+    if missing:
+        longest = max(len(numbers) for _, numbers in missing)
+        negatives = _Negatives(batch.attacked(batch.plain()[:longest], entry))
+        for contestant, numbers in missing:
+            new = _new_rows(batch, entry, key, contestant, numbers, negatives)
+            log.add(new)
+            rows += new
+    return rows
+
+
+def _new_rows(
+    batch: Batch, entry: Planned | None, key: str, contestant: Contestant, numbers: list[int], negatives: _Negatives
+) -> list[Row]:
+    marked = batch.marked(contestant)[: len(numbers)]
+    result = batch.attacked(marked, entry)
+    before = batch.plain()[: len(numbers)] if entry is None else marked
+    found, unmarked = read_as_bits(contestant.reader, result), negatives.read(contestant.reader, len(numbers))
+    quality = zip(psnr(result, before).tolist(), ssim(result, before).tolist(), strict=True)
+    return [
+        Row(contestant.name, key, number, _text(found[i]), _text(unmarked[i]), finite_or_none(decibels), similarity)
+        for i, (number, (decibels, similarity)) in enumerate(zip(numbers, quality, strict=True))
+    ]
+
+
+class _Negatives:
+    """Attacked images without a mark; a reader that several methods share reads them once."""
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
+        self._bits: dict[int, Bits] = {}
+
+    def read(self, reader: Reader, count: int) -> Bits:
+        bits = self._bits.get(id(reader))
+        if bits is None or len(bits) < count:
+            bits = self._bits[id(reader)] = read_as_bits(reader, self._images[:count])
+        return bits[:count]
+
+
+def _text(bits: Bits) -> str:
+    return "".join(map(str, bits.tolist()))
+
+
+def _seed_of(seed: int, key: str, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}:{number}".encode()).digest()[:8]) >> 1
