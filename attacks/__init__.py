@@ -7,6 +7,7 @@
 Kinds: "D" distortion, "P" purification or regeneration, "A" adaptive, "M" model side.
 """
 
+from privgen.attacks.averaging import AveragingForgery, AveragingRemoval, mean_residual
 from privgen.attacks.base import Attack, BaseAttack, Kind
 from privgen.attacks.classical import Median, NonLocalMeans, TotalVariation
 from privgen.attacks.combinations import All, Degradation, Geometric, Photometric
@@ -15,15 +16,20 @@ from privgen.attacks.degradation import JPEG, Blur, Noise, WebP
 from privgen.attacks.denoiser import Denoiser, load_denoiser
 from privgen.attacks.diffpure import DiffPure
 from privgen.attacks.edge_preserving import BilateralGuided
+from privgen.attacks.embedding import Embedding
+from privgen.attacks.examples import Examples
+from privgen.attacks.extractor import ExtractorForgery, ExtractorRemoval
 from privgen.attacks.folder import AttackedFile, AttackedFolder, attack_files
 from privgen.attacks.geometric import Crop, Erase, Rotation
 from privgen.attacks.gridpure import GrIDPure
 from privgen.attacks.jpeg import approximate_jpeg
 from privgen.attacks.model_attack import ModelAttack
+from privgen.attacks.pgd import GradientAttack
 from privgen.attacks.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
 from privgen.attacks.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
 from privgen.attacks.regeneration import Regeneration, Rinsing, VaeRoundTrip
 from privgen.attacks.registry import attack_class, get_attack, list_attacks, parse_attack, register
+from privgen.attacks.surrogate import SurrogateForgery, SurrogateRemoval
 
 
 __all__ = [
@@ -33,6 +39,8 @@ __all__ = [
     "Attack",
     "AttackedFile",
     "AttackedFolder",
+    "AveragingForgery",
+    "AveragingRemoval",
     "BaseAttack",
     "BilateralGuided",
     "Blur",
@@ -44,10 +52,15 @@ __all__ = [
     "Degradation",
     "Denoiser",
     "DiffPure",
+    "Embedding",
     "Erase",
+    "Examples",
+    "ExtractorForgery",
+    "ExtractorRemoval",
     "Gamma",
     "Geometric",
     "GrIDPure",
+    "GradientAttack",
     "Hue",
     "Kind",
     "Median",
@@ -62,6 +75,8 @@ __all__ = [
     "Saturation",
     "Sequence",
     "Sharpness",
+    "SurrogateForgery",
+    "SurrogateRemoval",
     "TotalVariation",
     "VaeRoundTrip",
     "WebP",
@@ -71,6 +86,7 @@ __all__ = [
     "get_attack",
     "list_attacks",
     "load_denoiser",
+    "mean_residual",
     "parse_attack",
     "register",
 ]

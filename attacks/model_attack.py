@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws
+from privgen.attacks.base import Attack, Draws, Kind
 from privgen.errors import PrivgenError
 
 
@@ -29,7 +29,7 @@ class ModelAttack(Attack):
         dtype: precision of a named model's weights: see `privgen.hub.resolve_dtype`.
     """
 
-    kind = "P"
+    kind: ClassVar[Kind] = "P"
     identity = 0
     whole = True
 
@@ -69,6 +69,8 @@ def model_name(model: Any) -> str:
 
     if isinstance(model, Denoiser):
         return model.name
+    if isinstance(model, torch.nn.Module):
+        return f"{type(model).__name__}_{digest(model)}"
     network = getattr(model, "unet", None) or getattr(model, "transformer", None) or getattr(model, "vae", None)
     return f"{type(model).__name__}_{digest(network)}" if network is not None else type(model).__name__
 

@@ -63,8 +63,12 @@ def get_attack(name: str, **parameters: Any) -> Attack:
     return attack(**parameters)
 
 
-def parse_attack(text: str) -> Attack:
+def parse_attack(text: str, **more: Any) -> Attack:
     """An attack written as NAME, NAME=STRENGTH or with parameters: "jpeg", "crop=0.5", "blur=1,reference=none".
+
+    Args:
+        text: the attack.
+        more: parameters that are not in the text.
 
     Raises:
         ValueError: as `get_attack` does, or the text has another form.
@@ -79,6 +83,9 @@ def parse_attack(text: str) -> Attack:
         if not (key and value) or key in parameters:
             raise ValueError(f"expected NAME=STRENGTH or NAME=STRENGTH,KEY=VALUE, got {text!r}")
         parameters[key] = _parse_value(value)
+    if twice := [key for key in more if key in parameters]:
+        raise ValueError(f"{', '.join(twice)} is given twice: in {text!r} and beside it")
+    parameters |= more
     try:
         return get_attack(name.strip(), **parameters)
     except TypeError as error:

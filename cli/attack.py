@@ -47,18 +47,42 @@ def list_(as_json: bool) -> None:
         "privgen attack run crop=0.5,place=centre photos -o attacked",
         "privgen attack run rotation=10 photos -o attacked --seed 1 --json",
         "privgen attack run regeneration=60,model=mini photos -o attacked",
+        "privgen attack run extractor_removal=4,steps=50 marked -o attacked",
+        "privgen attack run averaging_forgery photos -o forged --marked collected --unmarked others",
     )
 )
 @click.argument("name", metavar="NAME[=STRENGTH]")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE_OR_FOLDER...")
 @options.output(required=True, help="Folder for the attacked images.")
+@click.option(
+    "--marked",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="averaging, surrogate, extractor_forgery: images with one key's mark that the attacker has.",
+)
+@click.option(
+    "--unmarked",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="averaging, surrogate: images without it that the attacker has.",
+)
 @options.seed()
 @options.json()
 @options.overwrite()
-def run(name: str, images: tuple[Path, ...], output: Path, seed: int, as_json: bool, overwrite: bool) -> None:
+def run(
+    name: str,
+    images: tuple[Path, ...],
+    output: Path,
+    seed: int,
+    as_json: bool,
+    overwrite: bool,
+    **folders: Path | None,
+) -> None:
     """Attack image files and write the results as PNG files of the same size.
 
     Without a strength, the middle of the attack's range is taken; parameters follow it as KEY=VALUE after commas.
+    Attacks of those who have collected images of one key take folders of them; averaging and surrogate attacks work
+    on these alone, extractor_removal and extractor_forgery with the extractor that a model ships.
     A run that was interrupted goes on where it stopped. A file that cannot be read is named, the rest is done, and
     the exit code is 1.
     """
@@ -66,7 +90,7 @@ def run(name: str, images: tuple[Path, ...], output: Path, seed: int, as_json: b
     from privgen.errors import UsageError
 
     try:
-        chosen = parse_attack(name)
+        chosen = parse_attack(name, **{which: folder for which, folder in folders.items() if folder is not None})
     except ValueError as error:
         raise UsageError(str(error)) from error
     attack_and_report(chosen, images, output, seed=seed, as_json=as_json, overwrite=overwrite)
