@@ -10,6 +10,7 @@ import click
 
 from privgen.cli import options
 from privgen.cli.evaluate_robustness import robustness
+from privgen.cli.evaluate_training import training
 from privgen.cli.groups import Group
 from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
@@ -212,3 +213,4 @@ def hallucination(
 
 
 evaluate.add_command(robustness)
+evaluate.add_command(training)

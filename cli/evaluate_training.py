@@ -1,0 +1,126 @@
+"""``privgen evaluate training``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from privgen.cli import options
+from privgen.cli.loading import quiet_loading
+from privgen.cli.output import echo
+
+
+_METHODS = (
+    "linear",
+    "within-label",
+    "knn-4",
+    "knn-16",
+    "knn-64",
+    "linear-pool",
+    "within-label-pool",
+)
+
+
+@click.command(
+    epilog=options.examples(
+        "privgen evaluate training --json -o runs/training",
+        "privgen evaluate training --data fashion --objective flow --method linear --seeds 5 -o runs/training-flow",
+    )
+)
+@click.option(
+    "--data",
+    type=click.Choice(["fashion", "scenes"]),
+    multiple=True,
+    show_default="both",
+    help="Fashion-MNIST in pixels, or latents of scenes conditioned on their object; repeatable.",
+)
+@click.option(
+    "--objective",
+    "objectives",
+    type=click.Choice(["ddim", "flow"]),
+    multiple=True,
+    show_default="both",
+    help="Noise schedule with DDIM, or flow matching with Euler steps; repeatable.",
+)
+@click.option(
+    "--method",
+    "methods",
+    type=click.Choice(_METHODS),
+    multiple=True,
+    show_default="all but the pools",
+    help="How noise is assigned; repeatable. Vanilla is always measured.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each method.")
+@click.option("--steps", type=click.IntRange(1), default=500, show_default=True, help="Steps of each training.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images a step.")
+@click.option(
+    "--samples",
+    type=click.IntRange(8),
+    default=384,
+    show_default=True,
+    help="Samples to judge at each checkpoint, by number of sampling steps.",
+)
+@click.option(
+    "--fashion",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of Fashion-MNIST's idx files; by default that of Debian's package dataset-fashion-mnist.",
+)
+@options.seed(help="The first seed.")
+@options.output(metavar="DIR", help="Folder for results.json and plots; an interrupted evaluation goes on from it.")
+@options.device()
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the networks' arithmetic.",
+)
+@options.json()
+@options.overwrite()
+def training(
+    data: tuple[str, ...],
+    objectives: tuple[str, ...],
+    methods: tuple[str, ...],
+    seeds: int,
+    seed: int,
+    output: Path | None,
+    fashion: Path | None,
+    device: str,
+    as_json: bool,
+    overwrite: bool,
+    **run: Any,
+) -> None:
+    """Measure how much faster small models learn with immiscible noise assignment.
+
+    The same network learns from the same batches and noise by every method and from every seed. "steps_ratio" is
+    vanilla's steps over the method's to reach vanilla's final quality, the Frechet distance of a fixed network's
+    features; "seconds_ratio" is the same in time. Figures come with 95 % intervals over the seeds.
+
+    All of it is 66 trainings of one to two minutes each on two cores. The plan is shown first. With -o, a run that was
+    interrupted goes on where it stopped.
+    """
+    quiet_loading()
+    from privgen.evaluation.training import DEFAULT_METHODS, evaluate_training
+    from privgen.evaluation.training_report import check_output
+    from privgen.evaluation.training_settings import RunOptions
+    from privgen.hub import resolve_device
+
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    result = evaluate_training(
+        data=data or ("fashion", "scenes"),
+        objectives=objectives or ("ddim", "flow"),
+        methods=methods or DEFAULT_METHODS,
+        seeds=seeds,
+        seed=seed,
+        options=RunOptions(**run),
+        folder=output,
+        fashion=fashion,
+        device=resolve_device(device),
+    )
+    if output is not None:
+        result.save(output, overwrite=overwrite)
+    echo(result.record() if as_json else result.table(), as_json=as_json)

@@ -1,0 +1,112 @@
+"""Small networks for measurements that train many of them: a denoiser of two resolutions, a classifier of garments."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, silu
+
+
+class SmallDenoiser(nn.Module):
+    """A denoiser of under a million parameters, convolutions at two resolutions, conditioned on time and class.
+
+    Args:
+        channels: of the pictures.
+        patch: side of the patches that the first convolution sees as one position.
+        width: channels at the finer resolution, a multiple of 8.
+        inner: channels at half of it, a multiple of 8.
+        depth: blocks there.
+        classes: to be conditioned on; 0 is unconditional.
+    """
+
+    def __init__(
+        self, channels: int, *, patch: int = 1, width: int = 64, inner: int = 96, depth: int = 2, classes: int = 0
+    ) -> None:
+        super().__init__()
+        self.patch, hidden, flat = patch, 128, channels * patch**2
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", 1000 * torch.exp(-math.log(10_000) * torch.arange(32) / 32))
+        self.time = nn.Sequential(nn.Linear(64, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.label = nn.Embedding(classes, hidden) if classes else None
+        self.enter = nn.Conv2d(flat, width, 3, padding=1)
+        self.first = _Block(width, hidden)
+        self.down = nn.Conv2d(4 * width, inner, 1)
+        self.inner = nn.ModuleList(_Block(inner, hidden) for _ in range(depth))
+        self.up = nn.Conv2d(inner, 4 * width, 1)
+        self.join = nn.Conv2d(2 * width, width, 1)
+        self.last = _Block(width, hidden)
+        self.norm = nn.GroupNorm(8, width)
+        self.leave = nn.Conv2d(width, flat, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Predict.
+
+        Args:
+            x_t: (B, C, H, W), sides divisible by `patch`.
+            t: (B,), in [0, 1], 1 is pure noise.
+            labels: (B,), int64, with classes only.
+
+        Returns:
+            (B, C, H, W).
+        """
+        phases = t[:, None] * self.frequencies
+        condition = self.time(torch.cat([phases.sin(), phases.cos()], 1))
+        if self.label is not None and labels is not None:
+            condition = condition + self.label(labels)
+        condition = silu(condition)
+        fine = self.first(self.enter(pixel_unshuffle(x_t, self.patch)), condition)
+        height, width = fine.shape[-2:]
+        coarse = self.down(pixel_unshuffle(pad(fine, (0, width % 2, 0, height % 2)), 2))
+        for block in self.inner:
+            coarse = block(coarse, condition)
+        spread = pixel_shuffle(self.up(coarse), 2)[..., :height, :width]
+        h = self.last(self.join(torch.cat([fine, spread], 1)), condition)
+        return pixel_shuffle(self.leave(silu(self.norm(h))), self.patch)
+
+
+class GarmentClassifier(nn.Module):
+    """A convolutional network from a garment of 28 x 28 pixels to its class; its features are what is compared.
+
+    Args:
+        classes: that it tells apart.
+        features: numbers before the last layer.
+    """
+
+    def __init__(self, classes: int = 10, features: int = 64) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 32, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(64 * 49, features),
+        )
+        self.head = nn.Linear(features, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, features) of images (B, 1, 28, 28) in [-1, 1]."""
+        return silu(self.body(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (B, classes)."""
+        return self.head(self.features(images))
+
+
+class _Block(nn.Module):
+    """Two convolutions and a way around them; the condition scales and shifts what they see."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.modulation = nn.Linear(hidden, 2 * width)
+        self.conv_1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv_2.weight)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, 1)
+        return h + self.conv_2(silu(self.conv_1(self.norm(h) * (1 + scale) + shift)))
