@@ -33,7 +33,8 @@ from privgen.evaluation.marking_methods import Contestant, MarkingMethod, on_pix
 BLOCK = 8
 """Side in pixels of what carries one bit."""
 
-_SLOW = ("rivaGan",)  # a network that takes a third of a second for each 128 px image
+SLOW = ("rivaGan",)
+"""Networks that take tenths of a second for each image of 128 pixels."""
 
 
 @dataclass(frozen=True)
@@ -161,24 +162,32 @@ RIVALS: dict[str, type[_Rival]] = {cls.name: cls for cls in (DwtDct, DwtDctSvd, 
 """By the name that results call them."""
 
 
-def load_rivals(names: Iterable[str] = tuple(RIVALS)) -> list[Contestant]:
+def load_rivals(names: Iterable[str], size: tuple[int, int] = (128, 128)) -> tuple[list[Contestant], dict[str, str]]:
     """Rivals by name, ready to mark.
 
     Args:
         names: of `RIVALS`.
+        size: height and width of the images.
+
+    Returns:
+        The rivals, and by name of those that images of this size have no room for, why.
 
     Raises:
         UsageError: a name is unknown, or what the rival needs is not installed.
     """
-    found = []
+    found, left_out = [], {}
     for name in names:
         if name not in RIVALS:
             raise UsageError(f"No rival is called {name!r}; choose from {', '.join(RIVALS)}.")
         method: MarkingMethod = RIVALS[name]()
-        # A first image, so that what is missing shows before work begins.
-        method.embed(torch.full((1, 3, 128, 128), 0.5), torch.zeros(1, method.n_bits))
-        found.append(on_pixels(method, slow=name in _SLOW, version=version(RIVALS[name].package)))
-    return found
+        try:
+            # A first image, so that what is missing shows before work begins.
+            method.embed(torch.full((1, 3, *size), 0.5), torch.zeros(1, method.n_bits))
+        except ValueError as error:
+            left_out[name] = str(error)
+            continue
+        found.append(on_pixels(method, slow=name in SLOW, version=version(RIVALS[name].package)))
+    return found, left_out
 
 
 def to_bgr(images: Tensor) -> list[NDArray[np.uint8]]:

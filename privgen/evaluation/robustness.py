@@ -7,6 +7,7 @@ without. Every image, marked or not, goes through every attack with the same ran
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from privgen.environment import environment
 from privgen.errors import UsageError
 from privgen.evaluation.marking_methods import Contestant, ExtractorReader, Reader, on_generated
 from privgen.evaluation.processes import Processes
-from privgen.evaluation.rivals import RIVALS, load_rivals
+from privgen.evaluation.rivals import RIVALS, SLOW, load_rivals
 from privgen.evaluation.robustness_log import Log, Row, work_id
 from privgen.evaluation.robustness_plan import Planned, get_preset, plan_attacks
 from privgen.evaluation.robustness_report import Lead, MethodScores, RobustnessEvaluation, Shown
@@ -90,7 +91,9 @@ def evaluate_robustness(
     chosen, shared = get_preset(preset, n), processes or Processes()
     generation = Generation(model.pipeline, seed, tuple(prompts), batch_size, steps, guidance)
     names, left_out = _choose(model, methods, RIVALS if rivals is None else rivals, chosen.carriers, chosen.slow)
-    contestants = _contestants(names, generation, model, read)
+    contestants, too_large = _contestants(names, generation, model, read)
+    if not contestants:
+        raise UsageError(f"No method is left to measure: {'; '.join(too_large.values())}.")
     planned = plan_attacks(chosen, model=model.name, pipeline=model.pipeline, device=device, only=attacks)
     keys = draw_keys(chosen.n, torch.Generator().manual_seed(seed), "image")
     # A method that was asked for by name is measured, however slow.
@@ -114,7 +117,7 @@ def evaluate_robustness(
         carrier,
         scores,
         planned,
-        left_out,
+        {**left_out, **too_large},
         _lead(work, rows, scores),
         environment(),
         marked,
@@ -137,10 +140,11 @@ def _choose(
         raise UsageError(f"The model {model.name} lacks the carrier {absent[0]}; choose from {', '.join(METHODS)}.")
     own = [name for name in model.present if name in methods] if methods else list(model.present[:carriers])
     others = [name for name in RIVALS if name in allowed and (not methods or name in methods)]
-    left_out = {}
-    if not methods and not slow and "rivaGan" in others:
-        others.remove("rivaGan")
-        left_out["rivaGan"] = "too slow for the preset quick; name it with --method, or use --preset standard"
+    left_out: dict[str, str] = {}
+    if not methods and not slow:
+        reason = "too slow for this preset; name it with --method, or use --preset standard"
+        left_out = {name: reason for name in others if name in SLOW}
+        others = [name for name in others if name not in SLOW]
     if not own and not others:
         raise UsageError("No method is left to measure; name one with --method, or leave --no-rivals out.")
     return [*own, *others], left_out
@@ -148,10 +152,16 @@ def _choose(
 
 def _contestants(
     names: Sequence[str], generation: Generation, model: WatermarkModel, read: Reader | None
-) -> list[Contestant]:
+) -> tuple[list[Contestant], dict[str, str]]:
+    """The methods of these names, and why some of them cannot mark images of the model's size."""
     reader = read or ExtractorReader(model.extractor)  # one for all carriers, so that it reads negatives once
     own = [on_generated(carrier, generation, model, reader) for carrier in model.present if carrier in names]
-    return [*own, *load_rivals([name for name in names if name in RIVALS])]
+    side = model.pipeline.unet.config.sample_size
+    size = [
+        factor * model.pipeline.vae_scale_factor for factor in (side if isinstance(side, Sequence) else (side, side))
+    ]
+    rivals, left_out = load_rivals([name for name in names if name in RIVALS], (size[0], size[1]))
+    return [*own, *rivals], left_out
 
 
 def _works(model: WatermarkModel, work: Work) -> dict[tuple[str, str], str]:
@@ -235,6 +245,8 @@ def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[lis
 
 def _command(settings: Mapping[str, object], attacks: Sequence[str], methods: Sequence[str], alone: bool) -> str:
     """The command that makes the same results."""
-    options = [f"--{name} {settings[name]}" for name in ("model", "preset", "n", "seed", "steps", "guidance")]
-    options += [f"--attack {name}" for name in attacks] + [f"--method {name}" for name in methods]
-    return " ".join(["privgen evaluate robustness", *options, *(["--no-rivals"] if alone else [])])
+    names = ("model", "preset", "n", "seed", "steps", "guidance")
+    options = [part for name in names for part in (f"--{name}", str(settings[name]))]
+    options += [part for name in attacks for part in ("--attack", name)]
+    options += [part for name in methods for part in ("--method", name)]
+    return shlex.join(["privgen", "evaluate", "robustness", *options, *(["--no-rivals"] if alone else [])])

@@ -13,6 +13,7 @@ from privgen.data.sheets import picture
 from privgen.evaluation.robustness_charts import curve_chart, legend_mark, loss_range, mean_bar
 from privgen.evaluation.robustness_report import NOTE, Lead, MethodScores, RobustnessEvaluation, Shown
 from privgen.evaluation.spread import Measured
+from privgen.evaluation.watermark_pictures import ENLARGED
 from privgen.watermark.detection import p_value
 
 
@@ -52,14 +53,12 @@ def _summary(result: RobustnessEvaluation) -> str:
 
 
 def _lead(lead: Lead) -> str:
-    ahead = "ahead of" if lead.tpr.value > 0 else "behind" if lead.tpr.value < 0 else "level with"
+    distance = f"{abs(lead.tpr.value):.3f} {'ahead of' if lead.tpr.value > 0 else 'behind'}"
+    ahead = distance if lead.tpr.value else "level with"
     quality = lead.psnr_db.value
     worse = "less" if quality > 0 else "more"
     changes = "" if not math.isfinite(quality) else f", and changes the images {worse}, by {abs(quality):.1f} dB"
-    return (
-        f"At 1e-3 that is {abs(lead.tpr.value):.3f} {ahead} the best rival, {escape(lead.rival)}, on the same "
-        f"{lead.tpr.n} images{changes}."
-    )
+    return f"At 1e-3 that is {ahead} the best rival, {escape(lead.rival)}, on the same {lead.tpr.n} images{changes}."
 
 
 def _methods(result: RobustnessEvaluation) -> str:
@@ -186,10 +185,18 @@ def _crossing(loss: float | None, state: str) -> str:
 def _pictures(result: RobustnessEvaluation) -> str:
     if not result.marked:
         return ""
-    marked, attacked = ("".join(map(_figure, shown)) for shown in (result.marked, result.attacked))
+    plain, *others = result.marked
+    differences = [_difference(shown, plain) for shown in others]
+    marked, attacked = ("".join(map(_figure, shown)) for shown in ([*result.marked, *differences], result.attacked))
     name = escape(result.methods[0].name)
     after = f"<h2>The mark of {name} under every attack</h2><div class='shots'>{attacked}</div>" if attacked else ""
     return f"<h2>One image, marked</h2><div class='shots'>{marked}</div>{after}"
+
+
+def _difference(marked: Shown, plain: Shown) -> Shown:
+    """What a mark changes, so enlarged that it is seen."""
+    title = f"{marked.title}: {ENLARGED} x the difference"
+    return Shown((0.5 + ENLARGED * (marked.pixels - plain.pixels)).clamp(0, 1), title, 0, 0)
 
 
 def _figure(shown: Shown) -> str:
