@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from privgen.cli import options
+from privgen.cli.evaluate_adaptive import adaptive
 from privgen.cli.evaluate_robustness import robustness
 from privgen.cli.evaluate_training import training
 from privgen.cli.groups import Group
@@ -214,3 +215,4 @@ def hallucination(
 
 evaluate.add_command(robustness)
 evaluate.add_command(training)
+evaluate.add_command(adaptive)
