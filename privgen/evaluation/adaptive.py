@@ -165,8 +165,8 @@ def evaluate_adaptive(
     chosen = (model.present or (None,))[0] if carrier is None else carrier
     if chosen is None or model.mappers.get(chosen) is None:
         raise UsageError(
-            f"The model {model.name} has no mapper for the carrier {chosen or 'token or latent'}; use another model, or "
-            "another --carrier (carrier= in Python)."
+            f"The model {model.name} has no mapper for the carrier {chosen or 'token or latent'}; use another model "
+            "or --carrier (carrier= in Python)."
         )
     (key,) = draw_keys(1, torch.Generator().manual_seed(seed), "attacked")
     amounts = {"n": n, "collected": collected, "seed": seed}
