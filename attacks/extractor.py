@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from privgen.attacks.examples import ExamplesLike, as_examples
+from privgen.attacks.examples import Examples, ExamplesLike, as_examples
 from privgen.attacks.pgd import GradientAttack, Loss
 from privgen.attacks.registry import register
 from privgen.errors import PrivgenError
@@ -69,12 +69,6 @@ class _ExtractorAttack(GradientAttack):
     def _toward(self, extractor: Any, signs: Tensor) -> Loss:
         return lambda x: hinge(extractor(x.to(signs.device)), signs)
 
-    def _read(self, extractor: Any, images: Tensor) -> Tensor:
-        """Logits (B, n_bits), without gradients."""
-        with torch.no_grad():
-            logits: Tensor = extractor(images.to(device_of(extractor)))
-        return logits
-
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -91,7 +85,7 @@ class ExtractorRemoval(_ExtractorAttack):
 
     def _objective(self, image: Tensor) -> Loss:
         extractor = as_extractor(self.model, self.device)
-        return self._toward(extractor, -_signs(self._read(extractor, image)[0]))
+        return self._toward(extractor, -_signs(_read(extractor, image)[0]))
 
 
 @register
@@ -139,7 +133,7 @@ class ExtractorForgery(_ExtractorAttack):
     def _objective(self, image: Tensor) -> Loss:
         extractor = as_extractor(self.model, self.device)
         signs = self._signs(extractor)
-        n_bits = self._read(extractor, image).shape[1]
+        n_bits = _read(extractor, image).shape[1]
         if len(signs) != n_bits:
             raise PrivgenError(f"{self.name}: this extractor reads {n_bits} bits; give as many, not {len(signs)}.")
         return self._toward(extractor, signs)
@@ -148,8 +142,7 @@ class ExtractorForgery(_ExtractorAttack):
         """(n_bits,) of -1 and 1, what is to be forged."""
         examples = as_examples(self.marked)
         if examples is not None:
-            # Together: logits of one key's images add up, and what each image says by itself does not.
-            return _signs(sum(self._read(extractor, batch).sum(dim=0) for batch in examples.images.split(16)))
+            return _message(extractor, examples)
         return 2 * torch.tensor(self.bits, dtype=torch.float32, device=device_of(extractor)) - 1
 
     def _changed_parameters(self) -> dict[str, Any]:
@@ -157,6 +150,19 @@ class ExtractorForgery(_ExtractorAttack):
         return {key: "".join(map(str, value)) if key == "bits" else value for key, value in changed.items()}
 
 
-def _signs(logits: Any) -> Tensor:
+@lru_cache(maxsize=1)
+def _message(extractor: Any, examples: Examples) -> Tensor:
+    """Signs of the message that marked images carry together: their logits add up, what each one shows does not."""
+    return _signs(torch.cat([_read(extractor, batch) for batch in examples.images.split(16)]).sum(dim=0))
+
+
+def _read(extractor: Any, images: Tensor) -> Tensor:
+    """Logits (B, n_bits), without gradients."""
+    with torch.no_grad():
+        logits: Tensor = extractor(images.to(device_of(extractor)))
+    return logits
+
+
+def _signs(logits: Tensor) -> Tensor:
     """Signs of logits as -1 and 1; 0 reads as bit 0, as it does in detection."""
     return torch.where(logits > 0, 1.0, -1.0)
