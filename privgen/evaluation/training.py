@@ -9,6 +9,7 @@ whether that network sees what was asked for.
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def evaluate_training(
     works = {name: fingerprint(used[SETTINGS[name].data], SETTINGS[name], options) for name in _unique(runs)}
     waiting = [run for run in runs if log.get(works[run.setting], run.method, run.seed) is None]
     with tqdm(total=len(runs) * options.steps, initial=(len(runs) - len(waiting)) * options.steps, unit="step") as bar:
-        bar.write(describe(runs, waiting, options))
+        bar.write(describe(runs, waiting, options), file=sys.stderr)
         for run in waiting:
             bar.set_description(f"{run.setting} {run.method} seed {run.seed}")
             setting = SETTINGS[run.setting]

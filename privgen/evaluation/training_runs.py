@@ -20,6 +20,12 @@ from privgen.evaluation.training_settings import Method, RunOptions, Setting
 from privgen.models.small import SmallDenoiser
 
 
+Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Images, noise (both (B, C, H, W)), times (B,) in [0, 1) and labels (B,)."""
+Loss = Callable[[SmallDenoiser, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Of a network on a `Batch`."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Quality after so many steps.
@@ -61,11 +67,13 @@ def train_curve(
         device: where.
         on_step: called after every step.
     """
-    network = build_network(data, seed).to(device).to(memory_format=torch.channels_last)
+    network = build_network(data, seed).to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # PyTorch's overloads lack it
     optimizer = Muon(network.parameters(), lr=options.learning_rate)
     average = EMAModel(network.parameters(), decay=options.ema_decay, foreach=True)
     loss_of = LOSSES[setting.objective]
     stops, curve, losses = options.measured_at(), [], []
+    _warm_up(network, loss_of, data, options)
     spent, started = 0.0, perf_counter()
     for step, batch in enumerate(batches(data, method, seed=seed, options=options, device=device), 1):
         for group in optimizer.param_groups:
@@ -97,7 +105,15 @@ def build_network(data: TrainingData, seed: int) -> SmallDenoiser:
         return SmallDenoiser(data.x_0.shape[1], patch=data.patch, classes=data.classes)
 
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]
+def _warm_up(network: SmallDenoiser, loss_of: Loss, data: TrainingData, options: RunOptions) -> None:
+    """Call everything once: what libraries prepare at the first call is no part of a method's time."""
+    device = next(network.parameters()).device
+    x_0 = torch.zeros(options.batch_size, *data.x_0.shape[1:], device=device)
+    t = torch.zeros(len(x_0), device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+        loss = loss_of(network, x_0, x_0, t, t.long() if data.classes else None)
+    loss.backward()
+    network.zero_grad()
 
 
 def batches(
@@ -148,7 +164,7 @@ def _flow_loss(network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, la
     return mse_loss(network((1 - share) * x_0 + share * noise, t, labels).float(), noise - x_0)
 
 
-LOSSES: Mapping[str, Callable[[SmallDenoiser, Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+LOSSES: Mapping[str, Loss] = {
     "ddim": _ddim_loss,
     "flow": _flow_loss,
 }

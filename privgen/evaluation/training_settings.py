@@ -100,13 +100,13 @@ class RunOptions:
         dtype: "float32", or "bfloat16" for the network's arithmetic where the processor has it.
     """
 
-    steps: int = 500
+    steps: int = 400
     batch_size: int = 256
     learning_rate: float = 2e-3
-    warmup: int = 50
+    warmup: int = 20
     ema_decay: float = 0.98
     samples: int = 384
-    checkpoints: tuple[float, ...] = (0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
+    checkpoints: tuple[float, ...] = (0.2, 0.35, 0.5, 0.7, 1.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def measured_at(self) -> list[int]:
