@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 
-from privgen.attacks.random_distortion import TRAINING_TABLE, RandomDistortion
+from privgen.attacks.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
+from privgen.attacks.regeneration import Rinsing
 from privgen.errors import UsageError
 
 
+REGENERATION = (Choice(Rinsing(), 1, 2, 0.1),)
+"""Further rows, through mini, for recipes that name them; no gradients flow through these."""
+
+
 def training_distortion(names: Sequence[str], scale: float = 1.0) -> RandomDistortion | None:
-    """Rows of `TRAINING_TABLE`, one drawn anew for every image.
+    """Rows of `TRAINING_TABLE` and `REGENERATION`, one drawn anew for every image.
 
     The rows keep their probabilities: where one is left out, the image stays as it is.
 
     Args:
-        names: attacks of the table, such as "jpeg".
-        scale: share of the table's strengths, in [0, 1].
+        names: attacks of these tables, such as "jpeg".
+        scale: share of the tables' strengths, in [0, 1].
 
     Returns:
         The distortion; None if there are no names.
@@ -21,11 +26,12 @@ def training_distortion(names: Sequence[str], scale: float = 1.0) -> RandomDisto
     Raises:
         UsageError: the table has no such attack, or the scale is out of range.
     """
-    known = [choice.attack.name for choice in TRAINING_TABLE]
+    rows = TRAINING_TABLE + REGENERATION
+    known = [choice.attack.name for choice in rows]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(f"Nothing is trained against {', '.join(unknown)}; choose from {', '.join(known)}.")
     if not 0 <= scale <= 1:
         raise UsageError(f"Distortions have a scale from 0 to 1, not {scale:g}.")
-    table = tuple(choice for choice in TRAINING_TABLE if choice.attack.name in names)
+    table = tuple(choice for choice in rows if choice.attack.name in names)
     return RandomDistortion(table=table, per_sample=True).scaled(scale) if table else None

@@ -34,27 +34,35 @@ from privgen.watermark.carriers import CARRIERS, CONFIG
 
 
 MINI = Path(__file__).parents[1] / "privgen" / "models" / "mini"
-TEXT_TO_IMAGE = dict.fromkeys(("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"), "")
+TEXT_TO_IMAGE = {name: name for name in ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")}
+EXTRACTOR, LATENT_MAPPER, TOKEN_MAPPER = "privgen/extractor", "privgen/latent_mapper", "privgen/token_mapper"
 # What a run's model folder holds, and where it goes. A run that trains others' parts further comes after them.
 PARTS = {
     "diffusion": TEXT_TO_IMAGE,
-    "token": {**TEXT_TO_IMAGE, "privgen/token_mapper": ""},
-    "vae": {"vae": ""},
-    "extractor": {"extractor": "privgen", "latent_mapper": "privgen"},
-    "mapper": {"extractor": "privgen", "latent_mapper": "privgen", "token_mapper": "privgen"},
-    "classifier": {"classifier": "privgen"},
+    "token": {**TEXT_TO_IMAGE, TOKEN_MAPPER: TOKEN_MAPPER},
+    "vae": {"vae": "vae"},
+    "extractor": {"extractor": EXTRACTOR, "latent_mapper": LATENT_MAPPER},
+    "mapper": {"extractor": EXTRACTOR, "latent_mapper": LATENT_MAPPER, "token_mapper": TOKEN_MAPPER},
+    "aligner": {"extractor": "privgen/aligner"},
+    "denoiser": {".": "privgen/denoiser"},
+    "classifier": {"classifier": "privgen/classifier"},
 }
+# A run of an extractor, too.
+KINDS = {"aligner": "extractor"}
 # What makes a folder a model of that kind.
 ESSENTIAL = {
     "diffusion": "unet",
-    "token": "privgen/token_mapper",
+    "token": TOKEN_MAPPER,
     "vae": "vae",
     "extractor": "extractor",
     "mapper": "token_mapper",
+    "aligner": "extractor",
+    "denoiser": ".",
+    "classifier": "classifier",
 }
-JUDGES = {"extractor": Extractor, "classifier": SceneClassifier}
+JUDGES = {"extractor": Extractor, "aligner": Extractor, "classifier": SceneClassifier}
 # A few numbers that a whole message depends on.
-EXACT = ("mean", "whitening")
+EXACT = ("mean", "whitening", "content")
 SCENES = 64
 # Bits of unmarked scenes lie around zero, so that rounding turns one in a few thousand.
 MAY_CHANGE = 2e-3
@@ -64,12 +72,13 @@ def take_run(kind: str, run: Path, staging: Path, *, checkpoint: bool) -> str:
     """Replace the parts that a run has trained; says what was taken."""
     with exported(kind, run, checkpoint=checkpoint) as (model, source):
         found = {name: place for name, place in PARTS[kind].items() if (model / name).exists()}
-        if ESSENTIAL.get(kind, kind) not in found:
-            raise PrivgenError(f"{model} holds no {kind}; name the folder of a run of `privgen train {kind}`.")
+        if ESSENTIAL[kind] not in found:
+            run_kind = KINDS.get(kind, kind)
+            raise PrivgenError(f"{model} holds no {kind}; name the folder of a run of `privgen train {run_kind}`.")
         if kind == "vae" and (staging / "vae").is_dir():
             check_same_encoder(model / "vae", staging / "vae")
         for name, place in found.items():
-            target = staging / place / name
+            target = staging / place
             if target.is_dir():
                 shutil.rmtree(target)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +95,7 @@ def exported(kind: str, run: Path, *, checkpoint: bool) -> Iterator[tuple[Path, 
         yield run / "model", f"{run}/model"
         return
     with tempfile.TemporaryDirectory() as folder:
-        recipe = load_recipe(kind, run / RECIPE if (run / RECIPE).is_file() else None)
+        recipe = load_recipe(KINDS.get(kind, kind), run / RECIPE if (run / RECIPE).is_file() else None)
         if kind == "diffusion":  # its scenes are not needed any more
             few = replace(recipe.model, scenes=1, latents=Path(folder) / "latents.safetensors")
             recipe = Recipe(kind, few, recipe.loop)
@@ -104,6 +113,17 @@ def check_same_encoder(new: Path, old: Path) -> None:
         raise PrivgenError(
             "The autoencoder has another encoder than the one that the text-to-image model was trained in."
         )
+
+
+def patterns(folder: Path) -> Tensor:
+    """What marks are made of in a model's folder, whatever their strength."""
+    stored = load_file(folder / LATENT_MAPPER / "diffusion_pytorch_model.safetensors")["patterns"].float()
+    return stored / stored.square().sum(dim=0).mean().sqrt()
+
+
+def same(some: Tensor, others: Tensor) -> bool:
+    """Whether they are the same up to the rounding to half precision."""
+    return some.shape == others.shape and torch.allclose(some, others, rtol=0.01, atol=1e-3)
 
 
 def halve(folder: Path) -> str:
@@ -185,13 +205,15 @@ def assemble(
 def fill(staging: Path, runs: Mapping[str, Path], *, checkpoint: tuple[str, ...], carrier: str | None) -> None:
     """Put the runs' parts over what is there."""
     renewed = {"token", "mapper"} & set(runs)
-    if "extractor" in runs and not renewed and (staging / "privgen" / "token_mapper").is_dir():
-        raise PrivgenError(
-            "The token mapper that is there was trained with another extractor; name --token or --mapper as well."
-        )
+    old_patterns = None if renewed or not (staging / TOKEN_MAPPER).is_dir() else patterns(staging)
     for kind in PARTS:
         if kind in runs:
             click.echo(f"{kind}: {take_run(kind, runs[kind], staging, checkpoint=kind in checkpoint)}")
+    if old_patterns is not None and not same(old_patterns, patterns(staging)):
+        raise PrivgenError(
+            "The token mapper that is there writes other patterns than this extractor reads; name --token or --mapper "
+            "as well."
+        )
     if not (staging / "model_index.json").is_file():
         raise PrivgenError("There is no text-to-image model to put the others beside; name --diffusion.")
     set_carrier(staging, carrier)
@@ -215,6 +237,8 @@ def report(folder: Path) -> None:
 @click.option("--token", type=click.Path(path_type=Path), help="Run of `privgen train token`, instead of --diffusion.")
 @click.option("--vae", type=click.Path(path_type=Path), help="Run of `privgen train vae`, with the same encoder.")
 @click.option("--extractor", type=click.Path(path_type=Path), help="Run of `privgen train extractor`.")
+@click.option("--aligner", type=click.Path(path_type=Path), help="Run of it with the recipe aligner.toml.")
+@click.option("--denoiser", type=click.Path(path_type=Path), help="Run of `privgen train denoiser`.")
 @click.option("--mapper", type=click.Path(path_type=Path), help="Run of `privgen train mapper`.")
 @click.option("--classifier", type=click.Path(path_type=Path), help="Run of `privgen train classifier`.")
 @click.option(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from privgen.cli import options
 from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
+
+
+if TYPE_CHECKING:
+    from privgen.evaluation.marking_methods import Reader
 
 
 @click.command(
@@ -29,6 +33,18 @@ from privgen.cli.output import echo
     help="How many images, strengths and methods.",
 )
 @click.option("--n", type=click.IntRange(2), show_default="the preset's", help="Images to mark and attack.")
+@click.option(
+    "--negatives",
+    type=click.IntRange(1),
+    show_default="the preset's",
+    help="Images without a mark to attack; each is compared with the keys of all images.",
+)
+@click.option(
+    "--search/--no-search",
+    default=None,
+    show_default="where the model can",
+    help="Look for our marks in images that were cut out or turned, as `watermark detect --search` does.",
+)
 @options.seed(help="Seed of prompts, noise, keys and attacks; the same seed gives the same images.")
 @options.output(metavar="DIR", help="Folder for results.json, the page robustness.html, and what a rerun takes up.")
 @click.option(
@@ -60,6 +76,7 @@ def robustness(
     output: Path | None,
     methods: tuple[str, ...],
     no_rivals: bool,
+    search: bool | None,
     device: str,
     dtype: str,
     as_json: bool,
@@ -86,6 +103,7 @@ def robustness(
     loaded = load_watermark_model(model, device=place, dtype=dtype)
     result = evaluate_robustness(
         loaded,
+        read=_reader(model, search, place),
         methods=methods,
         rivals=() if no_rivals else None,
         device=place,
@@ -98,3 +116,21 @@ def robustness(
     if output is not None:
         result.save(output, overwrite=overwrite)
     echo(result.record() if as_json else result.summary(), as_json=as_json)
+
+
+def _reader(model: str, search: bool | None, device: str) -> Reader | None:
+    """What reads our marks: with a search where it was asked for, or where nothing was said and the model has one."""
+    from privgen.errors import PrivgenError
+    from privgen.evaluation.marking_methods import SearchingReader
+    from privgen.hub import load_extra
+    from privgen.watermark.pose_search import AlignedReader
+
+    if search is False:
+        return None
+    try:
+        networks = [load_extra(name, model, device=device) for name in ("extractor", "aligner")]
+    except PrivgenError:
+        if search:
+            raise
+        return None
+    return SearchingReader(AlignedReader(*networks))

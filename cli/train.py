@@ -30,7 +30,7 @@ def _options(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             "--recipe",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="TOML file to train by; by default the one that mini was trained by.",
+            help="TOML file to train by, also privgen:recipes/NAME.toml; by default the one that mini was trained by.",
         ),
         options.output(default=Path("runs") / kind, metavar="DIR", help="Folder of the run."),
         click.option("--steps", type=click.IntRange(1), help="Optimiser steps: short for --set loop.steps=N."),
@@ -86,7 +86,9 @@ def diffusion(immiscible: bool, changes: tuple[str, ...], **chosen: Any) -> None
 
 @train.command(
     epilog=options.examples(
-        "privgen train extractor", "privgen train extractor -o runs/jpeg --set 'extractor.distortions=[\"jpeg\"]'"
+        "privgen train extractor",
+        "privgen train extractor --recipe privgen:recipes/extractor-further.toml -o runs/further",
+        "privgen train extractor --recipe privgen:recipes/aligner.toml -o runs/aligner",
     )
 )
 @_options("extractor")

@@ -151,6 +151,11 @@ def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: 
     show_default=True,
     help="Probability that an unmarked image may be called marked, whatever the number of keys.",
 )
+@click.option(
+    "--search",
+    is_flag=True,
+    help="Find marks in images that were cropped (half of the area kept, or more) or turned too: seconds an image.",
+)
 @options.seed(help="Changes nothing: reading draws no random numbers.")
 @options.model()
 @options.device()
@@ -194,6 +199,8 @@ def _verdict(file: DetectedFile) -> str:
     candidates = len(file.keys)
     corrected = f" for {candidates} keys" if candidates > 1 else ""
     figures = f"{file.matches} of {file.n_bits} bits, p = {file.p_adjusted:.2g}{corrected}"
+    if file.pose:
+        figures += f"; it shows {file.pose}"
     if file.detected:
         marks = [match.key for match in file.keys if match.detected]
         also = f"; also of {', '.join(name for name in marks if name != file.key)}" if len(marks) > 1 else ""

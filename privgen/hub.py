@@ -26,7 +26,12 @@ from privgen.errors import PrivgenError, UsageError
 EMBEDDED = ("mini",)
 """Models that ship inside this package."""
 
-EXTRAS = {"extractor": "Extractor", "token_mapper": "TokenMapper", "latent_mapper": "LatentMapper"}
+EXTRAS = {
+    "extractor": "Extractor",
+    "aligner": "Extractor",
+    "token_mapper": "TokenMapper",
+    "latent_mapper": "LatentMapper",
+}
 """Folder below `privgen/` in a model: name of its class in `privgen.models.watermark`."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

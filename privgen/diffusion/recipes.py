@@ -116,7 +116,7 @@ def load_recipe(kind: str, path: str | os.PathLike[str] | None = None, changes: 
 
     Args:
         kind: a key of `KINDS`.
-        path: the file; by default the recipe that ships.
+        path: the file, also "privgen:recipes/aligner.toml"; by default the recipe that ships for the kind.
         changes: fields to set after reading, such as "loop.steps=100"; values as TOML writes them, or bare texts.
 
     Raises:
@@ -124,7 +124,7 @@ def load_recipe(kind: str, path: str | os.PathLike[str] | None = None, changes: 
     """
     if kind not in KINDS:
         raise UsageError(f"{kind!r} cannot be trained; choose from {', '.join(KINDS)}.")
-    file = Path(path) if path is not None else packaged_recipe(kind)
+    file = _place(os.fspath(path)) if path is not None else packaged_recipe(kind)
     tables = _read(file, kind)
     origins: dict[str, str] = {}
     for change in changes:
@@ -220,13 +220,17 @@ def _convert(kind: Any, value: Any) -> Any:
     if len(arguments) == 1:  # such as `Path | None`
         return _convert(arguments[0], value)
     if kind is Path and isinstance(value, str):
-        return Path(str(files("privgen"))) / value.removeprefix(PACKAGE) if value.startswith(PACKAGE) else Path(value)
+        return _place(value)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
         name = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
         raise ValueError(f"must be {name}, not {value!r}")
     return value
+
+
+def _place(path: str) -> Path:
+    return Path(str(files("privgen"))) / path.removeprefix(PACKAGE) if path.startswith(PACKAGE) else Path(path)
 
 
 def _toml(value: Any) -> str:

@@ -28,7 +28,12 @@ _INPUTS = {
     "networks": ("extractor with its patterns", "extractor"),
 }
 """Field of a recipe: what it names, and the kind whose training makes that."""
-_OPTIONAL = {("token", "latents"), ("mapper", "networks")}
+_OTHER_INPUTS = {
+    ("extractor", "start"): ("extractor with its patterns", "extractor"),
+    ("extractor", "model"): ("text-to-image model with a token mapper", "token"),
+}
+"""The same for kinds whose field of that name is something else."""
+_OPTIONAL = {("diffusion", "latents"), ("token", "latents"), ("mapper", "networks")}
 """Inputs that a kind makes itself or can do without."""
 
 
@@ -129,9 +134,10 @@ def export_average(
 
 
 def _check_inputs(recipe: Recipe) -> None:
-    for field, (what, kind) in _INPUTS.items():
+    for field, usual in _INPUTS.items():
+        what, kind = _OTHER_INPUTS.get((recipe.kind, field), usual)
         path = getattr(recipe.model, field, None)
-        if path is None or kind == recipe.kind or (recipe.kind, field) in _OPTIONAL:
+        if path is None or (recipe.kind, field) in _OPTIONAL:
             continue
         if not (path.is_file() if field == "latents" else path.is_dir()):
             raise PrivgenError(

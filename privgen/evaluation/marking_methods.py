@@ -18,9 +18,10 @@ from torch import Tensor
 from privgen.evaluation.watermark_reading import Bits, Generation, as_saved
 from privgen.watermark.carriers import Carrier
 from privgen.watermark.detection import read_bits
-from privgen.watermark.embed import read_logits
+from privgen.watermark.embed import as_read, read_logits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import N_BITS, ExtractorLike, config_value
+from privgen.watermark.pose_search import AlignedReader
 
 
 if TYPE_CHECKING:
@@ -91,6 +92,28 @@ class ExtractorReader:
         network = self.extractor
         known = digest(network) if isinstance(network, torch.nn.Module) else "unknown"
         return f"ExtractorReader({type(network).__name__}_{known})"
+
+
+@dataclass(frozen=True)
+class SearchingReader:
+    """Reads as `privgen watermark detect --search` does: images that were cut out or turned too.
+
+    Args:
+        aligned: extractor and aligner.
+    """
+
+    aligned: AlignedReader
+
+    def __call__(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        small = torch.stack([as_read(image, self.aligned.extractor) for image in images])
+        return self.aligned(small, width / height)[0].float().cpu()
+
+    def __repr__(self) -> str:
+        from privgen.attacks.denoiser import digest
+
+        networks = digest(self.aligned.extractor), digest(self.aligned.aligner)
+        return f"SearchingReader({'_'.join(networks)}, {self.aligned.enough:g}, {self.aligned.margin:g})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import torch
 
 from privgen.environment import environment
 from privgen.errors import UsageError
-from privgen.evaluation.marking_methods import Contestant, ExtractorReader, Reader, on_generated
+from privgen.evaluation.marking_methods import Contestant, ExtractorReader, Reader, SearchingReader, on_generated
 from privgen.evaluation.processes import Processes
 from privgen.evaluation.rivals import RIVALS, SLOW, load_rivals
 from privgen.evaluation.robustness_log import Log, Row, work_id
@@ -48,6 +48,7 @@ def evaluate_robustness(
     *,
     preset: str = "quick",
     n: int | None = None,
+    negatives: int | None = None,
     seed: int = 0,
     attacks: Sequence[str] = (),
     methods: Sequence[str] = (),
@@ -67,6 +68,7 @@ def evaluate_robustness(
         model: see `privgen.evaluation.watermark_marking.load_watermark_model`.
         preset: a key of `privgen.evaluation.robustness_plan.PRESETS`.
         n: images; by default the preset's.
+        negatives: images without a mark, each compared with all keys; by default the preset's.
         seed: of prompts, noise, keys and attacks.
         attacks: names or keys of those of the preset to run; by default all.
         methods: of `METHODS`; by default the model's carriers that the preset takes, the default one first, and all
@@ -88,7 +90,7 @@ def evaluate_robustness(
         UsageError: an argument that names what does not exist, or a rival that is not installed.
         PrivgenError: the log cannot be read or written, or an attack fails.
     """
-    chosen, shared = get_preset(preset, n), processes or Processes()
+    chosen, shared = get_preset(preset, n, negatives), processes or Processes()
     generation = Generation(model.pipeline, seed, tuple(prompts), batch_size, steps, guidance)
     names, left_out = _choose(model, methods, RIVALS if rivals is None else rivals, chosen.carriers, chosen.slow)
     contestants, too_large = _contestants(names, generation, model, read)
@@ -97,7 +99,7 @@ def evaluate_robustness(
     planned = plan_attacks(chosen, model=model.name, pipeline=model.pipeline, device=device, only=attacks)
     keys = draw_keys(chosen.n, torch.Generator().manual_seed(seed), "image")
     # A method that was asked for by name is measured, however slow.
-    work = Work(contestants, planned, generation, keys, chosen.slow or chosen.few)
+    work = Work(contestants, planned, generation, keys, chosen.slow or chosen.few, chosen.negatives)
     log = Log(None if folder is None else Path(folder), _works(model, work), shared.rank)
     rows = sorted(measure(work, log, shared), key=lambda row: row.image)
     scores = _all_scores(work, rows)
@@ -107,6 +109,7 @@ def evaluate_robustness(
         "model": model.name,
         "preset": preset,
         "n": chosen.n,
+        "negatives": min(chosen.negatives, chosen.n),
         "seed": seed,
         "steps": steps,
         "guidance": guidance,
@@ -122,7 +125,7 @@ def evaluate_robustness(
         environment(),
         marked,
         shown,
-        _command(settings, attacks, methods, rivals == ()),
+        _command(settings, attacks, methods, rivals == (), isinstance(read, SearchingReader)),
     )
 
 
@@ -243,10 +246,13 @@ def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[lis
     return marked, [shown(leading, entry, entry.key) for entry in runnable]
 
 
-def _command(settings: Mapping[str, object], attacks: Sequence[str], methods: Sequence[str], alone: bool) -> str:
+def _command(
+    settings: Mapping[str, object], attacks: Sequence[str], methods: Sequence[str], alone: bool, search: bool
+) -> str:
     """The command that makes the same results."""
-    names = ("model", "preset", "n", "seed", "steps", "guidance")
+    names = ("model", "preset", "n", "negatives", "seed", "steps", "guidance")
     options = [part for name in names for part in (f"--{name}", str(settings[name]))]
     options += [part for name in attacks for part in ("--attack", name)]
     options += [part for name in methods for part in ("--method", name)]
-    return shlex.join(["privgen", "evaluate", "robustness", *options, *(["--no-rivals"] if alone else [])])
+    flags = [*(["--no-rivals"] if alone else []), *([] if search else ["--no-search"])]
+    return shlex.join(["privgen", "evaluate", "robustness", *options, *flags])

@@ -26,7 +26,8 @@ class Row:
         attack: key; "clean" is none.
         image: number.
         marked: bits that were read from the marked image, as a text of 0 and 1.
-        unmarked: the same from the image without a mark, under the same attack and random draws.
+        unmarked: the same from the image without a mark, under the same attack and random draws; None where that was
+            not asked for.
         psnr_db: attacked marked image against the marked one; of "clean" marked against unmarked. None is infinite.
         ssim: likewise.
     """
@@ -35,7 +36,7 @@ class Row:
     attack: str
     image: int
     marked: str
-    unmarked: str
+    unmarked: str | None
     psnr_db: float | None
     ssim: float
 

@@ -31,6 +31,7 @@ class Preset:
         few: images for attacks that take tenths of a second for each: classical denoisers, regeneration.
         fewest: images for attacks that take seconds: purification by a pixel denoiser.
         slow: images for methods that are slow themselves; 0 leaves them out.
+        negatives: images without a mark that go through every attack; each is compared with all keys.
         carriers: how many of the model's carriers, the default one first.
         mild_and_hard: whether distortions run at both ends of their range too.
         more: strengths of other attacks beside those that every preset has.
@@ -41,19 +42,21 @@ class Preset:
     few: int
     fewest: int
     slow: int
+    negatives: int
     carriers: int
     mild_and_hard: bool
     more: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 PRESETS = {
-    "quick": Preset("quick", n=16, few=4, fewest=2, slow=0, carriers=1, mild_and_hard=False),
+    "quick": Preset("quick", n=16, few=4, fewest=2, slow=0, negatives=2, carriers=1, mild_and_hard=False),
     "standard": Preset(
         "standard",
         n=100,
         few=25,
         fewest=25,
         slow=20,
+        negatives=25,
         carriers=2,
         mild_and_hard=True,
         more={
@@ -113,21 +116,25 @@ class Planned:
     reason: str = ""
 
 
-def get_preset(name: str, n: int | None = None) -> Preset:
-    """A preset by its name, with another number of images.
+def get_preset(name: str, n: int | None = None, negatives: int | None = None) -> Preset:
+    """A preset by its name, with other numbers of images.
 
     Args:
         name: a key of `PRESETS`.
         n: images; None takes the preset's.
+        negatives: images without a mark, at most n; None takes the preset's.
 
     Raises:
-        UsageError: there is no such preset, or fewer than two images.
+        UsageError: there is no such preset, or fewer than two images, or no negative.
     """
     if name not in PRESETS:
         raise UsageError(f"No preset is called {name!r}; choose from {', '.join(PRESETS)}.")
     if n is not None and n < 2:
         raise UsageError(f"--n must be at least 2, got {n}; intervals need more than one image.")
-    return replace(PRESETS[name], n=n or PRESETS[name].n)
+    if negatives is not None and negatives < 1:
+        raise UsageError(f"--negatives must be at least 1, got {negatives}.")
+    preset = PRESETS[name]
+    return replace(preset, n=n or preset.n, negatives=negatives or preset.negatives)
 
 
 def plan_attacks(

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +31,7 @@ class Work:
         generation: images without a mark, by number.
         keys: one an image.
         slow: images for slow methods, at most.
+        negatives: of how many images the one without a mark is read too.
     """
 
     contestants: Sequence[Contestant] = field(repr=False)
@@ -37,6 +39,7 @@ class Work:
     generation: Generation
     keys: Sequence[Key] = field(repr=False)
     slow: int
+    negatives: int
 
     def numbers(self, contestant: Contestant, entry: Planned | None, among: Sequence[int]) -> list[int]:
         """Which of some images a method is measured on under an attack, or under none."""
@@ -123,13 +126,14 @@ def _measured(batch: Batch, entry: Planned | None, log: Log) -> list[Row]:
     for contestant in batch.work.contestants:
         numbers = batch.work.numbers(contestant, entry, batch.numbers)
         known = log.get(contestant.name, key, numbers)
-        if known is not None:
+        if known is not None and all(row.unmarked or row.image >= batch.work.negatives for row in known):
             rows += known
         else:
             missing.append((contestant, numbers))
     if missing:
-        longest = max(len(numbers) for _, numbers in missing)
-        negatives = _Negatives(batch.attacked(batch.plain()[:longest], entry))
+        longest = sum(number < batch.work.negatives for number in max((numbers for _, numbers in missing), key=len))
+        images = batch.plain()[:longest]
+        negatives = _Negatives(batch.attacked(images, entry) if longest else images)
         for contestant, numbers in missing:
             new = _new_rows(batch, entry, key, contestant, numbers, negatives)
             log.add(new)
@@ -143,10 +147,12 @@ def _new_rows(
     marked = batch.marked(contestant)[: len(numbers)]
     result = batch.attacked(marked, entry)
     before = batch.plain()[: len(numbers)] if entry is None else marked
-    found, unmarked = read_as_bits(contestant.reader, result), negatives.read(contestant.reader, len(numbers))
+    found = read_as_bits(contestant.reader, result)
+    unmarked = negatives.read(contestant.reader, sum(number < batch.work.negatives for number in numbers))
+    told = [*map(_text, unmarked), *[None] * (len(numbers) - len(unmarked))]
     quality = zip(psnr(result, before).tolist(), ssim(result, before).tolist(), strict=True)
     return [
-        Row(contestant.name, key, number, _text(found[i]), _text(unmarked[i]), finite_or_none(decibels), similarity)
+        Row(contestant.name, key, number, _text(found[i]), told[i], finite_or_none(decibels), similarity)
         for i, (number, (decibels, similarity)) in enumerate(zip(numbers, quality, strict=True))
     ]
 
@@ -159,6 +165,8 @@ class _Negatives:
         self._bits: dict[int, Bits] = {}
 
     def read(self, reader: Reader, count: int) -> Bits:
+        if not count:
+            return np.zeros((0, 1), np.uint8)
         bits = self._bits.get(id(reader))
         if bits is None or len(bits) < count:
             bits = self._bits[id(reader)] = read_as_bits(reader, self._images[:count])

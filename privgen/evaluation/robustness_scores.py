@@ -85,14 +85,15 @@ def score(rows: Sequence[Row], messages: Bits, losses: LossScales | None) -> dic
 
     Args:
         rows: at least one; images by number.
-        messages: (keys, n_bits), that of image i in row i; unmarked images are compared with all of them.
+        messages: (keys, n_bits), that of image i in row i; unmarked images, at least one, are compared with all.
         losses: None where no quality is lost, or told.
 
     Returns:
         Rates of detection at `RATES`, of marked images (`tpr_`) and of pairs of an unmarked one and a key (`fpr_`);
         `bit_accuracy`, `psnr_db` (of images that changed, without them not a number), `ssim`, `quality_loss`.
     """
-    matches, pairs = matches_of(rows, messages), count_matches(_bits(rows, "unmarked"), messages)
+    matches = matches_of(rows, messages)
+    pairs = count_matches(_bits([row for row in rows if row.unmarked is not None], "unmarked"), messages)
     n_bits = messages.shape[1]
     figures = {}
     for name, fpr in RATES.items():

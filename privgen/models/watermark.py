@@ -147,8 +147,10 @@ class Extractor(ModelMixin, ConfigMixin):
         self.filters = nn.Linear(latent_channels * (size >> (levels - 1)) ** 2, n_bits + pilots)
         self.mean: Tensor
         self.whitening: Tensor
+        self.content: Tensor
         self.register_buffer("mean", torch.zeros(n_bits))
         self.register_buffer("whitening", torch.eye(n_bits))
+        self.register_buffer("content", torch.zeros(self.filters.in_features))
 
     @classmethod
     @torch.no_grad()
@@ -183,32 +185,54 @@ class Extractor(ModelMixin, ConfigMixin):
         extractor.encoder.load_state_dict(state)
         return extractor
 
-    def features(self, images: Tensor) -> Tensor:
-        """Encode images (B, 3, H, W) in [0, 1], any H and W, to (B, latent_channels * h * w)."""
+    def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Read images.
+
+        Args:
+            images: shape (B, 3, H, W) in [0, 1], any H and W.
+            seen: shape (B, 1, H', W') of 0 and 1, what of them is to be read; by default all. See
+                `privgen.watermark.alignment.put_back`.
+
+        Returns:
+            Logits of shape (B, n_bits); positive reads as bit 1.
+        """
+        return self.logits(*self.listen(self.encode(images), seen))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of images (B, 3, H, W) in [0, 1], any H and W."""
         size = self.config.size
         x = images.to(self.filters.weight)
         if x.shape[-2:] != (size, size):
             x = F.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
         latents: Tensor = self.encoder(2 * x - 1)
-        return latents.flatten(1)
+        return latents
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Read images.
+    def listen(self, latents: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the filters read.
 
         Args:
-            images: shape (B, 3, H, W) in [0, 1], any H and W.
+            latents: shape (B, C, h, w).
+            seen: shape (B, 1, H, W) of 0 and 1; of latents that see beyond the edge nothing is kept.
 
         Returns:
-            Logits of shape (B, n_bits); positive reads as bit 1.
+            Bits (B, n_bits), and the variance of the noise in them (B, 1), as the pilots tell it.
         """
-        return (self.read(images) - self.mean.float()) @ self.whitening.float()
+        if seen is not None:
+            whole = F.adaptive_avg_pool2d(seen.to(latents), (latents.shape[2], latents.shape[3])) > 0.999
+            latents = torch.where(whole, latents, self.content.view(latents.shape[1:]).to(latents))
+        config, heard = self.config, self.filters(latents.flatten(1)).float()
+        bits, pilots = heard.split([config.n_bits, config.pilots], dim=1)
+        return bits, pilots.square().mean(dim=1, keepdim=True) + LEAST_VARIANCE
 
-    def read(self, images: Tensor) -> Tensor:
-        """Logits before whitening; see `forward`."""
-        config = self.config
-        bits, pilots = self.filters(self.features(images)).float().split([config.n_bits, config.pilots], dim=1)
-        variance = pilots.square().mean(dim=1, keepdim=True) + LEAST_VARIANCE
-        return 2 * bits / variance
+    def logits(self, bits: Tensor, variance: Tensor) -> Tensor:
+        """What `listen` returns as logits (B, n_bits)."""
+        return (2 * bits / variance - self.mean.float()) @ self.whitening.float()
+
+    @torch.no_grad()
+    def unwhiten(self) -> None:
+        """Take back what `whiten` did."""
+        self.mean.zero_()
+        self.whitening.copy_(torch.eye(len(self.mean)))
 
     @torch.no_grad()
     def whiten(self, logits: Tensor) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -18,6 +19,7 @@ from privgen.watermark.detection import Detection, detect, p_value, threshold_ma
 from privgen.watermark.embed import as_read, read_logits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import N_BITS, ExtractorLike, config_value
+from privgen.watermark.pose_search import AlignedReader
 
 
 FPR = 1e-6
@@ -64,6 +66,7 @@ class DetectedFile:
         threshold: matches that suffice.
         detected: whether the file carries the mark of one of the keys.
         keys: one entry for each key, in the order given.
+        pose: what part of the marked image it shows and how it is turned, in words, where that was searched for.
         notes: what a user should know, such as that only the first frame of an animation was read.
         error: why it could not be read.
     """
@@ -80,6 +83,7 @@ class DetectedFile:
     threshold: int | None = None
     detected: bool = False
     keys: tuple[KeyMatch, ...] = ()
+    pose: str = ""
     notes: tuple[str, ...] = ()
     error: str | None = None
 
@@ -93,6 +97,7 @@ def detect_files(
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int = 16,
+    search: bool = False,
     progress: bool = False,
     report: Callable[[DetectedFile], None] = lambda file: None,
 ) -> tuple[DetectedFile, ...]:
@@ -108,6 +113,8 @@ def detect_files(
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`, but "auto" is always float32.
         batch_size: images that are read at a time.
+        search: look for marks in what may be cut out of a marked image (half of its area at least, in its own shape)
+            or turned (by 45 degrees at most) too: some seconds an image. False positives stay as rare as `fpr` says.
         progress: show a bar on standard error, if that is a terminal.
         report: called with each file when it is through.
 
@@ -123,8 +130,10 @@ def detect_files(
     if not sources or not keys:
         raise UsageError(f"Name at least one {'image' if keys else 'key'}.")
     extractor = load_extra("extractor", model, device=device)
+    reader = AlignedReader(extractor, load_extra("aligner", model, device=device)) if search else None
     if dtype != "auto":
-        Module.to(extractor, resolve_dtype(dtype))  # Diffusers' own `to` warns of what does not matter here
+        for network in (extractor, reader.aligner) if reader else (extractor,):
+            Module.to(network, resolve_dtype(dtype))  # Diffusers' own `to` warns of what does not matter here
     n_bits = int(config_value(extractor, "n_bits", N_BITS))
     if threshold_matches(n_bits, fpr / len(keys)) > n_bits:
         least = float(p_value(n_bits, n_bits)) * len(keys)
@@ -134,7 +143,7 @@ def detect_files(
     found, remaining = [], iter(sources)
     with progress_bar(len(sources), "detect", shown=progress) as bar:
         while chunk := list(islice(remaining, batch_size)):
-            for file in _detect_chunk(chunk, keys, extractor, n_bits, fpr):
+            for file in _detect_chunk(chunk, keys, extractor, reader, n_bits, fpr):
                 with bar.external_write_mode():
                     report(file)
                 found.append(file)
@@ -143,26 +152,53 @@ def detect_files(
 
 
 def _detect_chunk(
-    chunk: Sequence[Path], keys: Sequence[Key], extractor: ExtractorLike, n_bits: int, fpr: float
+    chunk: Sequence[Path],
+    keys: Sequence[Key],
+    extractor: ExtractorLike,
+    reader: AlignedReader | None,
+    n_bits: int,
+    fpr: float,
 ) -> Iterator[DetectedFile]:
     files: dict[Path, DetectedFile] = {}
     small: dict[Path, Tensor] = {}
+    aspects: list[float] = []
     for path in chunk:
         try:
             loaded = load_image(path)
             small[path] = as_read(loaded, extractor)
+            aspects.append(loaded.pixels.shape[-1] / loaded.pixels.shape[-2])
             files[path] = DetectedFile(str(path), notes=loaded.notes)
         except FILE_ERRORS as error:
             files[path] = DetectedFile(str(path), error=reason(error))
     if small:
-        logits = read_logits(small.values(), extractor, batch_size=len(small))
+        poses: Iterable[str] = [""] * len(small)
+        if reader is None:
+            logits = read_logits(small.values(), extractor, batch_size=len(small))
+        else:
+            logits, found = reader(torch.stack(list(small.values())), torch.tensor(aspects))
+            poses = map(describe_pose, found.values.tolist())
         results = detect(logits, [key.bits(n_bits) for key in keys], fpr=fpr)
-        for path, detections in zip(small, results, strict=True):
-            files[path] = _with_detections(files[path], keys, detections)
+        for path, detections, pose in zip(small, results, poses, strict=True):
+            files[path] = _with_detections(files[path], keys, detections, pose)
     yield from files.values()
 
 
-def _with_detections(file: DetectedFile, keys: Sequence[Key], detections: Sequence[Detection]) -> DetectedFile:
+def describe_pose(pose: Sequence[float]) -> str:
+    """A pose, as in `Poses`, in words; empty for the whole canvas as it is."""
+    side, left, top, degrees = pose
+    parts = []
+    if abs(side - 1) > 0.005 or abs(left) > 0.005 or abs(top) > 0.005:
+        parts.append(
+            f"{side:.0%} x {side:.0%} of the marked image, from {left:.0%} of its width and {top:.0%} of its height"
+        )
+    if abs(degrees) > 0.5:
+        parts.append(f"turned by {degrees:.0f} degrees")
+    return ", ".join(parts)
+
+
+def _with_detections(
+    file: DetectedFile, keys: Sequence[Key], detections: Sequence[Detection], pose: str = ""
+) -> DetectedFile:
     matches = tuple(
         KeyMatch(key.name, key.key_id, d.matches, d.p_value, d.p_adjusted, d.detected)
         for key, d in zip(keys, detections, strict=True)
@@ -182,4 +218,5 @@ def _with_detections(file: DetectedFile, keys: Sequence[Key], detections: Sequen
         threshold=best.threshold,
         detected=best.detected,
         keys=matches,
+        pose=pose if best.detected else "",
     )

@@ -19,11 +19,12 @@ from torch.nn import functional as F
 
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw_scene
-from privgen.data.sheets import picture
 from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.models.watermark import Extractor, LatentMapper
+from privgen.watermark.alignment import Poses, put_back, take
 from privgen.watermark.embed import decoded, decoded_difference, encode_canvas
 from privgen.watermark.initial_code import load_or_solve_code
+from privgen.watermark.training_marks import TokenWriter, at_psnr, draw_pose, rows_of_marks
 
 
 STRENGTH = 0.25
@@ -51,8 +52,13 @@ class ExtractorRecipe:
         psnr_to: quality that it reaches after half the run.
         distortions: attacks of the training table that images go through before they are read.
         distortion_scale: share of that table's strengths, in [0, 1].
+        start: folder with an `extractor` and a `latent_mapper` to go on from, instead of from the code.
+        model: folder of a text-to-image model with a token mapper, whose tokens write marks too.
+        token_share: share of the marks that they write.
+        moved_share: share of the marked images that are cut out or turned, and put back not quite where they were.
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
         clean_images: images, none of them marked, on which the logits are whitened at the end.
+        generated_images: as many more for that, which the text-to-image model generates.
     """
 
     vae: Path = Path("runs/vae/model/vae")
@@ -68,28 +74,13 @@ class ExtractorRecipe:
     psnr_to: float = 38.5
     distortions: tuple[str, ...] = ()
     distortion_scale: float = 1.0
+    start: Path | None = None
+    model: Path | None = None
+    token_share: float = 0.0
+    moved_share: float = 0.0
     samples: int = 40_000
     clean_images: int = 2_048
-
-
-def at_psnr(image: Tensor, residual: Tensor, psnr_db: Tensor) -> Tensor:
-    """Add a residual, scaled per image to the given quality.
-
-    Args:
-        image: shape (B, 3, H, W) in [0, 1].
-        residual: the same shape.
-        psnr_db: shape (B,), PSNR of the sum before it is clipped to [0, 1].
-    """
-    rms = residual.square().mean(dim=(1, 2, 3)).sqrt()
-    gain = 10 ** (-psnr_db / 20) / (rms + 1e-8)
-    return (image + gain[:, None, None, None] * residual).clamp(0, 1)
-
-
-def rows_of_marks(clean: Tensor, marked: Tensor) -> Image.Image:
-    """Images, the same with marks, and the difference ten times enlarged; both (B, 3, H, W) in [0, 1]."""
-    rows = [clean, marked, 0.5 + 10 * (marked - clean)]
-    pixels = torch.cat([torch.cat(list(row.clamp(0, 1)), dim=2) for row in rows], dim=1)
-    return picture(pixels.cpu().numpy())
+    generated_images: int = 0
 
 
 def linear_extractor(vae: AutoencoderKL, code: dict[str, Tensor], psnr_db: float) -> Extractor:
@@ -117,6 +108,15 @@ class ExtractorTask(Task):
         self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
         self.photos = load_photos(recipe.photos) if recipe.photo_share > 0 else ()
+        extractor, self.mapper = self._coded() if recipe.start is None else self._going_on(recipe.start)
+        self.mapper.requires_grad_(recipe.learn_patterns)
+        self.extractor = extractor.to(memory_format=torch.channels_last)
+        self.writer = None if recipe.model is None else TokenWriter(recipe.model)
+        if recipe.moved_share > 0:
+            self.extractor.content.copy_(self._mean_features())
+
+    def _coded(self) -> tuple[Extractor, LatentMapper]:
+        recipe = self.recipe
         code = load_or_solve_code(
             recipe.code,
             self.vae,
@@ -125,12 +125,24 @@ class ExtractorTask(Task):
             recipe.pilots,
             images=recipe.code_images,
             cycles=recipe.cycles,
-            attack=attack,
+            attack=self.attack,
         )
-        self.mapper = LatentMapper(recipe.n_bits, self.vae.config.latent_channels, strength=STRENGTH)
-        self.mapper.patterns.data.copy_(code["patterns"].view_as(self.mapper.patterns))
-        self.mapper.requires_grad_(recipe.learn_patterns)
-        self.extractor = linear_extractor(self.vae, code, recipe.psnr_to).to(memory_format=torch.channels_last)
+        mapper = LatentMapper(recipe.n_bits, self.vae.config.latent_channels, strength=STRENGTH)
+        mapper.patterns.data.copy_(code["patterns"].view_as(mapper.patterns))
+        return linear_extractor(self.vae, code, recipe.psnr_to), mapper
+
+    def _going_on(self, start: Path) -> tuple[Extractor, LatentMapper]:
+        extractor = Extractor.from_pretrained(start / "extractor").train()
+        extractor.unwhiten()
+        return extractor, LatentMapper.from_pretrained(start / "latent_mapper")
+
+    @torch.no_grad()
+    def _mean_features(self, images: int = 256, batch_size: int = 32) -> Tensor:
+        """What latents stand for that an image does not show."""
+        first = self.recipe.samples
+        starts = range(first, first + images, batch_size)
+        pixels = (self.batch(list(range(start, start + batch_size)))["pixels"] for start in starts)
+        return torch.cat([self.extractor.encode(x) for x in pixels]).mean(0).flatten()
 
     def batch(self, indices: list[int]) -> Batch:
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 1, i])) for i in indices]
@@ -138,11 +150,18 @@ class ExtractorTask(Task):
         pixels = [self._image(*drawn) for drawn in zip(indices, photo, rngs, strict=True)]
         progress = torch.tensor(indices) / self.recipe.samples
         decoded = [not is_photo and rng.random() < 0.75 for is_photo, rng in zip(photo, rngs, strict=True)]
+        poses = torch.stack([draw_pose(rng) for rng in rngs])
+        moved = [rng.random() < self.recipe.moved_share for rng in rngs]
+        by_token = [rng.random() < self.recipe.token_share for rng in rngs]
         return {
             "pixels": torch.from_numpy(np.stack(pixels)).contiguous(memory_format=torch.channels_last),
             "bits": torch.from_numpy(np.stack([rng.integers(2, size=self.recipe.n_bits) for rng in rngs])),
             "as_decoded": torch.tensor(decoded),
             "is_photo": torch.tensor(photo),
+            "by_token": torch.tensor(by_token),
+            "moved": torch.tensor(moved),
+            "pose": poses[:, 0],
+            "guess": poses[:, 1],
             "ramp": (2 * progress).clamp(max=1),
             "index": torch.tensor(indices),
         }
@@ -153,11 +172,18 @@ class ExtractorTask(Task):
         return draw_scene(index).pixels
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        marked = self.mark(batch)
+        marked, moved = self.mark(batch), batch["moved"]
+        if bool(moved.any()):
+            marked = marked.index_put((moved,), take(marked[moved], Poses(batch["pose"][moved])))
         if self.attack is not None:
             generators = [sample_generator(self.seed, int(i)) for i in batch["index"]]
             marked = self.attack(marked, generator=generators)
-        logits = self.extractor(marked)
+        seen = None
+        if bool(moved.any()):
+            seen = torch.ones_like(marked[:, :1])
+            canvases, seen[moved] = put_back(marked[moved], Poses(batch["guess"][moved]))
+            marked = marked.index_put((moved,), canvases)
+        logits = self.extractor(marked, seen)
         target = batch["bits"].to(logits)
         loss = F.binary_cross_entropy_with_logits(logits, target)
         right = ((logits > 0) == (target > 0.5)).float().mean(dim=1)
@@ -167,6 +193,8 @@ class ExtractorTask(Task):
             "bit_accuracy": right.mean(),
             "bit_accuracy_photos": _mean_where(right, photo),
             "bit_accuracy_scenes": _mean_where(right, ~photo),
+            "bit_accuracy_token": _mean_where(right, batch["by_token"]),
+            "bit_accuracy_moved": _mean_where(right, moved),
         }
 
     def mark(self, batch: Batch) -> Tensor:
@@ -176,6 +204,11 @@ class ExtractorTask(Task):
             z = encode_canvas(self.vae, x)
             clean = decoded(self.vae, z)
         difference = decoded(self.vae, z + self.mapper(batch["bits"], *z.shape[-2:])) - clean
+        by_token = batch["by_token"]
+        if self.writer is not None and bool(by_token.any()):
+            generators = [sample_generator(self.seed + 1, int(i)) for i in batch["index"][by_token]]
+            written = self.writer(x[by_token], batch["bits"][by_token], generators)
+            difference = difference.index_put((by_token,), written)
         base = torch.where(batch["as_decoded"][:, None, None, None], clean.clamp(0, 1), x)
         recipe = self.recipe
         return at_psnr(base, difference, recipe.psnr_from + (recipe.psnr_to - recipe.psnr_from) * batch["ramp"])
@@ -202,6 +235,9 @@ class ExtractorTask(Task):
         for start in range(first, first + self.recipe.clean_images, batch_size):
             pixels = self.batch(list(range(start, start + batch_size)))["pixels"]
             logits.append(self.extractor(pixels.to(self.vae.device)))
+        if self.writer is not None and self.recipe.generated_images:
+            generated = self.writer.unmarked(self.recipe.generated_images, self.seed)
+            logits += [self.extractor(pixels.to(self.vae.device)) for pixels in generated.split(batch_size)]
         return torch.cat(logits)
 
     def _calibrate(self, images: int = 32, rounds: int = 6) -> float:

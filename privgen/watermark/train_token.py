@@ -33,7 +33,7 @@ from privgen.watermark.address_loss import AddressLoss
 from privgen.watermark.embed import decoded, encode_canvas
 from privgen.watermark.linear_code import low_frequencies
 from privgen.watermark.token import encode_with_token
-from privgen.watermark.train_extractor import rows_of_marks
+from privgen.watermark.training_marks import rows_of_marks
 from privgen.watermark.unroll import Denoiser, Schedule
 
 

@@ -82,11 +82,11 @@ def test_all_runs(assemble, runs, networks, tmp_path):
         loaded, expected = getattr(pipe, part).state_dict(), getattr(before, part).state_dict()
         assert all(torch.equal(value, expected[name].half().float()) for name, value in loaded.items())
     kinds = dtypes(mini / "privgen" / "extractor" / WEIGHTS)
-    assert {name for name, kind in kinds.items() if kind == torch.float32} == {"mean", "whitening"}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == {"mean", "whitening", "content"}
     loaded, expected = Extractor.from_pretrained(mini / "privgen" / "extractor"), networks["extractor"].state_dict()
     assert loaded.dtype == torch.float32
     for name, value in loaded.state_dict().items():
-        exact = name in ("mean", "whitening")
+        exact = name in ("mean", "whitening", "content")
         assert torch.equal(value, expected[name] if exact else expected[name].half().float()), name
     for cls, name in ((TokenMapper, "token_mapper"), (LatentMapper, "latent_mapper")):
         assert cls.from_pretrained(mini / "privgen" / name).dtype == torch.float32
@@ -97,7 +97,7 @@ def test_all_runs(assemble, runs, networks, tmp_path):
     assert not any("_name_or_path" in path.read_text() for path in mini.rglob("*.json"))
 
 
-def test_what_is_not_named_stays(assemble, tmp_path):
+def test_what_is_not_named_stays(assemble, runs, tmp_path):
     assert assemble("diffusion", "extractor").exit_code == 0
     mini = tmp_path / "mini"
     assert not (mini / "privgen" / "privgen_config.json").exists()
@@ -114,8 +114,11 @@ def test_what_is_not_named_stays(assemble, tmp_path):
     assert (mini / "privgen" / "latent_mapper" / WEIGHTS).is_file()
     config = json.loads((mini / "privgen" / "privgen_config.json").read_text())
     assert config == {"default_carrier": "latent", "other": 1}
-    again = assemble("extractor", more=["--overwrite"])
-    assert "token mapper that is there was trained with another extractor" in again.output
+    other = tmp_path / "other"
+    shutil.copytree(runs / "extractor", other)
+    LatentMapper(channels=4).save_pretrained(other / "model" / "latent_mapper")
+    again = assemble("extractor", extractor=other, more=["--overwrite"])
+    assert "writes other patterns than this extractor reads" in again.output
 
 
 def test_a_model_that_has_learnt_words(assemble, runs, networks, tmp_path):

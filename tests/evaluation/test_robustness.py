@@ -83,7 +83,7 @@ def work(model, **options):
         get_preset("quick", 3), model=model.name, pipeline=model.pipeline, device="cpu", only=["noise", "jpeg"]
     )
     contestants = [on_generated("latent", generation, model)]
-    return Work(contestants, planned, generation, draw_keys(3, torch.Generator().manual_seed(3), "image"), 3)
+    return Work(contestants, planned, generation, draw_keys(3, torch.Generator().manual_seed(3), "image"), 3, 3)
 
 
 # The evaluation
@@ -103,7 +103,8 @@ def test_the_record(result):
     assert record["rivals"] == {}
     assert record["lead_over_best_rival"] is None
     assert record["carriers"]["latent"]["attacks"] == record["attacks"]
-    assert jpeg["spread"]["fpr_1e-3"]["n"] == 9
+    assert record["negatives"] == 2
+    assert jpeg["spread"]["fpr_1e-3"]["n"] == 2 * 3
     json.dumps(record, allow_nan=False)
 
 
@@ -113,6 +114,15 @@ def test_intervals_hold_the_values(result):
         for name, interval in block["spread"].items():
             if interval["low"] is not None:
                 assert interval["low"] <= block[name] <= interval["high"], name
+
+
+def test_more_negatives_are_read_where_they_are_missing(model, folder, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    more = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, rivals=(), folder=again).record()
+    fresh = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, rivals=()).record()
+    assert more == fresh
+    assert more["attacks"]["jpeg_50"]["spread"]["fpr_1e-3"]["n"] == 3 * 3
 
 
 def test_a_rerun_takes_up_what_was_read(result, model, folder, tmp_path):
@@ -183,6 +193,7 @@ def test_another_reader(model):
     [
         ({"preset": "slow"}, "No preset is called 'slow'"),
         ({"n": 1}, "--n must be at least 2"),
+        ({"negatives": 0}, "--negatives must be at least 1"),
         ({"attacks": ["jpg"]}, "--attack jpg is not among those of the preset quick"),
         ({"methods": ["dct"]}, "No method is called 'dct'; choose from token, latent, dwtDct"),
         ({"methods": ["dwtDct"], "rivals": ()}, "No method is left to measure"),

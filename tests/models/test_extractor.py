@@ -34,21 +34,21 @@ def read(extractor, bits, pilots):
     parts = ((bits, N_BITS), (pilots, PILOTS))
     readings = torch.cat([torch.as_tensor(part, dtype=torch.float32).expand(n) for part, n in parts])
     unused = extractor.filters.in_features - len(readings)
-    extractor.features = lambda _: torch.nn.functional.pad(readings, (0, unused))[None]
+    extractor.encode = lambda _: torch.nn.functional.pad(readings, (0, unused))[None]
     return extractor(images(1))[0]
 
 
-def test_its_features_are_the_scaled_latents(vae):
+def test_it_encodes_to_the_scaled_latents(vae):
     extractor = Extractor.from_vae(vae, N_BITS, PILOTS)
     with torch.no_grad():
-        torch.testing.assert_close(extractor.features(images()), encode_canvas(vae, images()).flatten(1))
+        torch.testing.assert_close(extractor.encode(images()), encode_canvas(vae, images()))
 
 
-def test_features_of_a_vae_without_quant_conv(vae):
+def test_encoding_of_a_vae_without_quant_conv(vae):
     vae.quant_conv = None
     extractor = Extractor.from_vae(vae, N_BITS, PILOTS)
     with torch.no_grad():
-        torch.testing.assert_close(extractor.features(images()), encode_canvas(vae, images()).flatten(1))
+        torch.testing.assert_close(extractor.encode(images()), encode_canvas(vae, images()))
 
 
 def test_other_sizes_are_resized(extractor):
@@ -91,3 +91,16 @@ def test_bfloat16(vae):
         logits = extractor(images())
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
+
+
+def test_what_is_not_seen_is_not_read(extractor):
+    extractor.filters.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    x, left = images(), torch.ones(2, 1, SIZE, SIZE)
+    left[..., SIZE // 2 :] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(extractor(x, torch.ones_like(left)), extractor(x))
+        latents = extractor.encode(x)
+        changed = latents.clone()
+        changed[..., latents.shape[-1] // 2 :] += 1
+        assert not torch.equal(extractor.listen(changed)[0], extractor.listen(latents)[0])
+        assert torch.equal(extractor.listen(changed, left)[0], extractor.listen(latents, left)[0])

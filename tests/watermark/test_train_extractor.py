@@ -1,0 +1,71 @@
+"""The extractor is trained further: from mini's own, on marks of both carriers and on images that are put back."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from privgen.hub import load_extra
+from privgen.metrics.quality import psnr
+from privgen.watermark.embed import decoded, encode_canvas
+from privgen.watermark.train_extractor import ExtractorRecipe, ExtractorTask
+
+
+@pytest.fixture(scope="module")
+def recipe(root):
+    mini = root / "privgen" / "models" / "mini"
+    photos = root / "privgen" / "data" / "photos" / "train"
+    return ExtractorRecipe(
+        vae=mini / "vae", photos=photos, start=mini / "privgen", model=mini, psnr_from=38.0, psnr_to=38.0
+    )
+
+
+@pytest.fixture(scope="module")
+def task(recipe):
+    return ExtractorTask(recipe, 0)
+
+
+def test_it_goes_on_from_what_was_trained(task):
+    extractor = load_extra("extractor", "mini")
+    pixels = task.batch(list(range(4)))["pixels"]
+    with torch.no_grad():
+        before = extractor.listen(extractor.encode(pixels))
+        torch.testing.assert_close(task.extractor.listen(task.extractor.encode(pixels)), before, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(task.extractor(pixels), 2 * before[0] / before[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("token_share", [0.0, 1.0])
+def test_both_carriers_marks_are_read_at_the_quality_asked_for(task, recipe, token_share):
+    task.recipe = replace(recipe, token_share=token_share)
+    batch = task.batch(list(range(8)))
+    assert bool((batch["by_token"] == bool(token_share)).all())
+    with torch.no_grad():
+        marked, figures = task.mark(batch), task(batch)
+        round_trip = decoded(task.vae, encode_canvas(task.vae, batch["pixels"]))
+    base = torch.where(batch["as_decoded"][:, None, None, None], round_trip.clamp(0, 1), batch["pixels"])
+    assert torch.allclose(psnr(marked, base), torch.tensor(38.0), atol=0.3)
+    assert float(figures["bit_accuracy"]) > 0.9
+
+
+def test_moved_images_are_put_back_and_partly_read(task, recipe):
+    task.recipe = replace(recipe, moved_share=1.0)
+    batch = task.batch(list(range(8)))
+    assert bool(batch["moved"].all())
+    with torch.no_grad():
+        task.extractor.content.copy_(task._mean_features(32))
+        still = task(batch | {"guess": batch["pose"]})["bit_accuracy"]
+        lost = task(batch | {"guess": batch["pose"].flip(0)})["bit_accuracy"]
+    assert float(still) > float(lost) + 0.1
+
+
+def test_an_image_does_not_depend_on_its_batch(task, recipe):
+    task.recipe = replace(recipe, token_share=0.5, moved_share=0.5)
+    whole, last = task.batch([5, 6, 7]), task.batch([7])
+    for name, value in whole.items():
+        assert torch.equal(value[2:], last[name]), name
+
+
+def test_whitening_hears_generated_images(task, recipe):
+    task.recipe = replace(recipe, clean_images=64, generated_images=8)
+    with torch.no_grad():
+        assert task._clean_logits().shape == (72, 48)
