@@ -94,7 +94,7 @@ def generate(key: str, as_json: bool, **chosen: Any) -> None:
     "--psnr",
     "psnr_db",
     type=click.FloatRange(20, 60),
-    default=38.2,
+    default=38.1,
     show_default=True,
     metavar="DB",
     help="Quality: higher is fainter.",
@@ -188,6 +188,8 @@ def detect(
         echo(found, as_json=True)
     else:
         click.echo(f"p: how likely an image without the mark matches so well. Marked means p <= {fpr:g}.", err=True)
+        if not (chosen["search"] or all(file.detected or file.error for file in found)):
+            click.echo("Hint: --search also looks for marks in images that were cropped or turned.", err=True)
     if any(file.error for file in found):
         raise click.exceptions.Exit(EXIT_FAILED)
     if not all(file.detected for file in found):

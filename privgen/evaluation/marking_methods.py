@@ -21,7 +21,7 @@ from privgen.watermark.detection import read_bits
 from privgen.watermark.embed import as_read, read_logits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import N_BITS, ExtractorLike, config_value
-from privgen.watermark.pose_search import AlignedReader
+from privgen.watermark.pose_search import PLACES, AlignedReader
 
 
 if TYPE_CHECKING:
@@ -100,20 +100,39 @@ class SearchingReader:
 
     Args:
         aligned: extractor and aligner.
+        fpr: images in which the key is found at this rate as they are, are not searched.
     """
 
     aligned: AlignedReader
+    fpr: float = 1e-6
 
     def __call__(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        small = torch.stack([as_read(image, self.aligned.extractor) for image in images])
-        return self.aligned(small, width / height)[0].float().cpu()
+        return read_logits(images, self.aligned.extractor)
+
+    def look_for(self, images: Tensor, messages: Bits) -> tuple[Bits, list[int]]:
+        """Look for a message in each image.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            messages: (B, n_bits) of 0 and 1.
+
+        Returns:
+            Bits where it matches best (B, n_bits), and what their p-values are to be multiplied by.
+        """
+        aspect = images.shape[-1] / images.shape[-2]
+        bits, places = [], []
+        for image, message in zip(images, torch.from_numpy(messages), strict=True):
+            small = as_read(image, self.aligned.extractor)[None]
+            found = self.aligned(small, message[None], fpr=self.fpr, aspect=aspect)
+            bits.append(read_bits(found.logits[0]).astype(np.uint8)[0])
+            places.append(int(found.places[0, 0]))
+        return np.stack(bits), places
 
     def __repr__(self) -> str:
         from privgen.attacks.denoiser import digest
 
         networks = digest(self.aligned.extractor), digest(self.aligned.aligner)
-        return f"SearchingReader({'_'.join(networks)}, {self.aligned.enough:g}, {self.aligned.margin:g})"
+        return f"SearchingReader({'_'.join(networks)}, {PLACES}, {self.fpr:g})"
 
 
 @dataclass(frozen=True, eq=False)

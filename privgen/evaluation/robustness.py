@@ -238,7 +238,7 @@ def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[lis
         row = by_key[contestant.name, CLEAN if entry is None else entry.key]
         matches = int(matches_of([row], contestant.messages(work.keys))[0])
         pixels = batch.attacked(batch.marked(contestant), entry)[0]
-        return Shown(pixels, title, matches, contestant.n_bits)
+        return Shown(pixels, title, matches, contestant.n_bits, row.places)
 
     plain = Shown(batch.plain()[0], f"no mark: {work.generation.prompt(0)}", 0, 0)
     marked = [plain, *(shown(contestant, None, contestant.name) for contestant in work.contestants)]

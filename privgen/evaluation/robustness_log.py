@@ -30,6 +30,9 @@ class Row:
             not asked for.
         psnr_db: attacked marked image against the marked one; of "clean" marked against unmarked. None is infinite.
         ssim: likewise.
+        places: what the p-value of `marked` is to be multiplied by, because the mark was searched for.
+        unmarked_places: the same of `unmarked`, which then was searched for the key of the image alone; 0 where it
+            was not searched, and is compared with all keys.
     """
 
     method: str
@@ -39,6 +42,8 @@ class Row:
     unmarked: str | None
     psnr_db: float | None
     ssim: float
+    places: int = 1
+    unmarked_places: int = 0
 
 
 class Log:

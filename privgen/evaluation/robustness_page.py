@@ -202,7 +202,7 @@ def _difference(marked: Shown, plain: Shown) -> Shown:
 def _figure(shown: Shown) -> str:
     caption = escape(shown.title)
     if shown.n_bits:
-        p = float(p_value(shown.matches, shown.n_bits))
+        p = min(1.0, shown.places * float(p_value(shown.matches, shown.n_bits)))
         kind = "found" if p <= 1e-3 else "lost"
         caption += f'<br><span class="{kind}">p = {p:.1e}</span>, {shown.matches} of {shown.n_bits} bits'
     file = io.BytesIO()

@@ -92,12 +92,14 @@ class Shown:
         title: what it is.
         matches: bits that agree with the key.
         n_bits: of how many.
+        places: what the p-value is to be multiplied by.
     """
 
     pixels: Tensor = field(repr=False)
     title: str
     matches: int
     n_bits: int
+    places: int = 1
 
 
 @dataclass(frozen=True)

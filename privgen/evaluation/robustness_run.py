@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from privgen.attacks import Attack
-from privgen.evaluation.marking_methods import Contestant, Reader, read_as_bits
+from privgen.evaluation.marking_methods import Contestant, Reader, SearchingReader, read_as_bits
 from privgen.evaluation.processes import Processes
 from privgen.evaluation.robustness_log import Log, Row, finite_or_none
 from privgen.evaluation.robustness_plan import Planned
@@ -147,30 +147,43 @@ def _new_rows(
     marked = batch.marked(contestant)[: len(numbers)]
     result = batch.attacked(marked, entry)
     before = batch.plain()[: len(numbers)] if entry is None else marked
-    found = read_as_bits(contestant.reader, result)
-    unmarked = negatives.read(contestant.reader, sum(number < batch.work.negatives for number in numbers))
-    told = [*map(_text, unmarked), *[None] * (len(numbers) - len(unmarked))]
-    quality = zip(psnr(result, before).tolist(), ssim(result, before).tolist(), strict=True)
-    return [
-        Row(contestant.name, key, number, _text(found[i]), told[i], finite_or_none(decibels), similarity)
-        for i, (number, (decibels, similarity)) in enumerate(zip(numbers, quality, strict=True))
-    ]
+    messages = contestant.messages([batch.work.keys[number] for number in numbers])
+    found, places = _look_for(contestant.reader, result, messages)
+    count = sum(number < batch.work.negatives for number in numbers)
+    unmarked, unmarked_places = negatives.read(contestant, messages[:count])
+    told = [*map(_text, unmarked), *[None] * (len(numbers) - count)]
+    unmarked_places += [0] * (len(numbers) - count)
+    decibels, similarity = map(finite_or_none, psnr(result, before).tolist()), ssim(result, before).tolist()
+    columns = (map(_text, found), told, decibels, similarity, places, unmarked_places)
+    return [Row(contestant.name, key, *row) for row in zip(numbers, *columns, strict=True)]
+
+
+def _look_for(reader: Reader, images: Tensor, messages: Bits) -> tuple[Bits, list[int]]:
+    """Bits of images, and what their p-values are to be multiplied by."""
+    if isinstance(reader, SearchingReader):
+        return reader.look_for(images, messages)
+    return read_as_bits(reader, images), [1] * len(images)
 
 
 class _Negatives:
-    """Attacked images without a mark; a reader that several methods share reads them once."""
+    """Attacked images without a mark; methods that share a reader, and messages, read them once."""
 
     def __init__(self, images: Tensor) -> None:
         self._images = images
-        self._bits: dict[int, Bits] = {}
+        self._read: dict[tuple[int, bytes], tuple[Bits, list[int]]] = {}
 
-    def read(self, reader: Reader, count: int) -> Bits:
+    def read(self, contestant: Contestant, messages: Bits) -> tuple[Bits, list[int]]:
+        """Bits of the first images, one a message, and `Row.unmarked_places`."""
+        reader, count = contestant.reader, len(messages)
         if not count:
-            return np.zeros((0, 1), np.uint8)
-        bits = self._bits.get(id(reader))
-        if bits is None or len(bits) < count:
-            bits = self._bits[id(reader)] = read_as_bits(reader, self._images[:count])
-        return bits[:count]
+            return np.zeros((0, 1), np.uint8), []
+        known = (id(reader), messages.tobytes())
+        if known not in self._read:
+            bits, places = _look_for(reader, self._images[:count], messages)
+            searched = isinstance(reader, SearchingReader)
+            self._read[known] = bits, places if searched else [0] * count
+        bits, places = self._read[known]
+        return bits, list(places)
 
 
 def _text(bits: Bits) -> str:

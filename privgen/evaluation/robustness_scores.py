@@ -85,21 +85,19 @@ def score(rows: Sequence[Row], messages: Bits, losses: LossScales | None) -> dic
 
     Args:
         rows: at least one; images by number.
-        messages: (keys, n_bits), that of image i in row i; unmarked images, at least one, are compared with all.
+        messages: (keys, n_bits), that of image i in row i; unmarked images, at least one, are compared with all, or
+            with their own where they were searched for it.
         losses: None where no quality is lost, or told.
 
     Returns:
         Rates of detection at `RATES`, of marked images (`tpr_`) and of pairs of an unmarked one and a key (`fpr_`);
         `bit_accuracy`, `psnr_db` (of images that changed, without them not a number), `ssim`, `quality_loss`.
     """
-    matches = matches_of(rows, messages)
-    pairs = count_matches(_bits([row for row in rows if row.unmarked is not None], "unmarked"), messages)
-    n_bits = messages.shape[1]
     figures = {}
     for name, fpr in RATES.items():
-        least = threshold_matches(n_bits, fpr)
-        figures[f"tpr_{name}"] = share(matches >= least)
-        figures[f"fpr_{name}"] = share((pairs >= least).ravel())
+        figures[f"tpr_{name}"] = share(detected(rows, messages, fpr))
+        figures[f"fpr_{name}"] = share(falsely_detected(rows, messages, fpr))
+    matches, n_bits = matches_of(rows, messages), messages.shape[1]
     figures["bit_accuracy"] = mean(matches / n_bits)
     changed = [row.psnr_db for row in rows if row.psnr_db is not None]
     figures["psnr_db"] = mean(changed) if changed else Measured(math.nan, 0, math.nan, math.nan)
@@ -107,19 +105,39 @@ def score(rows: Sequence[Row], messages: Bits, losses: LossScales | None) -> dic
     return figures | ({"quality_loss": mean(losses(rows))} if losses else {})
 
 
-def matches_of(rows: Sequence[Row], messages: Bits) -> NDArray[np.int64]:
-    """(rows,) bits of marked images that agree with their own keys."""
+def matches_of(rows: Sequence[Row], messages: Bits, name: str = "marked") -> NDArray[np.int64]:
+    """(rows,) bits of marked images, or of "unmarked" ones, that agree with their own keys."""
     own = messages[[row.image for row in rows]]
-    return (_bits(rows, "marked") == own).sum(axis=1)
+    return (_bits(rows, name) == own).sum(axis=1)
+
+
+def detected(rows: Sequence[Row], messages: Bits, fpr: float) -> NDArray[np.bool_]:
+    """(rows,) whether the mark is found, corrected for the places where it was searched for."""
+    return matches_of(rows, messages) >= _least([row.places for row in rows], messages, fpr)
+
+
+def falsely_detected(rows: Sequence[Row], messages: Bits, fpr: float) -> NDArray[np.bool_]:
+    """Whether a key is found in an unmarked image, for each pair that was compared: see `Row.unmarked_places`."""
+    told = [row for row in rows if row.unmarked is not None]
+    searched = [row for row in told if row.unmarked_places]
+    if searched:
+        return matches_of(searched, messages, "unmarked") >= _least(
+            [row.unmarked_places for row in searched], messages, fpr
+        )
+    return (count_matches(_bits(told, "unmarked"), messages) >= _least([1], messages, fpr)).ravel()
+
+
+def _least(places: Sequence[int], messages: Bits, fpr: float) -> NDArray[np.int64]:
+    """Matches that suffice, for each number of places."""
+    return np.array([threshold_matches(messages.shape[1], fpr / count) for count in places])
 
 
 def mean_detected(rows: Sequence[Row], attacks: Sequence[str], messages: Bits, fpr: float) -> dict[int, float]:
     """By image the share of some attacks that its mark is found after; images that miss one are left out."""
     found: dict[int, list[bool]] = {}
     chosen = [row for row in rows if row.attack in attacks]
-    least = threshold_matches(messages.shape[1], fpr)
-    for row, matches in zip(chosen, matches_of(chosen, messages) if chosen else (), strict=True):
-        found.setdefault(row.image, []).append(bool(matches >= least))
+    for row, hit in zip(chosen, detected(chosen, messages, fpr) if chosen else (), strict=True):
+        found.setdefault(row.image, []).append(bool(hit))
     return {image: sum(hits) / len(hits) for image, hits in sorted(found.items()) if len(hits) == len(attacks)}
 
 

@@ -19,7 +19,7 @@ from privgen.watermark.detection import Detection, detect, p_value, threshold_ma
 from privgen.watermark.embed import as_read, read_logits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import N_BITS, ExtractorLike, config_value
-from privgen.watermark.pose_search import AlignedReader
+from privgen.watermark.pose_search import AlignedReader, Found
 
 
 FPR = 1e-6
@@ -171,15 +171,15 @@ def _detect_chunk(
         except FILE_ERRORS as error:
             files[path] = DetectedFile(str(path), error=reason(error))
     if small:
-        poses: Iterable[str] = [""] * len(small)
+        messages = torch.tensor([key.bits(n_bits) for key in keys])
         if reader is None:
             logits = read_logits(small.values(), extractor, batch_size=len(small))
+            for path, detections in zip(small, detect(logits, messages, fpr=fpr), strict=True):
+                files[path] = _with_detections(files[path], keys, detections)
         else:
-            logits, found = reader(torch.stack(list(small.values())), torch.tensor(aspects))
-            poses = map(describe_pose, found.values.tolist())
-        results = detect(logits, [key.bits(n_bits) for key in keys], fpr=fpr)
-        for path, detections, pose in zip(small, results, poses, strict=True):
-            files[path] = _with_detections(files[path], keys, detections, pose)
+            found = reader(torch.stack(list(small.values())), messages, fpr=fpr, aspect=torch.tensor(aspects))
+            for i, path in enumerate(small):
+                files[path] = _with_found(files[path], keys, messages, found, i, fpr)
     yield from files.values()
 
 
@@ -196,6 +196,18 @@ def describe_pose(pose: Sequence[float]) -> str:
     return ", ".join(parts)
 
 
+def _with_found(
+    file: DetectedFile, keys: Sequence[Key], messages: Tensor, found: Found, image: int, fpr: float
+) -> DetectedFile:
+    """What one image says about keys, each at a place of its own."""
+    detections = [
+        detect(found.logits[image, k], messages[k], fpr=fpr, candidates=len(keys) * int(found.places[image, k]))[0][0]
+        for k in range(len(keys))
+    ]
+    best = min(range(len(keys)), key=lambda k: detections[k].p_adjusted)
+    return _with_detections(file, keys, detections, describe_pose(found.poses[image, best].tolist()))
+
+
 def _with_detections(
     file: DetectedFile, keys: Sequence[Key], detections: Sequence[Detection], pose: str = ""
 ) -> DetectedFile:
@@ -203,7 +215,7 @@ def _with_detections(
         KeyMatch(key.name, key.key_id, d.matches, d.p_value, d.p_adjusted, d.detected)
         for key, d in zip(keys, detections, strict=True)
     )
-    index = min(range(len(detections)), key=lambda i: detections[i].p_value)
+    index = min(range(len(detections)), key=lambda i: (detections[i].p_adjusted, detections[i].p_value))
     best, match = detections[index], matches[index]
     return replace(
         file,

@@ -7,6 +7,7 @@ extractor reads the message. Here the budget is exact: every marked image has th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -224,27 +225,29 @@ class ExtractorTask(Task):
     @torch.no_grad()
     def export(self, folder: Path) -> None:
         """Whiten on clean images, set the strength that gives the final quality, and save both networks."""
-        self.extractor.whiten(self._clean_logits())
-        self.mapper.register_to_config(strength=self._calibrate())
+        generated = torch.zeros(0)
+        if self.writer is not None and self.recipe.generated_images:
+            generated = self.writer.unmarked(self.recipe.generated_images, self.seed).to(self.vae.device)
+        self.extractor.whiten(self._clean_logits(generated))
+        self.mapper.register_to_config(strength=self._calibrate(generated))
         for name, network in (("extractor", self.extractor), ("latent_mapper", self.mapper)):
             network.to(memory_format=torch.contiguous_format).save_pretrained(folder / name)
 
-    def _clean_logits(self, batch_size: int = 64) -> Tensor:
-        first = self.recipe.samples  # images that training did not draw
-        logits: list[Tensor] = []
-        for start in range(first, first + self.recipe.clean_images, batch_size):
-            pixels = self.batch(list(range(start, start + batch_size)))["pixels"]
-            logits.append(self.extractor(pixels.to(self.vae.device)))
-        if self.writer is not None and self.recipe.generated_images:
-            generated = self.writer.unmarked(self.recipe.generated_images, self.seed)
-            logits += [self.extractor(pixels.to(self.vae.device)) for pixels in generated.split(batch_size)]
-        return torch.cat(logits)
+    def _clean_logits(self, generated: Tensor, batch_size: int = 64) -> Tensor:
+        """Logits of images that training did not draw, and of generated ones (N, 3, S, S)."""
+        first = self.recipe.samples
+        starts = range(first, first + self.recipe.clean_images, batch_size)
+        drawn = (self.batch(list(range(start, start + batch_size)))["pixels"] for start in starts)
+        batches = chain(drawn, generated.split(batch_size) if len(generated) else ())
+        return torch.cat([self.extractor(pixels.to(self.vae.device)) for pixels in batches])
 
-    def _calibrate(self, images: int = 32, rounds: int = 6) -> float:
-        """RMS of the residual at which the decoded images reach `psnr_to` on average."""
-        x = torch.from_numpy(np.stack([draw_scene(self.recipe.samples + i).pixels for i in range(images)]))
+    def _calibrate(self, generated: Tensor, images: int = 64, rounds: int = 6) -> float:
+        """RMS of the residual at which decoded images, generated ones if there are, reach `psnr_to` on average."""
+        x = generated[:images]
+        if not len(x):
+            x = torch.from_numpy(np.stack([draw_scene(self.recipe.samples + i).pixels for i in range(images)]))
         z = encode_canvas(self.vae, x)
-        bits = torch.randint(2, (images, self.recipe.n_bits), generator=sample_generator(self.seed, 0)).to(z.device)
+        bits = torch.randint(2, (len(x), self.recipe.n_bits), generator=sample_generator(self.seed, 0)).to(z.device)
         strength = float(self.mapper.config.strength)
         for _ in range(rounds):
             self.mapper.register_to_config(strength=strength)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 from PIL import Image
@@ -216,6 +217,24 @@ def test_what_a_user_should_know_is_said(embed, detect, folder):
         image.save(folder / "a.gif", save_all=True, append_images=[image.rotate(180)])
     for result in (embed("a.gif", "--key", "alice", "-o", "marked"), detect("a.gif", "--key", "alice")):
         assert "a.gif: animated: the first frame is used" in result.stderr
+
+
+def test_turned_and_cut_out_images_are_found_by_search(cli, folder):
+    """With mini; the mark is louder than usual, so that it is found whatever the key."""
+    assert cli("watermark", "embed", "photos", "--key", "alice", "--psnr", "34", "-o", "made").exit_code == 0
+    (folder / "moved").mkdir()
+    with Image.open(folder / "made" / "a.png") as image:
+        width, height = image.size
+        image.crop((0, height // 10, width * 4 // 5, height * 9 // 10)).save(folder / "moved" / "cut.png")
+    with Image.open(folder / "made" / "b.png") as image:
+        image.rotate(10, Image.Resampling.BILINEAR).save(folder / "moved" / "turned.png")
+    detect = ("watermark", "detect", "moved", "--key", "alice", "--json")
+    assert cli(*detect).exit_code == 3
+    found = cli(*detect, "--search")
+    assert found.exit_code == 0, found.output
+    cut, turned = (file["pose"] for file in json.loads(found.stdout))
+    assert re.fullmatch(r"(7[89]|8[012])% x \d\d% of the marked image, from .*", cut)
+    assert re.search(r"turned by -?(9|10|11) degrees", turned)
 
 
 def test_full_disk(python, folder, marked_model):

@@ -41,7 +41,7 @@ def test_photographs(model, folders, key):
     assert material.collected_marked.shape == material.collected_unmarked.shape == (5, 3, 32, 32)
     for images in vars(material).values():
         torch.testing.assert_close(images * 255, (images * 255).round(), atol=1e-4, rtol=0)
-    assert psnr(material.marked, material.plain).min() == pytest.approx(38.2, abs=0.1)
+    assert psnr(material.marked, material.plain).min() == pytest.approx(38.1, abs=0.1)
     again = photograph_material(model, "latent", key, n=2, collected=5, seed=0, **folders)
     assert all(torch.equal(a, b) for a, b in zip(vars(material).values(), vars(again).values(), strict=True))
     more = photograph_material(model, "latent", key, n=9, collected=5, seed=1, **folders)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from privgen.attacks import get_attack
 from privgen.attacks.geometric import resized_crop
 from privgen.watermark.alignment import Poses, put_back, take
-from privgen.watermark.pose_search import sureness
 from privgen.watermark.training_marks import draw_pose
 
 
@@ -73,14 +72,6 @@ def test_images_that_are_not_square_are_turned_in_their_own_shape(smooth):
     rows = turned.sum(dim=1)
     middle = float((rows * torch.arange(128)).sum() / rows.sum())
     assert math.isclose(abs(middle - 63.5), 32, abs_tol=1)
-
-
-def test_sureness_is_the_likelihood_ratio():
-    bits, variance = torch.tensor([[0.9, -1.2], [0.1, 0.0]]), torch.tensor([[0.5], [0.3]])
-    densities = torch.distributions.Normal(0, variance.sqrt())
-    marked = (densities.log_prob(bits - 1).exp() + densities.log_prob(bits + 1).exp()) / 2
-    expected = (marked.log() - densities.log_prob(bits)).mean(dim=1)
-    torch.testing.assert_close(sureness(bits, variance), expected)
 
 
 def test_poses_that_training_draws_lie_on_the_canvas():

@@ -7,6 +7,7 @@ import torch
 
 from privgen.hub import load_extra
 from privgen.metrics.quality import psnr
+from privgen.models.watermark import LatentMapper
 from privgen.watermark.embed import decoded, encode_canvas
 from privgen.watermark.train_extractor import ExtractorRecipe, ExtractorTask
 
@@ -65,7 +66,14 @@ def test_an_image_does_not_depend_on_its_batch(task, recipe):
         assert torch.equal(value[2:], last[name]), name
 
 
-def test_whitening_hears_generated_images(task, recipe):
+def test_whitening_and_strength_go_by_generated_images(task, recipe, tmp_path):
     task.recipe = replace(recipe, clean_images=64, generated_images=8)
+    generated = task.writer.unmarked(8, task.seed)
     with torch.no_grad():
-        assert task._clean_logits().shape == (72, 48)
+        assert task._clean_logits(generated).shape == (72, 48)
+        task.export(tmp_path)
+        z = encode_canvas(task.vae, generated)
+        mapper = LatentMapper.from_pretrained(tmp_path / "latent_mapper")
+        bits = torch.randint(2, (8, 48), generator=torch.Generator().manual_seed(1))
+        change = decoded(task.vae, z + mapper(bits)) - decoded(task.vae, z)
+    assert float((-10 * torch.log10(change.square().mean(dim=(1, 2, 3)))).mean()) == pytest.approx(38, abs=0.2)
