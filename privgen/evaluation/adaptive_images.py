@@ -73,7 +73,9 @@ def photograph_material(
     Raises:
         PrivgenError: a photograph cannot be read.
     """
-    marker = make_marker(carrier, [key], pipe=model.pipeline, mapper=model.mappers[carrier], seed=seed)
+    marker = make_marker(
+        carrier, [key], pipe=model.pipeline, mapper=model.mappers[carrier], extractor=model.extractor, seed=seed
+    )
     files = iter_image_files([heldout or heldout_photos()])
     n = min(n, len(files))
     chosen = [files[i * len(files) // n] for i in range(n)]

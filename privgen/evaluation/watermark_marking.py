@@ -239,7 +239,9 @@ def _timed_in_turn(
 def _marked(
     photos: Sequence[LoadedImage], model: WatermarkModel, carrier: Carrier, keys: Sequence[Key], seed: int
 ) -> list[Tensor]:
-    marker = make_marker(carrier, keys, pipe=model.pipeline, mapper=model.mappers[carrier], seed=seed)
+    marker = make_marker(
+        carrier, keys, pipe=model.pipeline, mapper=model.mappers[carrier], extractor=model.extractor, seed=seed
+    )
     residuals = marker.residuals(to_canvas([photo.pixels for photo in photos], marker.size))
     return [
         add_residual(photo.pixels, residual, grey=photo.grey, levels=2**photo.bits - 1).pixels

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from privgen.errors import PrivgenError, UsageError
 from privgen.hub import load_extra, load_pipeline, resolve_model
-from privgen.watermark.embed import latent_residuals
+from privgen.watermark.embed import PSNR_DB, latent_residuals
 from privgen.watermark.embed_token import token_residuals
+from privgen.watermark.informed import informed_bits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, token_embeddings
@@ -96,12 +97,14 @@ def load_marker(
     chosen = default_carrier(model) if carrier is None else carrier
     if chosen not in CARRIERS:
         raise UsageError(f"expected the carrier token or latent, got {chosen!r}")
-    mapper = load_extra(f"{chosen}_mapper", model, device=device)
+    mapper, extractor = (load_extra(name, model, device=device) for name in (f"{chosen}_mapper", "extractor"))
     pipe = load_pipeline(model, device=device, dtype=dtype, safety_checker=False)
-    return make_marker(chosen, [key], pipe=pipe, mapper=mapper, seed=seed)
+    return make_marker(chosen, [key], pipe=pipe, mapper=mapper, extractor=extractor, seed=seed)
 
 
-def make_marker(carrier: Carrier, keys: Sequence[Key], *, pipe: Any, mapper: Any, seed: int = 0) -> Marker:
+def make_marker(
+    carrier: Carrier, keys: Sequence[Key], *, pipe: Any, mapper: Any, extractor: Any = None, seed: int = 0
+) -> Marker:
     """What marks images, from a model that is loaded.
 
     Args:
@@ -109,20 +112,30 @@ def make_marker(carrier: Carrier, keys: Sequence[Key], *, pipe: Any, mapper: Any
         keys: whose mark: one for all images, or one for each.
         pipe: a text-to-image pipeline; it is left as it was.
         mapper: the model's network for that carrier.
+        extractor: what will read the marks: they are written for it, see `privgen.watermark.informed`. Without it all
+            bits are equally loud.
         seed: see `load_marker`.
     """
     bits = key_bits(keys, mapper)
-    if carrier == "latent":
-        return Marker(carrier, _side(pipe), partial(latent_residuals, bits=bits, vae=pipe.vae, latent_mapper=mapper))
-    with torch.no_grad():
-        embedding, negative = token_embeddings(mapper, bits)
-    tau = float(config_value(mapper, "tau", DEFAULT_TAU))
 
-    def with_token(canvases: Tensor) -> Tensor:
+    def with_latents(canvases: Tensor, message: Tensor) -> Tensor:
+        return latent_residuals(canvases, message, vae=pipe.vae, latent_mapper=mapper)
+
+    @torch.no_grad()
+    def with_token(canvases: Tensor, message: Tensor) -> Tensor:
+        embedding, negative = token_embeddings(mapper, message)
+        tau = float(config_value(mapper, "tau", DEFAULT_TAU))
         generators = [torch.Generator().manual_seed(seed) for _ in canvases]
         return token_residuals(canvases, embedding, negative_token=negative, pipe=pipe, tau=tau, generator=generators)
 
-    return Marker(carrier, _side(pipe), with_token)
+    write = with_latents if carrier == "latent" else with_token
+
+    def residuals(canvases: Tensor) -> Tensor:
+        if extractor is None:
+            return write(canvases, bits)
+        return write(canvases, informed_bits(bits, canvases, extractor, partial(write, canvases), PSNR_DB))
+
+    return Marker(carrier, _side(pipe), residuals)
 
 
 def _side(pipe: Any) -> int:
