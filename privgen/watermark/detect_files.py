@@ -35,7 +35,7 @@ class KeyMatch:
         key_id: its public id.
         matches: bits that agree with the key.
         p_value: probability of as many matches or more without a mark.
-        p_adjusted: the same, corrected for the number of keys.
+        p_adjusted: the same, corrected for the number of keys, and of places where the mark was searched for.
         detected: whether p_adjusted <= fpr.
     """
 
@@ -61,7 +61,7 @@ class DetectedFile:
         n_bits: how many were read.
         bits: what was read, as 0 and 1.
         p_value: see `KeyMatch`, as the next.
-        p_adjusted: corrected for the number of keys.
+        p_adjusted: corrected for the number of keys, and of places where the mark was searched for.
         fpr: probability that an unmarked image is called marked, at most, whatever the number of keys.
         threshold: matches that suffice.
         detected: whether the file carries the mark of one of the keys.
