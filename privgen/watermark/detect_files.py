@@ -83,7 +83,7 @@ class DetectedFile:
     threshold: int | None = None
     detected: bool = False
     keys: tuple[KeyMatch, ...] = ()
-    pose: str = ""
+    pose: str | None = None
     notes: tuple[str, ...] = ()
     error: str | None = None
 
@@ -230,5 +230,5 @@ def _with_detections(
         threshold=best.threshold,
         detected=best.detected,
         keys=matches,
-        pose=pose if best.detected else "",
+        pose=pose or None if best.detected else None,
     )

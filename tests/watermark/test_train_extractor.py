@@ -67,7 +67,7 @@ def test_an_image_does_not_depend_on_its_batch(task, recipe):
 
 
 def test_whitening_and_strength_go_by_generated_images(task, recipe, tmp_path):
-    task.recipe = replace(recipe, clean_images=64, generated_images=8)
+    task.recipe = replace(recipe, clean_images=64, generated_images=8, psnr_to=34.0)
     generated = task.writer.unmarked(8, task.seed)
     with torch.no_grad():
         assert task._clean_logits(generated).shape == (72, 48)
@@ -76,4 +76,4 @@ def test_whitening_and_strength_go_by_generated_images(task, recipe, tmp_path):
         mapper = LatentMapper.from_pretrained(tmp_path / "latent_mapper")
         bits = torch.randint(2, (8, 48), generator=torch.Generator().manual_seed(1))
         change = decoded(task.vae, z + mapper(bits)) - decoded(task.vae, z)
-    assert float((-10 * torch.log10(change.square().mean(dim=(1, 2, 3)))).mean()) == pytest.approx(38, abs=0.2)
+    assert float((-10 * torch.log10(change.square().mean(dim=(1, 2, 3)))).mean()) == pytest.approx(34, abs=0.6)
