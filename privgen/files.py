@@ -180,3 +180,22 @@ def _remove(temporary: Path) -> None:
 
 def _exists(path: Path) -> PrivgenError:
     return PrivgenError(f"{path} exists; choose another path, or pass --overwrite (overwrite=True in Python).")
+
+
+def whole_lines(path: str | os.PathLike[str]) -> list[bytes]:
+    """Lines of a file that grows line by line; none if it does not exist.
+
+    A last line that was cut short is taken away, so that the next one stands by itself.
+
+    Raises:
+        PrivgenError: it cannot be read, or not be shortened.
+    """
+    source = Path(path)
+    try:
+        data = source.read_bytes() if source.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            os.truncate(source, len(whole))
+    except OSError as error:
+        raise PrivgenError(f"{source} cannot be read: {error.strerror}; choose another folder.") from error
+    return whole.split(b"\n")

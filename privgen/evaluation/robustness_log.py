@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from privgen.errors import PrivgenError
+from privgen.files import whole_lines
 
 
 LOG = "robustness.jsonl"
@@ -65,7 +65,7 @@ class Log:
         for path in [] if folder is None else sorted(folder.glob("robustness*.jsonl")):
             self._keep(_read(path, works))
         if self.path is not None:
-            _end_last_line(self.path)
+            whole_lines(self.path)  # the next line stands by itself
 
     def get(self, method: str, attack: str, numbers: Iterable[int]) -> list[Row] | None:
         """The rows of images, or None if one is missing."""
@@ -121,13 +121,3 @@ def _read(path: Path, works: Mapping[tuple[str, str], str]) -> list[Row]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return rows
-
-
-def _end_last_line(path: Path) -> None:
-    """Take away a last line that was cut short, so that the next one stands by itself."""
-    try:
-        data = path.read_bytes() if path.exists() else b""
-        if not data.endswith(b"\n") and data:
-            os.truncate(path, data.rfind(b"\n") + 1)
-    except OSError as error:
-        raise PrivgenError(f"{path} cannot be written: {error.strerror}; choose another folder.") from error

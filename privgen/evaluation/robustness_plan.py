@@ -71,7 +71,7 @@ PRESETS = {
         },
     ),
 }
-"""By name. quick is meant for 3 minutes on two cores, standard for 60."""
+"""By name. quick is meant for 3 minutes on two cores; standard for 60, which the search for moved marks exceeds."""
 
 ALWAYS: dict[str, tuple[float, ...]] = {
     "jpeg": (50,),

@@ -8,6 +8,7 @@ from typing import Any
 
 from privgen.errors import PrivgenError
 from privgen.evaluation.training_runs import Checkpoint
+from privgen.files import whole_lines
 
 
 LOG = "runs.jsonl"
@@ -58,16 +59,9 @@ class RunLog:
 
 
 def _read(path: Path) -> dict[tuple[str, str, int], list[Checkpoint]]:
-    """A last line that was cut short is taken away, so that the next one stands by itself; strange ones are left."""
-    try:
-        data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(path, len(whole))
-    except OSError as error:
-        raise PrivgenError(f"{path} cannot be read: {error.strerror}; choose another folder.") from error
+    """Strange lines are passed over."""
     curves: dict[tuple[str, str, int], list[Checkpoint]] = {}
-    for line in whole.split(b"\n"):
+    for line in whole_lines(path):
         try:
             row: dict[str, Any] = json.loads(line)
             curve = [Checkpoint(**checkpoint) for checkpoint in row["curve"]]

@@ -16,6 +16,7 @@ from privgen import __version__
 from privgen.errors import PrivgenError
 from privgen.evaluation.watermark_marking import WatermarkModel
 from privgen.evaluation.watermark_reading import ATTACKS, CLEAN, Generation, Readings, joined, read
+from privgen.files import whole_lines
 from privgen.images import load_image
 from privgen.watermark.networks import ExtractorLike
 
@@ -142,16 +143,9 @@ def _state(network: Any) -> dict[str, torch.Tensor]:
 
 
 def _read_lines(path: Path, work: str) -> dict[int, dict[str, str]]:
-    """Readings by number; a last line that was cut short is taken away, so that the next one stands by itself."""
-    try:
-        data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(path, len(whole))
-    except OSError as error:
-        raise PrivgenError(f"{path} cannot be read: {error.strerror}; choose another folder.") from error
+    """Readings by number."""
     lines = {}
-    for line in whole.split(b"\n"):
+    for line in whole_lines(path):
         try:
             record = json.loads(line)
             if record["work"] == work:

@@ -204,12 +204,14 @@ def _with_found(
         detect(found.logits[image, k], messages[k], fpr=fpr, candidates=len(keys) * int(found.places[image, k]))[0][0]
         for k in range(len(keys))
     ]
-    best = min(range(len(keys)), key=lambda k: detections[k].p_adjusted)
-    return _with_detections(file, keys, detections, describe_pose(found.poses[image, best].tolist()))
+    return _with_detections(file, keys, detections, found.poses[image].tolist())
 
 
 def _with_detections(
-    file: DetectedFile, keys: Sequence[Key], detections: Sequence[Detection], pose: str = ""
+    file: DetectedFile,
+    keys: Sequence[Key],
+    detections: Sequence[Detection],
+    poses: Sequence[Sequence[float]] | None = None,
 ) -> DetectedFile:
     matches = tuple(
         KeyMatch(key.name, key.key_id, d.matches, d.p_value, d.p_adjusted, d.detected)
@@ -230,5 +232,5 @@ def _with_detections(
         threshold=best.threshold,
         detected=best.detected,
         keys=matches,
-        pose=pose or None if best.detected else None,
+        pose=describe_pose(poses[index]) or None if poses and best.detected else None,
     )

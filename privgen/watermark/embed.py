@@ -145,6 +145,19 @@ def latent_residuals(canvases: Tensor, bits: Tensor, *, vae: Any, latent_mapper:
     return decoded_difference(vae, z, z + residual.to(z))
 
 
+def at_psnr(image: Tensor, residual: Tensor, psnr_db: Tensor) -> Tensor:
+    """Add a residual, scaled per image to the given quality.
+
+    Args:
+        image: shape (B, 3, H, W) in [0, 1].
+        residual: the same shape.
+        psnr_db: shape (B,), PSNR of the sum before it is clipped to [0, 1].
+    """
+    rms = residual.square().mean(dim=(1, 2, 3)).sqrt()
+    gain = 10 ** (-psnr_db / 20) / (rms + 1e-8)
+    return (image + gain[:, None, None, None] * residual).clamp(0, 1)
+
+
 def encode_canvas(vae: Any, canvases: Tensor) -> Tensor:
     """Encode without sampling.
 

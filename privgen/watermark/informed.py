@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from privgen.models.watermark import signs
+from privgen.watermark.embed import at_psnr
 from privgen.watermark.networks import ExtractorLike
 
 
@@ -37,10 +38,10 @@ def informed_bits(
         (B, n_bits): 0 and 1 as they are for bits of loudness 1, moved away from 0.5 or towards it for others.
         Squared loudness is 1 in the mean of each message.
     """
-    message, flat = signs(bits).expand(len(canvases), -1), residuals(bits).to(canvases)
-    rms = flat.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-8)
+    message = signs(bits).expand(len(canvases), -1)
+    quality = torch.full((len(canvases),), psnr_db, device=canvases.device)
     before = extractor(canvases).float()
-    after = extractor((canvases + 10 ** (-psnr_db / 20) / rms * flat).clamp(0, 1)).float()
+    after = extractor(at_psnr(canvases, residuals(bits).to(canvases), quality)).float()
     message = message.to(before)
     gain = (message * (after - before)).mean(dim=1, keepdim=True)
     # Where the mark is not read at all, nothing can be said of bits.

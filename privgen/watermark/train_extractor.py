@@ -23,9 +23,9 @@ from privgen.data.scenes import draw_scene
 from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.models.watermark import Extractor, LatentMapper
 from privgen.watermark.alignment import Poses, put_back, take
-from privgen.watermark.embed import decoded, decoded_difference, encode_canvas
+from privgen.watermark.embed import at_psnr, decoded, decoded_difference, encode_canvas
 from privgen.watermark.initial_code import load_or_solve_code
-from privgen.watermark.training_marks import TokenWriter, at_psnr, draw_pose, rows_of_marks
+from privgen.watermark.training_marks import TokenWriter, draw_pose, rows_of_marks
 
 
 STRENGTH = 0.25

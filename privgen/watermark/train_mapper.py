@@ -23,8 +23,9 @@ from privgen.data.scenes import SceneSpec, sample_spec
 from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.diffusion.scene_cache import load_scenes
 from privgen.models.watermark import Extractor, LatentMapper, TokenMapper
+from privgen.watermark.embed import at_psnr
 from privgen.watermark.token import encode_with_token, token_embeddings
-from privgen.watermark.training_marks import at_psnr, rows_of_marks
+from privgen.watermark.training_marks import rows_of_marks
 from privgen.watermark.unroll import Denoiser, Schedule, decode_images
 
 

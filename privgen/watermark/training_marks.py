@@ -20,19 +20,6 @@ from privgen.watermark.token import token_embeddings
 _FIRST_SCENE = 4 * 10**12  # scenes that no training run draws
 
 
-def at_psnr(image: Tensor, residual: Tensor, psnr_db: Tensor) -> Tensor:
-    """Add a residual, scaled per image to the given quality.
-
-    Args:
-        image: shape (B, 3, H, W) in [0, 1].
-        residual: the same shape.
-        psnr_db: shape (B,), PSNR of the sum before it is clipped to [0, 1].
-    """
-    rms = residual.square().mean(dim=(1, 2, 3)).sqrt()
-    gain = 10 ** (-psnr_db / 20) / (rms + 1e-8)
-    return (image + gain[:, None, None, None] * residual).clamp(0, 1)
-
-
 def rows_of_marks(clean: Tensor, marked: Tensor) -> Image.Image:
     """Images, the same with marks, and the difference ten times enlarged; both (B, 3, H, W) in [0, 1]."""
     rows = [clean, marked, 0.5 + 10 * (marked - clean)]

@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import AutoencoderKL
 
 from privgen.attacks import get_attack
 from privgen.errors import PrivgenError, UsageError
@@ -19,7 +18,6 @@ from privgen.evaluation.robustness_report import PAGE, check_output
 from privgen.evaluation.robustness_run import Work, attacked, measure
 from privgen.evaluation.watermark_marking import load_watermark_model
 from privgen.evaluation.watermark_reading import CLEAN, Generation, as_saved, draw_keys
-from privgen.models.watermark import LatentMapper
 from privgen.watermark.embed import read_logits
 
 
@@ -27,22 +25,6 @@ PROMPTS = ("a cat", "a red car", "a clock")
 SMALL = {"n": 3, "seed": 3, "batch_size": 2, "steps": 2, "prompts": PROMPTS, "device": "cpu"}
 ATTACKS = ("jpeg", "rotation_10", "vae", "diffpure")
 KEYS = {"jpeg_50", "rotation_10", "vae_1", "diffpure_100"}
-
-
-@pytest.fixture(scope="module")
-def model_folder(marked_model, tmp_path_factory):
-    """The tiny model, changed so that its marks are found in its own images, which are no photographs."""
-    folder = tmp_path_factory.mktemp("models") / "marked"
-    shutil.copytree(marked_model, folder)
-    vae = AutoencoderKL.from_pretrained(folder / "vae")
-    with torch.no_grad():
-        for parameter in vae.decoder.conv_out.parameters():
-            parameter.mul_(0.1)  # so that no pixel is clipped
-    vae.save_pretrained(folder / "vae")
-    mapper = LatentMapper.from_pretrained(folder / "privgen" / "latent_mapper")
-    mapper.register_to_config(strength=16.0)
-    mapper.save_pretrained(folder / "privgen" / "latent_mapper")
-    return folder
 
 
 @pytest.fixture(scope="module")

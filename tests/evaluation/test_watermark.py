@@ -4,7 +4,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from privgen.attacks import get_attack
@@ -21,7 +20,6 @@ from privgen.evaluation.watermark_reading import ATTACKS, CLEAN, Generation, as_
 from privgen.evaluation.watermark_report import check_output
 from privgen.images import load_image
 from privgen.metrics.quality import psnr
-from privgen.models.watermark import LatentMapper
 from privgen.watermark.carriers import load_marker
 from privgen.watermark.detection import detect
 from privgen.watermark.embed import PSNR_DB, add_residual, read_logits, to_canvas
@@ -33,22 +31,6 @@ HEADLINES = {
 }
 PROMPTS = ("a cat", "a red car", "a clock")
 OPTIONS = {"n": 4, "seed": 3, "negatives": 7, "photos": 2, "batch_size": 3, "steps": 3, "prompts": PROMPTS}
-
-
-@pytest.fixture(scope="module")
-def model_folder(marked_model, tmp_path_factory):
-    """The tiny model, changed so that its marks are found in its own images, which are no photographs."""
-    folder = tmp_path_factory.mktemp("models") / "marked"
-    shutil.copytree(marked_model, folder)
-    vae = AutoencoderKL.from_pretrained(folder / "vae")
-    with torch.no_grad():
-        for parameter in vae.decoder.conv_out.parameters():
-            parameter.mul_(0.1)  # so that no pixel is clipped
-    vae.save_pretrained(folder / "vae")
-    mapper = LatentMapper.from_pretrained(folder / "privgen" / "latent_mapper")
-    mapper.register_to_config(strength=16.0)
-    mapper.save_pretrained(folder / "privgen" / "latent_mapper")
-    return folder
 
 
 @pytest.fixture(scope="module")
