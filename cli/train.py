@@ -77,10 +77,18 @@ def vae(**chosen: Any) -> None:
     show_default=False,
     help="Give every image of a batch noise that lies near it: short for --set diffusion.immiscible=true.",
 )
-def diffusion(immiscible: bool, changes: tuple[str, ...], **chosen: Any) -> None:
+@click.option(
+    "--learn-variance",
+    is_flag=True,
+    help="Learn the variance of the reverse steps too, for DDPM sampling: short for --set "
+    "diffusion.learn_variance=true.",
+)
+def diffusion(immiscible: bool, learn_variance: bool, changes: tuple[str, ...], **chosen: Any) -> None:
     """Train the text-to-image model in the latents of a trained autoencoder."""
     if immiscible:
         changes = (*changes, "diffusion.immiscible=true")
+    if learn_variance:
+        changes = (*changes, "diffusion.learn_variance=true")
     _train("diffusion", changes=changes, **chosen)
 
 

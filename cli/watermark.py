@@ -154,7 +154,17 @@ def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: 
 @click.option(
     "--search",
     is_flag=True,
-    help="Find marks in images that were cropped (half of the area kept, or more) or turned too: seconds an image.",
+    help="Find marks in images that were cropped (half of the area kept, or more) or turned too: a second an image.",
+)
+@click.option(
+    "--thorough", is_flag=True, help="Find them in images that were cropped and turned as well: ten seconds an image."
+)
+@click.option(
+    "--test",
+    type=click.Choice(["weighted", "binomial"]),
+    default="weighted",
+    show_default=True,
+    help="Go by how clearly each bit is read, or count the bits that agree.",
 )
 @options.seed(help="Changes nothing: reading draws no random numbers.")
 @options.model()
@@ -188,7 +198,7 @@ def detect(
         echo(found, as_json=True)
     else:
         click.echo(f"p: how likely an image without the mark matches so well. Marked means p <= {fpr:g}.", err=True)
-        if not (chosen["search"] or all(file.detected or file.error for file in found)):
+        if not (chosen["search"] or chosen["thorough"] or all(file.detected or file.error for file in found)):
             click.echo("Hint: --search also looks for marks in images that were cropped or turned.", err=True)
     if any(file.error for file in found):
         raise click.exceptions.Exit(EXIT_FAILED)

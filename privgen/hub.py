@@ -27,12 +27,12 @@ EMBEDDED = ("mini",)
 """Models that ship inside this package."""
 
 EXTRAS = {
-    "extractor": "Extractor",
-    "aligner": "Extractor",
-    "token_mapper": "TokenMapper",
-    "latent_mapper": "LatentMapper",
+    "extractor": "watermark.Extractor",
+    "aligner": "aligner.Aligner",
+    "token_mapper": "watermark.TokenMapper",
+    "latent_mapper": "watermark.LatentMapper",
 }
-"""Folder below `privgen/` in a model: name of its class in `privgen.models.watermark`."""
+"""Folder below `privgen/` in a model: its class in `privgen.models`."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Names of precisions."""
@@ -191,7 +191,8 @@ def load_extra(
     source, place = _source(model), resolve_device(device)
     with _explained(source, f"load the {name} of"):
         folder = find_extra(name, source, revision=revision)
-        network = getattr(import_module("privgen.models.watermark"), EXTRAS[name])
+        module, _, kind = EXTRAS[name].partition(".")
+        network = getattr(import_module(f"privgen.models.{module}"), kind)
         return network.from_pretrained(folder, use_safetensors=True, local_files_only=True).to(place).eval()
 
 

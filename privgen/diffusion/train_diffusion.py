@@ -1,17 +1,20 @@
 """Training of mini: a text-to-image latent diffusion model on scenes."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from privgen.diffusion.assignment import assign_noise
+from privgen.diffusion.learned_variance import HybridLoss, hybrid_loss
 from privgen.diffusion.loop import Batch, Task, sample_generator
 from privgen.diffusion.scene_cache import load_or_encode_scenes, tokenize
 from privgen.diffusion.texture_latents import texture_changes
@@ -51,6 +54,10 @@ class DiffusionRecipe:
             dimensions and faint; a weight along fixed directions leaves the loss's minimum where it is.
         immiscible: permute the noises of a batch so that each lies near its latents (arXiv 2406.12303). Several
             processes permute their own parts of the batch, which changes the run a little.
+        learn_variance: learn the variance of the reverse steps too (arXiv 2102.09672). The saved pipeline samples
+            with Diffusers' DDPMScheduler, the only one that uses it.
+        vlb_weight: of the variational bound that it is learnt by.
+        precision_weight: of a penalty on small variances, see `privgen.diffusion.learned_variance.precision_penalty`.
     """
 
     vae: Path = Path("runs/vae/model/vae")
@@ -65,20 +72,30 @@ class DiffusionRecipe:
     snr_cap: float = 5.0
     texture_weight: float = 5.0
     immiscible: bool = False
+    learn_variance: bool = False
+    vlb_weight: float = 0.001
+    precision_weight: float = 0.0
+
+
+_SCHEDULE: Mapping[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "steps_offset": 1,
+    "clip_sample": False,
+}
 
 
 def build_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule with v-prediction."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=False,
-    )
+    return DDIMScheduler(**_SCHEDULE, set_alpha_to_one=False)
+
+
+def build_variance_scheduler() -> DDPMScheduler:
+    """The same for a network that has learnt the variance of the reverse steps."""
+    return DDPMScheduler(**_SCHEDULE, variance_type="learned_range")
 
 
 def build_unet(recipe: DiffusionRecipe, latent_channels: int) -> UNet2DConditionModel:
@@ -87,7 +104,7 @@ def build_unet(recipe: DiffusionRecipe, latent_channels: int) -> UNet2DCondition
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=latent_channels,
-        out_channels=latent_channels,
+        out_channels=latent_channels * (2 if recipe.learn_variance else 1),
         down_block_types=("CrossAttnDownBlock2D",) * levels,
         up_block_types=("CrossAttnUpBlock2D",) * levels,
         block_out_channels=recipe.channels,
@@ -128,7 +145,7 @@ class DiffusionTask(Task):
         self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
         self.tokenizer = build_tokenizer(scene_words(), recipe.max_length)
-        self.scheduler = build_scheduler()
+        self.scheduler = build_variance_scheduler() if recipe.learn_variance else build_scheduler()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
             unet = build_unet(recipe, self.vae.config.latent_channels)
@@ -167,7 +184,8 @@ class DiffusionTask(Task):
         z_0, noise, t = batch["latents"], batch["noise"], batch["t"]
         z_t = self.scheduler.add_noise(z_0, noise, t).contiguous(memory_format=torch.channels_last)
         hidden = self.text_encoder(batch["ids"])[0]
-        v = self.unet(z_t, t, encoder_hidden_states=hidden).sample
+        output = self.unet(z_t, t, encoder_hidden_states=hidden).sample
+        v = output[:, : z_0.shape[1]]
         difference = (v - self.scheduler.get_velocity(z_0, noise, t)).flatten(1)
         error = difference.square().mean(dim=1)
         along = (difference @ self.directions).square().sum(dim=1) / difference.shape[1]
@@ -175,12 +193,29 @@ class DiffusionTask(Task):
         # The signal-to-noise ratio plus one is 1 / (1 - alpha_bar).
         weight = (self.recipe.snr_cap * (1 - alpha_bar)).clamp(max=1.0)
         late = t < 250
+        loss = (weight * (error + self.recipe.texture_weight * along)).mean()
+        variance = self._variance_loss(output, batch) if self.recipe.learn_variance else {}
         return {
-            "loss": (weight * (error + self.recipe.texture_weight * along)).mean(),
+            "loss": loss + sum(variance.values()),
             "mse": error.mean(),
             "mse_textures": along.mean() * difference.shape[1] / self.directions.shape[1],
             "mse_late": (error * late).sum() / late.sum().clamp(min=1),
+            **variance,
         }
+
+    def _variance_loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the hybrid loss that teach the variance, with their weights."""
+        weights = {"vlb": self.recipe.vlb_weight, "precision": self.recipe.precision_weight}
+        parts = hybrid_loss(
+            output,
+            batch["latents"],
+            batch["noise"],
+            batch["t"],
+            self.scheduler.alphas_cumprod,
+            prediction="v_prediction",
+            settings=HybridLoss(vlb_weight=weights["vlb"], precision=weights["precision"]),
+        )
+        return {f"loss_{name}": weight * parts[name].mean() for name, weight in weights.items() if weight > 0}
 
     def pipeline(self) -> StableDiffusionPipeline:
         """An ordinary Stable Diffusion pipeline around the modules as they are."""

@@ -34,8 +34,9 @@ from privgen.evaluation.watermark_reading import as_saved, draw_keys
 from privgen.evaluation.watermark_report import RATES
 from privgen.files import write_text
 from privgen.metrics.quality import psnr
+from privgen.watermark.bits import count_matches, weigh_bits
 from privgen.watermark.carriers import Carrier
-from privgen.watermark.detection import count_matches, read_bits, threshold_matches
+from privgen.watermark.detection import p_values_of
 from privgen.watermark.embed import read_logits
 from privgen.watermark.networks import key_bits
 
@@ -255,8 +256,9 @@ def measure(model: WatermarkModel, message: Any, attacked: Tensor, images: Tenso
         The shares that are detected, bit accuracy, and PSNR over the images that changed, if any did.
     """
     n_bits = message.shape[1]
-    matches = count_matches(read_bits(read_logits(attacked, model.extractor)), message)[:, 0]
-    measures = {f"detected_{name}": share(matches >= threshold_matches(n_bits, fpr)) for name, fpr in RATES.items()}
+    weighed = weigh_bits(read_logits(attacked, model.extractor))
+    matches, p = count_matches(weighed > 0, message)[:, 0], p_values_of(weighed, message, "weighted")[:, 0]
+    measures = {f"detected_{name}": share(p <= fpr) for name, fpr in RATES.items()}
     quality = psnr(attacked, images).numpy()
     changed = quality[np.isfinite(quality)]
     return {

@@ -1,9 +1,8 @@
 """What an adaptive attacker works on: images to attack, and images that were collected before."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -110,15 +109,14 @@ def generated_material(
     """
     generation = Generation(model.pipeline, seed, batch_size=_BATCH)
     others, unmarked = range(n, n + collected), range(n + collected, n + 2 * collected)
-    mark = {"carrier": carrier, f"{carrier}_mapper": model.mappers[carrier]}
-    plan: Sequence[tuple[range, dict[str, Any]]] = ((range(n), {}), (range(n), mark), (others, mark), (unmarked, {}))
+    plan = ((range(n), False), (range(n), True), (others, True), (unmarked, False))
     made = []
     with tqdm(total=sum(len(numbers) for numbers, _ in plan), desc="generating", unit="image") as bar:
-        for numbers, how in plan:
+        for numbers, marked in plan:
             parts = []
             for first in range(0, len(numbers), _BATCH):
                 batch = numbers[first : first + _BATCH]
-                options = {} if not how else {**how, "keys": [key] * len(batch)}
+                options = model.marking(carrier, [key] * len(batch)) if marked else {}
                 parts.append(generation.images(batch, **options))
                 bar.update(len(batch))
             made.append(torch.cat(parts))

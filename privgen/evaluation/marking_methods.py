@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from privgen.evaluation.watermark_reading import Bits, Generation, as_saved
+from privgen.evaluation.watermark_reading import Bits, Generation, Weighed, as_saved
+from privgen.watermark.bits import weigh_bits
 from privgen.watermark.carriers import Carrier
-from privgen.watermark.detection import read_bits
 from privgen.watermark.embed import as_read, read_logits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import N_BITS, ExtractorLike, config_value
-from privgen.watermark.pose_search import PLACES, AlignedReader
+from privgen.watermark.pose_search import AlignedReader, places_of
 
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class SearchingReader:
     def __call__(self, images: Tensor) -> Tensor:
         return read_logits(images, self.aligned.extractor)
 
-    def look_for(self, images: Tensor, messages: Bits) -> tuple[Bits, list[int]]:
+    def look_for(self, images: Tensor, messages: Bits) -> tuple[Weighed, list[int]]:
         """Look for a message in each image.
 
         Args:
@@ -117,22 +117,22 @@ class SearchingReader:
             messages: (B, n_bits) of 0 and 1.
 
         Returns:
-            Bits where it matches best (B, n_bits), and what their p-values are to be multiplied by.
+            Weighed bits where it matches best (B, n_bits), and what their p-values are to be multiplied by.
         """
         aspect = images.shape[-1] / images.shape[-2]
-        bits, places = [], []
+        weighed, places = [], []
         for image, message in zip(images, torch.from_numpy(messages), strict=True):
             small = as_read(image, self.aligned.extractor)[None]
             found = self.aligned(small, message[None], fpr=self.fpr, aspect=aspect)
-            bits.append(read_bits(found.logits[0]).astype(np.uint8)[0])
+            weighed.append(weigh_bits(found.logits[0])[0])
             places.append(int(found.places[0, 0]))
-        return np.stack(bits), places
+        return np.stack(weighed), places
 
     def __repr__(self) -> str:
         from privgen.attacks.denoiser import digest
 
         networks = digest(self.aligned.extractor), digest(self.aligned.aligner)
-        return f"SearchingReader({'_'.join(networks)}, {PLACES}, {self.fpr:g})"
+        return f"SearchingReader({'_'.join(networks)}, {places_of(self.aligned.thorough)}, {self.fpr:g})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,10 +161,10 @@ class Contestant:
         return np.array([key.bits(self.n_bits) for key in keys], np.uint8)
 
 
-def read_as_bits(reader: Reader, images: Tensor) -> Bits:
-    """What a reader says of images, (B, n_bits) of 0 and 1."""
+def read_weighed(reader: Reader, images: Tensor) -> Weighed:
+    """What a reader says of images, (B, n_bits)."""
     with torch.no_grad():
-        return read_bits(reader(images)).astype(np.uint8)
+        return weigh_bits(reader(images))
 
 
 def on_generated(
@@ -184,8 +184,7 @@ def on_generated(
     reads = reader or ExtractorReader(model.extractor)
 
     def mark(numbers: Sequence[int], plain: Tensor, keys: Sequence[Key]) -> Tensor:
-        arguments: dict[str, Any] = {"keys": list(keys), "carrier": carrier, f"{carrier}_mapper": mapper}
-        return generation.images(numbers, **arguments)
+        return generation.images(numbers, **model.marking(carrier, keys))
 
     n_bits = int(config_value(model.extractor, "n_bits", N_BITS))
     settings = {key: value for key, value in dict(getattr(mapper, "config", {})).items() if not key.startswith("_")}

@@ -29,6 +29,7 @@ from privgen.evaluation.robustness_scores import (
     fit_losses,
     matches_of,
     mean_detected,
+    p_of,
     score,
 )
 from privgen.evaluation.spread import mean
@@ -125,7 +126,7 @@ def evaluate_robustness(
         environment(),
         marked,
         shown,
-        _command(settings, attacks, methods, rivals == (), isinstance(read, SearchingReader)),
+        _command(settings, attacks, methods, rivals == (), read),
     )
 
 
@@ -236,9 +237,10 @@ def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[lis
 
     def shown(contestant: Contestant, entry: Planned | None, title: str) -> Shown:
         row = by_key[contestant.name, CLEAN if entry is None else entry.key]
-        matches = int(matches_of([row], contestant.messages(work.keys))[0])
+        messages = contestant.messages(work.keys)
+        matches, p = int(matches_of([row], messages)[0]), float(p_of([row], messages)[0])
         pixels = batch.attacked(batch.marked(contestant), entry)[0]
-        return Shown(pixels, title, matches, contestant.n_bits, row.places)
+        return Shown(pixels, title, matches, contestant.n_bits, p)
 
     plain = Shown(batch.plain()[0], f"no mark: {work.generation.prompt(0)}", 0, 0)
     marked = [plain, *(shown(contestant, None, contestant.name) for contestant in work.contestants)]
@@ -247,12 +249,18 @@ def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[lis
 
 
 def _command(
-    settings: Mapping[str, object], attacks: Sequence[str], methods: Sequence[str], alone: bool, search: bool
+    settings: Mapping[str, object], attacks: Sequence[str], methods: Sequence[str], alone: bool, read: Reader | None
 ) -> str:
     """The command that makes the same results."""
     names = ("model", "preset", "n", "negatives", "seed", "steps", "guidance")
     options = [part for name in names for part in (f"--{name}", str(settings[name]))]
     options += [part for name in attacks for part in ("--attack", name)]
     options += [part for name in methods for part in ("--method", name)]
-    flags = [*(["--no-rivals"] if alone else []), *([] if search else ["--no-search"])]
+    flags = [*(["--no-rivals"] if alone else []), *_search_flags(read)]
     return shlex.join(["privgen", "evaluate", "robustness", *options, *flags])
+
+
+def _search_flags(read: Reader | None) -> list[str]:
+    if not isinstance(read, SearchingReader):
+        return ["--no-search"]
+    return ["--thorough"] if read.aligned.thorough else []

@@ -25,7 +25,7 @@ class Row:
         method: name.
         attack: key; "clean" is none.
         image: number.
-        marked: bits that were read from the marked image, as a text of 0 and 1.
+        marked: weighed bits that were read from the marked image, as `privgen.watermark.bits.weigh_bits` returns them.
         unmarked: the same from the image without a mark, under the same attack and random draws; None where that was
             not asked for.
         psnr_db: attacked marked image against the marked one; of "clean" marked against unmarked. None is infinite.
@@ -38,8 +38,8 @@ class Row:
     method: str
     attack: str
     image: int
-    marked: str
-    unmarked: str | None
+    marked: list[int]
+    unmarked: list[int] | None
     psnr_db: float | None
     ssim: float
     places: int = 1
@@ -116,7 +116,7 @@ def _read(path: Path, works: Mapping[tuple[str, str], str]) -> list[Row]:
             record = json.loads(line)
             work = record.pop("work")
             row = Row(**record)
-            if works.get((row.method, row.attack)) == work:
+            if works.get((row.method, row.attack)) == work and isinstance(row.marked, list):
                 rows.append(row)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -14,7 +14,6 @@ from privgen.evaluation.robustness_charts import curve_chart, legend_mark, loss_
 from privgen.evaluation.robustness_report import NOTE, Lead, MethodScores, RobustnessEvaluation, Shown
 from privgen.evaluation.spread import Measured
 from privgen.evaluation.watermark_pictures import ENLARGED
-from privgen.watermark.detection import p_value
 
 
 _COLUMNS = ("tpr_1e-3", "tpr_1e-6", "fpr_1e-3", "fpr_1e-6", "bit_accuracy", "psnr_db", "ssim", "quality_loss")
@@ -202,9 +201,8 @@ def _difference(marked: Shown, plain: Shown) -> Shown:
 def _figure(shown: Shown) -> str:
     caption = escape(shown.title)
     if shown.n_bits:
-        p = min(1.0, shown.places * float(p_value(shown.matches, shown.n_bits)))
-        kind = "found" if p <= 1e-3 else "lost"
-        caption += f'<br><span class="{kind}">p = {p:.1e}</span>, {shown.matches} of {shown.n_bits} bits'
+        kind = "found" if shown.p_value <= 1e-3 else "lost"
+        caption += f'<br><span class="{kind}">p = {shown.p_value:.1e}</span>, {shown.matches} of {shown.n_bits} bits'
     file = io.BytesIO()
     picture(shown.pixels.numpy()).save(file, format="PNG")
     source = base64.b64encode(file.getvalue()).decode()

@@ -22,7 +22,7 @@ from privgen.files import refuse_existing, write_text
 PAGE = "robustness.html"
 
 NOTE = (
-    "tpr: share of marked images whose bits agree with their key's more often than the binomial p-value allows. fpr: "
+    "tpr: share of marked images in which the weighted test finds the key. fpr: "
     "the same of pairs of an unmarked image, under the same attack, and any of the keys; its interval counts pairs as "
     "independent, and they share images and keys. psnr_db and ssim compare the attacked marked image with the marked "
     "one; under clean, the marked image with the unmarked one. quality_loss: WAVES' scaling of both."
@@ -92,14 +92,14 @@ class Shown:
         title: what it is.
         matches: bits that agree with the key.
         n_bits: of how many.
-        places: what the p-value is to be multiplied by.
+        p_value: corrected for the places where the mark was searched for.
     """
 
     pixels: Tensor = field(repr=False)
     title: str
     matches: int
     n_bits: int
-    places: int = 1
+    p_value: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from privgen.attacks import Attack
-from privgen.evaluation.marking_methods import Contestant, Reader, SearchingReader, read_as_bits
+from privgen.evaluation.marking_methods import Contestant, Reader, SearchingReader, read_weighed
 from privgen.evaluation.processes import Processes
 from privgen.evaluation.robustness_log import Log, Row, finite_or_none
 from privgen.evaluation.robustness_plan import Planned
-from privgen.evaluation.watermark_reading import CLEAN, Bits, Generation, as_saved
+from privgen.evaluation.watermark_reading import CLEAN, Bits, Generation, Weighed, as_saved
 from privgen.metrics.quality import psnr, ssim
 from privgen.watermark.keys import Key
 
@@ -151,18 +151,18 @@ def _new_rows(
     found, places = _look_for(contestant.reader, result, messages)
     count = sum(number < batch.work.negatives for number in numbers)
     unmarked, unmarked_places = negatives.read(contestant, messages[:count])
-    told = [*map(_text, unmarked), *[None] * (len(numbers) - count)]
+    told = [*unmarked.tolist(), *[None] * (len(numbers) - count)]
     unmarked_places += [0] * (len(numbers) - count)
     decibels, similarity = map(finite_or_none, psnr(result, before).tolist()), ssim(result, before).tolist()
-    columns = (map(_text, found), told, decibels, similarity, places, unmarked_places)
+    columns = (found.tolist(), told, decibels, similarity, places, unmarked_places)
     return [Row(contestant.name, key, *row) for row in zip(numbers, *columns, strict=True)]
 
 
-def _look_for(reader: Reader, images: Tensor, messages: Bits) -> tuple[Bits, list[int]]:
-    """Bits of images, and what their p-values are to be multiplied by."""
+def _look_for(reader: Reader, images: Tensor, messages: Bits) -> tuple[Weighed, list[int]]:
+    """Weighed bits of images, and what their p-values are to be multiplied by."""
     if isinstance(reader, SearchingReader):
         return reader.look_for(images, messages)
-    return read_as_bits(reader, images), [1] * len(images)
+    return read_weighed(reader, images), [1] * len(images)
 
 
 class _Negatives:
@@ -170,24 +170,20 @@ class _Negatives:
 
     def __init__(self, images: Tensor) -> None:
         self._images = images
-        self._read: dict[tuple[int, bytes], tuple[Bits, list[int]]] = {}
+        self._read: dict[tuple[int, bytes], tuple[Weighed, list[int]]] = {}
 
-    def read(self, contestant: Contestant, messages: Bits) -> tuple[Bits, list[int]]:
-        """Bits of the first images, one a message, and `Row.unmarked_places`."""
+    def read(self, contestant: Contestant, messages: Bits) -> tuple[Weighed, list[int]]:
+        """Weighed bits of the first images, one a message, and `Row.unmarked_places`."""
         reader, count = contestant.reader, len(messages)
         if not count:
-            return np.zeros((0, 1), np.uint8), []
+            return np.zeros((0, 1), np.int8), []
         known = (id(reader), messages.tobytes())
         if known not in self._read:
-            bits, places = _look_for(reader, self._images[:count], messages)
+            weighed, places = _look_for(reader, self._images[:count], messages)
             searched = isinstance(reader, SearchingReader)
-            self._read[known] = bits, places if searched else [0] * count
-        bits, places = self._read[known]
-        return bits, list(places)
-
-
-def _text(bits: Bits) -> str:
-    return "".join(map(str, bits.tolist()))
+            self._read[known] = weighed, places if searched else [0] * count
+        weighed, places = self._read[known]
+        return weighed, list(places)
 
 
 def _seed_of(seed: int, key: str, number: int) -> int:

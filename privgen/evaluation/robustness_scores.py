@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from privgen.evaluation.robustness_log import Row
 from privgen.evaluation.robustness_plan import Planned
 from privgen.evaluation.spread import Measured, mean, share
-from privgen.evaluation.watermark_reading import CLEAN, Bits
-from privgen.watermark.detection import count_matches, threshold_matches
+from privgen.evaluation.watermark_reading import CLEAN, Bits, Weighed
+from privgen.watermark.detection import p_values_of
 
 
 RATES = {"1e-3": 1e-3, "1e-6": 1e-6}
@@ -108,12 +108,23 @@ def score(rows: Sequence[Row], messages: Bits, losses: LossScales | None) -> dic
 def matches_of(rows: Sequence[Row], messages: Bits, name: str = "marked") -> NDArray[np.int64]:
     """(rows,) bits of marked images, or of "unmarked" ones, that agree with their own keys."""
     own = messages[[row.image for row in rows]]
-    return (_bits(rows, name) == own).sum(axis=1)
+    return ((_weighed(rows, name) > 0) == own).sum(axis=1)
 
 
 def detected(rows: Sequence[Row], messages: Bits, fpr: float) -> NDArray[np.bool_]:
     """(rows,) whether the mark is found, corrected for the places where it was searched for."""
-    return matches_of(rows, messages) >= _least([row.places for row in rows], messages, fpr)
+    return p_of(rows, messages) <= fpr
+
+
+def p_of(rows: Sequence[Row], messages: Bits, name: str = "marked") -> NDArray[np.float64]:
+    """(rows,) p-values of marked images, or of "unmarked" ones, for their own keys, corrected for the places."""
+    places = [row.places if name == "marked" else row.unmarked_places for row in rows]
+    own = messages[[row.image for row in rows]]
+    p = [
+        p_values_of([weighed], [message], "weighted")[0, 0]
+        for weighed, message in zip(_weighed(rows, name), own, strict=True)
+    ]
+    return np.minimum(np.array(places) * np.array(p), 1)
 
 
 def falsely_detected(rows: Sequence[Row], messages: Bits, fpr: float) -> NDArray[np.bool_]:
@@ -121,15 +132,8 @@ def falsely_detected(rows: Sequence[Row], messages: Bits, fpr: float) -> NDArray
     told = [row for row in rows if row.unmarked is not None]
     searched = [row for row in told if row.unmarked_places]
     if searched:
-        return matches_of(searched, messages, "unmarked") >= _least(
-            [row.unmarked_places for row in searched], messages, fpr
-        )
-    return (count_matches(_bits(told, "unmarked"), messages) >= _least([1], messages, fpr)).ravel()
-
-
-def _least(places: Sequence[int], messages: Bits, fpr: float) -> NDArray[np.int64]:
-    """Matches that suffice, for each number of places."""
-    return np.array([threshold_matches(messages.shape[1], fpr / count) for count in places])
+        return p_of(searched, messages, "unmarked") <= fpr
+    return (p_values_of(_weighed(told, "unmarked"), messages, "weighted") <= fpr).ravel()
 
 
 def mean_detected(rows: Sequence[Row], attacks: Sequence[str], messages: Bits, fpr: float) -> dict[int, float]:
@@ -207,8 +211,8 @@ def curves_of(planned: Sequence[Planned], scores: Mapping[str, Mapping[str, Meas
     return {name: Curve(*map(tuple, zip(*found, strict=True))) for name, found in points.items()}
 
 
-def _bits(rows: Sequence[Row], name: str) -> Bits:
-    return np.array([[int(bit) for bit in getattr(row, name)] for row in rows], np.uint8)
+def _weighed(rows: Sequence[Row], name: str) -> Weighed:
+    return np.array([getattr(row, name) for row in rows], np.int8)
 
 
 def _psnr_loss(rows: Sequence[Row]) -> list[float]:

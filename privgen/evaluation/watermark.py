@@ -25,8 +25,8 @@ from privgen.evaluation.watermark_reading import CLEAN, Generation, Readings, dr
 from privgen.evaluation.watermark_report import CarrierScores, WatermarkEvaluation, marked_scores, unmarked_scores
 from privgen.files import iter_image_files
 from privgen.generate import BATCH_SIZE, GUIDANCE, STEPS
+from privgen.watermark.bits import count_matches
 from privgen.watermark.carriers import CARRIERS, Carrier
-from privgen.watermark.detection import count_matches
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import key_bits
 
@@ -105,7 +105,7 @@ def evaluate_watermark(
         len(training_files),
     )
     messages = key_bits(negative_keys, model.extractor).cpu().numpy().astype(np.uint8)
-    sheets["negatives"] = draw_negatives(count_matches(unmarked.all[CLEAN], messages), messages.shape[1])
+    sheets["negatives"] = draw_negatives(count_matches(unmarked.all[CLEAN] > 0, messages), messages.shape[1])
     figures = unmarked_scores(unmarked, messages)
     false_positives = Measured(figures[CLEAN]["fpr_1e-6"], **figures[CLEAN]["spread"]["fpr_1e-6"])
     settings = (model.name, n, seed, steps, guidance, model.present[0] if model.present else None)

@@ -20,6 +20,7 @@ from privgen.images import LoadedImage, load_image
 from privgen.metrics.quality import psnr, ssim
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
 from privgen.watermark.carriers import CARRIERS, Carrier, default_carrier, make_marker
+from privgen.watermark.detection import p_values_of
 from privgen.watermark.embed import add_residual, to_canvas
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import ExtractorLike, key_bits
@@ -53,6 +54,10 @@ class WatermarkModel:
     def present(self) -> tuple[Carrier, ...]:
         """The carriers that can be measured, the default one first if it is among them."""
         return tuple(sorted((c for c, mapper in self.mappers.items() if mapper is not None), key=self._rank))
+
+    def marking(self, carrier: Carrier, keys: Sequence[Key]) -> dict[str, Any]:
+        """What the pipeline is called with to mark images, one key an image."""
+        return {"keys": list(keys), "carrier": carrier, f"{carrier}_mapper": self.mappers[carrier]}
 
     def _rank(self, carrier: Carrier) -> bool:
         return carrier != self.default
@@ -104,7 +109,11 @@ class MarkedImages:
 
     def matches(self, attack: str = CLEAN) -> NDArray[np.int64]:
         """(images,) bits read right after an attack."""
-        return (self.readings[attack] == self.messages).sum(axis=1)
+        return ((self.readings[attack] > 0) == self.messages).sum(axis=1)
+
+    def p_values(self, attack: str = CLEAN) -> NDArray[np.float64]:
+        """(images,) of the weighted test for each image's own key, after an attack."""
+        return p_values_of(self.readings[attack], self.messages, "weighted").diagonal()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +125,7 @@ class Example:
     marked: Tensor
     matches: int
     n_bits: int
+    p_value: float
     psnr_db: float
 
 
@@ -225,7 +235,7 @@ def _timed_in_turn(
     """One batch without marks and with each carrier's, and the seconds that each took."""
     marks: dict[str, dict[str, Any]] = {_PLAIN: {}}
     for carrier in model.present:
-        marks[carrier] = {"keys": keys, "carrier": carrier, f"{carrier}_mapper": model.mappers[carrier]}
+        marks[carrier] = model.marking(carrier, keys)
     images, seconds = {}, {}
     turns = list(marks) if numbers.start // generation.batch_size % 2 == 0 else list(reversed(marks))
     for name in turns:
@@ -258,11 +268,12 @@ def _keep(
     most: int,
 ) -> None:
     """Keep images to show until there are enough."""
-    n_bits, matches = measured.messages.shape[1], measured.matches()
+    n_bits, matches, p = measured.messages.shape[1], measured.matches(), measured.p_values()
     for i in range(min(len(titles), most - len(examples))):
         quality = float(measured.psnr_db[i])
         # Cloned, so that one image does not keep its batch in memory.
-        examples.append(Example(titles[i], plain[i].clone(), marked[i].clone(), int(matches[i]), n_bits, quality))
+        pair = plain[i].clone(), marked[i].clone()
+        examples.append(Example(titles[i], *pair, int(matches[i]), n_bits, float(p[i]), quality))
 
 
 def _joined(parts: Sequence[MarkedImages], time_ratios: tuple[float, ...] = ()) -> MarkedImages:

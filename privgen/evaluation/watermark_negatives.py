@@ -69,7 +69,7 @@ class NegativesLog:
 
     def get(self, number: int) -> Readings:
         """Readings of one image, each (1, n_bits)."""
-        return {name: np.array([list(map(int, text))], np.uint8) for name, text in self._lines[number].items()}
+        return {name: np.array([row], np.int8) for name, row in self._lines[number].items()}
 
     def add(self, numbers: Sequence[int], readings: Readings) -> None:
         """Write down a batch.
@@ -81,8 +81,8 @@ class NegativesLog:
             return
         lines = []
         for row, number in enumerate(numbers):
-            bits = {name: "".join(map(str, values[row].tolist())) for name, values in readings.items()}
-            lines.append(json.dumps({"work": self.work, "image": number, **bits}) + "\n")
+            read = {name: values[row].tolist() for name, values in readings.items()}
+            lines.append(json.dumps({"work": self.work, "image": number, **read}) + "\n")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -142,14 +142,16 @@ def _state(network: Any) -> dict[str, torch.Tensor]:
     return network.state_dict() if isinstance(network, torch.nn.Module) else {}
 
 
-def _read_lines(path: Path, work: str) -> dict[int, dict[str, str]]:
+def _read_lines(path: Path, work: str) -> dict[int, dict[str, list[int]]]:
     """Readings by number."""
     lines = {}
     for line in whole_lines(path):
         try:
             record = json.loads(line)
             if record["work"] == work:
-                lines[int(record["image"])] = {name: str(record[name]) for name in (CLEAN, *ATTACKS)}
+                lines[int(record["image"])] = {
+                    name: [int(weight) for weight in record[name]] for name in (CLEAN, *ATTACKS)
+                }
         except (ValueError, KeyError, TypeError):
             continue
     return lines

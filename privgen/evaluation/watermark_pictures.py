@@ -11,7 +11,7 @@ from torch import Tensor
 from privgen.data.sheets import contact_sheet, picture
 from privgen.evaluation.watermark_marking import Example
 from privgen.metrics.detection import calibration
-from privgen.watermark.detection import p_value, threshold_matches
+from privgen.watermark.detection import threshold_matches
 
 
 if TYPE_CHECKING:
@@ -33,10 +33,9 @@ def marks_sheet(examples: Sequence[Example]) -> Image.Image:
     """
     pictures, captions = [], []
     for example in examples:
-        p = float(p_value(example.matches, example.n_bits))
         difference = 0.5 + ENLARGED * (example.marked - example.plain)
         pictures += [_small(pixels) for pixels in (example.plain, example.marked, difference)]
-        found = f"marked: {example.matches} of {example.n_bits} bits, p = {p:.1e}"
+        found = f"marked: {example.matches} of {example.n_bits} bits, p = {example.p_value:.1e}"
         captions += [f"plain: {example.title}", found, f"difference x {ENLARGED}, {example.psnr_db:.1f} dB"]
     return contact_sheet(pictures, captions, 3 * _TRIPLES)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from privgen.attacks import Attack, get_attack
 from privgen.data.scenes import PREVIEW_SEED, sample_spec
 from privgen.generate import BATCH_SIZE, GUIDANCE, STEPS, generate_batches
-from privgen.watermark.detection import read_bits
+from privgen.watermark.bits import weigh_bits
 from privgen.watermark.embed import read_logits
 from privgen.watermark.keys import Key, Secret
 from privgen.watermark.networks import ExtractorLike
@@ -21,7 +21,10 @@ from privgen.watermark.networks import ExtractorLike
 Bits: TypeAlias = NDArray[np.uint8]
 """(images, n_bits) of 0 and 1."""
 
-Readings: TypeAlias = Mapping[str, Bits]
+Weighed: TypeAlias = NDArray[np.int8]
+"""(images, n_bits), as `privgen.watermark.bits.weigh_bits` returns them."""
+
+Readings: TypeAlias = Mapping[str, Weighed]
 """What was read, by attack; `CLEAN` is without one."""
 
 CLEAN = "clean"
@@ -51,12 +54,12 @@ def read(images: Iterable[Tensor], extractor: ExtractorLike) -> Readings:
         extractor: images to logits.
 
     Returns:
-        For `CLEAN` and each of `ATTACKS` an array (images, n_bits).
+        For `CLEAN` and each of `ATTACKS` an array (images, n_bits), see `Weighed`.
     """
     pixels = list(images)
-    readings = {CLEAN: _bits(pixels, extractor)}
+    readings = {CLEAN: _weighed(pixels, extractor)}
     for name, attack in ATTACKS.items():
-        readings[name] = _bits([as_saved(attack(image[None])[0]) for image in pixels], extractor)
+        readings[name] = _weighed([as_saved(attack(image[None])[0]) for image in pixels], extractor)
     return readings
 
 
@@ -124,5 +127,5 @@ class Generation:
         return PREVIEW_SEED + 1_000_000 * self.seed
 
 
-def _bits(images: Sequence[Tensor], extractor: ExtractorLike) -> Bits:
-    return read_bits(read_logits(images, extractor)).astype(np.uint8)
+def _weighed(images: Sequence[Tensor], extractor: ExtractorLike) -> Weighed:
+    return weigh_bits(read_logits(images, extractor))

@@ -17,11 +17,12 @@ from privgen.evaluation.model import RESULTS
 from privgen.evaluation.spread import Measured, finite, intervals, mean, share, values
 from privgen.evaluation.watermark_marking import MarkedImages
 from privgen.evaluation.watermark_negatives import Negatives
-from privgen.evaluation.watermark_reading import ATTACKS, CLEAN, Bits
+from privgen.evaluation.watermark_reading import ATTACKS, CLEAN, Bits, Weighed
 from privgen.files import refuse_existing, write_text
 from privgen.metrics.detection import calibration
+from privgen.watermark.bits import count_matches
 from privgen.watermark.carriers import CARRIERS, Carrier
-from privgen.watermark.detection import count_matches, threshold_matches
+from privgen.watermark.detection import p_values_of
 
 
 RATES = {"1e-3": 1e-3, "1e-6": 1e-6}
@@ -154,10 +155,10 @@ def marked_scores(marked: MarkedImages) -> dict[str, Measured]:
     n_bits = marked.messages.shape[1]
     measures = {}
     for attack in marked.readings:
-        matches, prefix = marked.matches(attack), "" if attack == CLEAN else f"{attack}_"
-        measures["bit_accuracy" if attack == CLEAN else attack] = mean(matches / n_bits)
+        p, prefix = marked.p_values(attack), "" if attack == CLEAN else f"{attack}_"
+        measures["bit_accuracy" if attack == CLEAN else attack] = mean(marked.matches(attack) / n_bits)
         for name, fpr in RATES.items():
-            measures[f"{prefix}tpr_{name}"] = share(matches >= threshold_matches(n_bits, fpr))
+            measures[f"{prefix}tpr_{name}"] = share(p <= fpr)
     changed = marked.psnr_db[np.isfinite(marked.psnr_db)]
     measures["psnr_db"] = mean(changed) if changed.size else Measured(math.nan, 0, math.nan, math.nan)
     measures["ssim"] = mean(marked.ssim)
@@ -175,20 +176,20 @@ def unmarked_scores(negatives: Negatives, keys_bits: Bits) -> dict[str, Any]:
         By attack the figures of `calibrate` on all images; by kind of image those without an attack; and under `curve`
         the share of pairs with at least so many matches beside P(K >= matches) for K ~ Binomial(n_bits, 1/2).
     """
-    scores: dict[str, Any] = {name: calibrate(bits, keys_bits) for name, bits in negatives.all.items()}
+    scores: dict[str, Any] = {name: calibrate(read, keys_bits) for name, read in negatives.all.items()}
     scores["generated"] = calibrate(negatives.generated[CLEAN], keys_bits)
     scores["photographs"] = calibrate(negatives.photographs[CLEAN], keys_bits)
     n_bits = keys_bits.shape[1]
-    measured, binomial = calibration(count_matches(negatives.all[CLEAN], keys_bits), n_bits)
+    measured, binomial = calibration(count_matches(negatives.all[CLEAN] > 0, keys_bits), n_bits)
     curve = {"matches": list(range(n_bits + 1)), "measured": measured.tolist(), "binomial": binomial.tolist()}
     return {**scores, "curve": curve}
 
 
-def calibrate(bits: Bits, keys_bits: Bits) -> dict[str, Any]:
+def calibrate(read: Weighed, keys_bits: Bits) -> dict[str, Any]:
     """How far readings of unmarked images are from fair coins.
 
     Args:
-        bits: (images, n_bits), what was read.
+        read: (images, n_bits), what was read.
         keys_bits: (keys, n_bits).
 
     Returns:
@@ -198,10 +199,10 @@ def calibrate(bits: Bits, keys_bits: Bits) -> dict[str, Any]:
     """
     from scipy.stats import norm
 
-    images, n_bits = bits.shape
-    matches = count_matches(bits, keys_bits)
-    rates = {f"fpr_{name}": share((matches >= threshold_matches(n_bits, p)).ravel()) for name, p in RATES.items()}
-    of_keys = (matches >= threshold_matches(n_bits, RATES["1e-3"])).mean(axis=0)
+    images, n_bits = read.shape
+    matches, p = count_matches(read > 0, keys_bits), p_values_of(read, keys_bits, "weighted")
+    rates = {f"fpr_{name}": share((p <= fpr).ravel()) for name, fpr in RATES.items()}
+    of_keys = (p <= RATES["1e-3"]).mean(axis=0)
     return {
         "images": images,
         "pairs": matches.size,
@@ -211,7 +212,7 @@ def calibrate(bits: Bits, keys_bits: Bits) -> dict[str, Any]:
         "matches_std": float(matches.std()),
         "matches_mean_binomial": n_bits / 2,
         "matches_std_binomial": math.sqrt(n_bits) / 2,
-        "bit_bias": float(np.abs(bits.mean(axis=0) - 0.5).max()),
+        "bit_bias": float(np.abs((read > 0).mean(axis=0) - 0.5).max()),
         "bit_bias_by_chance": float(norm.ppf(1 - 0.025 / n_bits)) / (2 * math.sqrt(images)),
         "spread": intervals(rates),
     }

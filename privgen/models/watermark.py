@@ -132,25 +132,14 @@ class Extractor(ModelMixin, ConfigMixin):
         pilots: int = 16,
     ) -> None:
         super().__init__()
-        levels = len(block_out_channels)
-        self.encoder = Encoder(
-            3,
-            latent_channels,
-            ("DownEncoderBlock2D",) * levels,
-            block_out_channels=tuple(block_out_channels),
-            layers_per_block=layers_per_block,
-            norm_num_groups=norm_num_groups,
-            double_z=False,
-            mid_block_add_attention=mid_block_attention,
-        )
+        widths = tuple(block_out_channels)
+        self.encoder = latent_encoder(latent_channels, widths, layers_per_block, norm_num_groups, mid_block_attention)
         # The mark is fixed to the canvas, so the filters keep the place of what they read.
-        self.filters = nn.Linear(latent_channels * (size >> (levels - 1)) ** 2, n_bits + pilots)
+        self.filters = nn.Linear(latent_channels * (size >> (len(widths) - 1)) ** 2, n_bits + pilots)
         self.mean: Tensor
         self.whitening: Tensor
-        self.content: Tensor
         self.register_buffer("mean", torch.zeros(n_bits))
         self.register_buffer("whitening", torch.eye(n_bits))
-        self.register_buffer("content", torch.zeros(self.filters.in_features))
 
     @classmethod
     @torch.no_grad()
@@ -185,41 +174,31 @@ class Extractor(ModelMixin, ConfigMixin):
         extractor.encoder.load_state_dict(state)
         return extractor
 
-    def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Read images.
 
         Args:
             images: shape (B, 3, H, W) in [0, 1], any H and W.
-            seen: shape (B, 1, H', W') of 0 and 1, what of them is to be read; by default all. See
-                `privgen.watermark.alignment.put_back`.
 
         Returns:
             Logits of shape (B, n_bits); positive reads as bit 1.
         """
-        return self.logits(*self.listen(self.encode(images), seen))
+        return self.logits(*self.listen(self.encode(images)))
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B, C, h, w) of images (B, 3, H, W) in [0, 1], any H and W."""
-        size = self.config.size
-        x = images.to(self.filters.weight)
-        if x.shape[-2:] != (size, size):
-            x = F.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
-        latents: Tensor = self.encoder(2 * x - 1)
+        latents: Tensor = self.encoder(2 * to_side(images.to(self.filters.weight), self.config.size) - 1)
         return latents
 
-    def listen(self, latents: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def listen(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """What the filters read.
 
         Args:
             latents: shape (B, C, h, w).
-            seen: shape (B, 1, H, W) of 0 and 1; of latents that see beyond the edge nothing is kept.
 
         Returns:
             Bits (B, n_bits), and the variance of the noise in them (B, 1), as the pilots tell it.
         """
-        if seen is not None:
-            whole = F.adaptive_avg_pool2d(seen.to(latents), (latents.shape[2], latents.shape[3])) > 0.999
-            latents = torch.where(whole, latents, self.content.view(latents.shape[1:]).to(latents))
         config, heard = self.config, self.filters(latents.flatten(1)).float()
         bits, pilots = heard.split([config.n_bits, config.pilots], dim=1)
         return bits, pilots.square().mean(dim=1, keepdim=True) + LEAST_VARIANCE
@@ -253,3 +232,24 @@ class Extractor(ModelMixin, ConfigMixin):
         # Composed with what is there, so that whitening twice changes nothing.
         self.mean += (torch.linalg.pinv(before).T @ logits.double().mean(0)).to(self.mean)
         self.whitening.copy_((before @ whitening).to(self.whitening))
+
+
+def latent_encoder(channels: int, widths: tuple[int, ...], layers: int, groups: int, attention: bool) -> Encoder:
+    """The encoder of `AutoencoderKL` without a variance; each of the levels but the last halves the side."""
+    return Encoder(
+        3,
+        channels,
+        ("DownEncoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=layers,
+        norm_num_groups=groups,
+        double_z=False,
+        mid_block_add_attention=attention,
+    )
+
+
+def to_side(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W) resized to squares of a side."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, (side, side), mode="bicubic", align_corners=False, antialias=True)

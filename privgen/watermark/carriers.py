@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from privgen.errors import PrivgenError, UsageError
 from privgen.hub import load_extra, load_pipeline, resolve_model
-from privgen.watermark.embed import PSNR_DB, latent_residuals
+from privgen.watermark.embed import PSNR_DB, at_psnr, latent_residuals
 from privgen.watermark.embed_token import token_residuals
 from privgen.watermark.informed import informed_bits
 from privgen.watermark.keys import Key
@@ -133,7 +132,12 @@ def make_marker(
     def residuals(canvases: Tensor) -> Tensor:
         if extractor is None:
             return write(canvases, bits)
-        return write(canvases, informed_bits(bits, canvases, extractor, partial(write, canvases), PSNR_DB))
+        quality = torch.full((len(canvases),), PSNR_DB, device=canvases.device)
+
+        def marked(message: Tensor) -> Tensor:
+            return at_psnr(canvases, write(canvases, message).to(canvases), quality)
+
+        return write(canvases, informed_bits(bits, canvases, extractor, marked))
 
     return Marker(carrier, _side(pipe), residuals)
 

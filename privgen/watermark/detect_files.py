@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from privgen.errors import UsageError
 from privgen.files import iter_image_files
 from privgen.hub import load_extra, resolve_dtype
 from privgen.images import load_image
-from privgen.watermark.detection import Detection, detect, p_value, threshold_matches
+from privgen.watermark.detection import Detection, Test, detect, p_value, threshold_matches
 from privgen.watermark.embed import as_read, read_logits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import N_BITS, ExtractorLike, config_value
@@ -34,7 +35,7 @@ class KeyMatch:
         key: name of the key.
         key_id: its public id.
         matches: bits that agree with the key.
-        p_value: probability of as many matches or more without a mark.
+        p_value: probability, without a mark, of agreement as good or better by the test.
         p_adjusted: the same, corrected for the number of keys, and of places where the mark was searched for.
         detected: whether p_adjusted <= fpr.
     """
@@ -63,7 +64,8 @@ class DetectedFile:
         p_value: see `KeyMatch`, as the next.
         p_adjusted: corrected for the number of keys, and of places where the mark was searched for.
         fpr: probability that an unmarked image is called marked, at most, whatever the number of keys.
-        threshold: matches that suffice.
+        threshold: matches that suffice if all bits are read equally clearly.
+        test: which, see `privgen.watermark.detection`.
         detected: whether the file carries the mark of one of the keys.
         keys: one entry for each key, in the order given.
         pose: what part of the marked image it shows and how it is turned, in words, where that was searched for.
@@ -81,6 +83,7 @@ class DetectedFile:
     p_adjusted: float | None = None
     fpr: float | None = None
     threshold: int | None = None
+    test: Test | None = None
     detected: bool = False
     keys: tuple[KeyMatch, ...] = ()
     pose: str | None = None
@@ -98,6 +101,8 @@ def detect_files(
     dtype: str = "auto",
     batch_size: int = 16,
     search: bool = False,
+    thorough: bool = False,
+    test: Test = "weighted",
     progress: bool = False,
     report: Callable[[DetectedFile], None] = lambda file: None,
 ) -> tuple[DetectedFile, ...]:
@@ -114,7 +119,9 @@ def detect_files(
         dtype: see `privgen.hub.resolve_dtype`, but "auto" is always float32.
         batch_size: images that are read at a time.
         search: look for marks in what may be cut out of a marked image (half of its area at least, in its own shape)
-            or turned (by 45 degrees at most) too: some seconds an image. False positives stay as rare as `fpr` says.
+            or turned (by 45 degrees at most) too: a second an image. False positives stay as rare as `fpr` says.
+        thorough: search for what is cut out and turned, too: ten seconds an image.
+        test: "weighted" goes by how clearly bits are read, "binomial" counts them: see `privgen.watermark.detection`.
         progress: show a bar on standard error, if that is a terminal.
         report: called with each file when it is through.
 
@@ -130,7 +137,9 @@ def detect_files(
     if not sources or not keys:
         raise UsageError(f"Name at least one {'image' if keys else 'key'}.")
     extractor = load_extra("extractor", model, device=device)
-    reader = AlignedReader(extractor, load_extra("aligner", model, device=device)) if search else None
+    reader = None
+    if search or thorough:
+        reader = AlignedReader(extractor, load_extra("aligner", model, device=device), thorough)
     if dtype != "auto":
         for network in (extractor, reader.aligner) if reader else (extractor,):
             Module.to(network, resolve_dtype(dtype))  # Diffusers' own `to` warns of what does not matter here
@@ -143,7 +152,7 @@ def detect_files(
     found, remaining = [], iter(sources)
     with progress_bar(len(sources), "detect", shown=progress) as bar:
         while chunk := list(islice(remaining, batch_size)):
-            for file in _detect_chunk(chunk, keys, extractor, reader, n_bits, fpr):
+            for file in _detect_chunk(chunk, keys, extractor, reader, n_bits, fpr, test):
                 with bar.external_write_mode():
                     report(file)
                 found.append(file)
@@ -158,6 +167,7 @@ def _detect_chunk(
     reader: AlignedReader | None,
     n_bits: int,
     fpr: float,
+    test: Test,
 ) -> Iterator[DetectedFile]:
     files: dict[Path, DetectedFile] = {}
     small: dict[Path, Tensor] = {}
@@ -174,12 +184,13 @@ def _detect_chunk(
         messages = torch.tensor([key.bits(n_bits) for key in keys])
         if reader is None:
             logits = read_logits(small.values(), extractor, batch_size=len(small))
-            for path, detections in zip(small, detect(logits, messages, fpr=fpr), strict=True):
+            for path, detections in zip(small, detect(logits, messages, fpr=fpr, test=test), strict=True):
                 files[path] = _with_detections(files[path], keys, detections)
         else:
-            found = reader(torch.stack(list(small.values())), messages, fpr=fpr, aspect=torch.tensor(aspects))
+            images = torch.stack(list(small.values()))
+            found = reader(images, messages, fpr=fpr, aspect=torch.tensor(aspects), test=test)
             for i, path in enumerate(small):
-                files[path] = _with_found(files[path], keys, messages, found, i, fpr)
+                files[path] = _with_found(files[path], keys, messages, found, i, fpr=fpr, test=test)
     yield from files.values()
 
 
@@ -197,11 +208,11 @@ def describe_pose(pose: Sequence[float]) -> str:
 
 
 def _with_found(
-    file: DetectedFile, keys: Sequence[Key], messages: Tensor, found: Found, image: int, fpr: float
+    file: DetectedFile, keys: Sequence[Key], messages: Tensor, found: Found, image: int, **how: Any
 ) -> DetectedFile:
     """What one image says about keys, each at a place of its own."""
     detections = [
-        detect(found.logits[image, k], messages[k], fpr=fpr, candidates=len(keys) * int(found.places[image, k]))[0][0]
+        detect(found.logits[image, k], messages[k], candidates=len(keys) * int(found.places[image, k]), **how)[0][0]
         for k in range(len(keys))
     ]
     return _with_detections(file, keys, detections, found.poses[image].tolist())
@@ -230,6 +241,7 @@ def _with_detections(
         p_adjusted=best.p_adjusted,
         fpr=best.fpr,
         threshold=best.threshold,
+        test=best.test,
         detected=best.detected,
         keys=matches,
         pose=describe_pose(poses[index]) or None if poses and best.detected else None,

@@ -1,8 +1,17 @@
 """Whose mark an image carries, and how sure that is.
 
-The statistic is the number of bits in which the signs of the extractor's logits agree with a key's message. Without
-that key's mark each bit agrees with probability 1/2, independently (the extractor is whitened for this), so that the
-number of matches of n bits follows Binomial(n, 1/2), and p = P(K >= matches).
+There are two tests. Both compare the bits that an extractor reads, the signs of its logits, with a key's message.
+
+- "weighted" goes by the weight of the bits in which they disagree; a bit weighs what its logit measures, because bits
+  of one image differ: of a cut-out half of them may be gone, and noise drowns the weak ones first. A message is drawn
+  at random, whatever an image looks like, so p is the share of all 2^n messages whose disagreement weighs as little or
+  less: a randomisation test (Fisher, "The Design of Experiments", 1935), exact whatever was read.
+- "binomial" counts the bits that agree, and is what the other becomes where all weigh the same. Without the key's mark
+  each bit agrees with probability 1/2, independently, so that the matches of n bits follow Binomial(n, 1/2), and
+  p = P(K >= matches).
+
+Both hold for a key drawn without regard to the image. For one key over many images they hold as far as the bits of
+unmarked images are unbiased and uncorrelated, for which the extractor is whitened.
 
 An image that is compared with many candidates matches one of them by chance more easily: candidates are all keys
 times all places (windows, scales, flips) that one image was searched with. `p_adjusted` accounts for them, and an
@@ -10,18 +19,22 @@ image is called marked when p_adjusted <= fpr: the probability that an unmarked 
 key, is then at most `fpr`. Decisions on several images are not corrected for each other.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import comb
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from privgen.watermark.bits import as_matrix, as_messages, count_matches, weigh_bits
+
 
 Correction = Literal["bonferroni", "holm", "none"]
+Test = Literal["weighted", "binomial"]
+
+TESTS: tuple[Test, ...] = get_args(Test)
 
 
 @dataclass(frozen=True)
@@ -32,13 +45,15 @@ class Detection:
         bits: what the extractor read, one for each logit.
         matches: how many of them agree with the key.
         n_bits: how many there are.
-        p_value: probability of as many matches or more without a mark.
+        p_value: probability, without a mark, of agreement as good or better in the terms of `test`.
         p_adjusted: the same, corrected for `candidates`.
         candidates: keys times places that the image was searched with.
         fpr: probability that an unmarked image is called marked, at most.
-        threshold: matches that suffice whatever the other candidates show; n_bits + 1 if not even all would. (With the
-            correction of Holm fewer can suffice once another key has been found.)
+        threshold: matches that suffice if all bits are read equally clearly, whatever the other candidates show;
+            n_bits + 1 if not even all would. (With the correction of Holm fewer can suffice once another key has been
+            found.)
         detected: whether p_adjusted <= fpr.
+        test: "weighted" or "binomial".
     """
 
     bits: tuple[int, ...]
@@ -50,6 +65,7 @@ class Detection:
     fpr: float
     threshold: int
     detected: bool
+    test: Test
 
 
 def detect(
@@ -59,6 +75,7 @@ def detect(
     fpr: float = 1e-6,
     candidates: int | None = None,
     correction: Correction = "bonferroni",
+    test: Test = "weighted",
 ) -> list[list[Detection]]:
     """Compare many images with many keys.
 
@@ -69,6 +86,7 @@ def detect(
         candidates: keys times places that each image is searched with, at least the number of keys, which it is by
             default. Give it when `logits` holds the windows of one image as rows, or one chosen among them.
         correction: for the number of candidates: "bonferroni", "holm" (never less powerful), or "none".
+        test: "weighted" or "binomial"; see the module.
 
     Returns:
         For each image a list with one detection for each key, in the order given.
@@ -77,60 +95,49 @@ def detect(
         ValueError: shapes that do not fit, logits that are not finite, bits other than 0 and 1, or an argument out of
             its range.
     """
-    bits, messages = read_bits(logits), _messages(keys_bits)
-    matches = count_matches(bits, messages)
+    weighed, messages = weigh_bits(logits), as_messages(keys_bits)
+    matches = count_matches(weighed > 0, messages)
     n_bits, family = messages.shape[1], len(messages) if candidates is None else candidates
-    p_values = p_value(matches, n_bits)
+    p_values = p_values_of(weighed, messages, test)
     adjusted = adjust(p_values, correction, candidates=family)
     threshold = threshold_matches(n_bits, fpr if correction == "none" else fpr / family)
     found = []
-    for image, row in enumerate(bits.tolist()):
+    for image, row in enumerate((weighed > 0).astype(int).tolist()):
         read = tuple(row)
         results = zip(matches[image].tolist(), p_values[image].tolist(), adjusted[image].tolist(), strict=True)
-        found.append([Detection(read, k, n_bits, p, q, family, fpr, threshold, q <= fpr) for k, p, q in results])
+        found.append([Detection(read, k, n_bits, p, q, family, fpr, threshold, q <= fpr, test) for k, p, q in results])
     return found
 
 
-def read_bits(logits: ArrayLike | torch.Tensor) -> NDArray[np.int64]:
-    """Turn logits into bits: 1 where the logit is above 0.
-
-    A logit of exactly 0 says nothing and reads as 0, whatever the key; keys' bits being random, it matches half of
-    them.
+def p_values_of(weighed: ArrayLike, keys_bits: ArrayLike | torch.Tensor, test: Test) -> NDArray[np.float64]:
+    """How likely bits agree so well with those of keys by chance.
 
     Args:
-        logits: (images, n_bits) or (n_bits,), finite.
-
-    Returns:
-        (images, n_bits) of 0 and 1.
-
-    Raises:
-        ValueError: another shape, or values that are not finite.
-    """
-    values = _matrix(logits, "logits")
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-        raise ValueError(f"expected finite logits, got NaN or infinity for image {row}")
-    return (values > 0).astype(np.int64)
-
-
-def count_matches(bits: ArrayLike | torch.Tensor, keys_bits: ArrayLike | torch.Tensor) -> NDArray[np.int64]:
-    """Count the bits in which images and keys agree.
-
-    Args:
-        bits: (images, n_bits) of 0 and 1.
+        weighed: (images, n_bits), as `weigh_bits` returns them.
         keys_bits: (keys, n_bits) of 0 and 1.
+        test: "weighted" or "binomial"; see the module.
 
     Returns:
-        (images, keys), 0..n_bits.
+        (images, keys), in [2^-n_bits, 1].
 
     Raises:
-        ValueError: shapes that do not fit, or bits other than 0 and 1.
+        ValueError: shapes that do not fit, weights that are not whole numbers from 1, bits other than 0 and 1, or an
+            unknown test.
     """
-    read, messages = _matrix(bits, "bits"), _messages(keys_bits)
-    if read.shape[1] != messages.shape[1]:
-        raise ValueError(f"expected as many bits of images as of keys, got {read.shape[1]} and {messages.shape[1]}")
-    agreement = (2 * read - 1) @ (2 * messages - 1).T  # matches minus mismatches
-    return np.rint((agreement + messages.shape[1]) / 2).astype(np.int64)
+    if test not in TESTS:
+        raise ValueError(f"expected the test {' or '.join(TESTS)}, got {test!r}")
+    rows, messages = as_matrix(weighed, "weighed bits"), as_messages(keys_bits)
+    if (rows % 1 != 0).any() or (rows == 0).any():
+        raise ValueError("expected whole numbers other than 0 as weighed bits; weigh_bits makes them of logits")
+    matches = count_matches(rows > 0, messages)
+    if test == "binomial":
+        return p_value(matches, messages.shape[1])
+    weights = np.abs(rows).astype(np.int64)
+    against = np.rint((weights.sum(axis=1, keepdims=True) - rows @ (2 * messages - 1).T) / 2).astype(np.int64)
+    found = np.empty(against.shape)
+    for image, row in enumerate(weights):
+        found[image] = _lighter(row)[against[image]]
+    return found
 
 
 def p_value(matches: ArrayLike, n_bits: int) -> NDArray[np.float64]:
@@ -217,22 +224,11 @@ def _tail(n_bits: int) -> NDArray[np.float64]:
     return tail
 
 
-def _messages(keys_bits: ArrayLike | torch.Tensor | Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    messages = _matrix(keys_bits, "keys_bits")
-    if len(messages) == 0:
-        raise ValueError("expected at least one key, got none")
-    if not np.isin(messages, (0, 1)).all():
-        raise ValueError("expected the bits of keys to be 0 or 1")
-    return messages
-
-
-def _matrix(values: ArrayLike | torch.Tensor, name: str) -> NDArray[np.float64]:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().to("cpu", torch.float64).numpy()
-    try:
-        matrix = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected {name} to be a matrix of numbers ({error})") from error
-    if matrix.ndim != 2 or matrix.shape[1] == 0:
-        raise ValueError(f"expected {name} of shape (rows, n_bits), got {matrix.shape}")
-    return matrix
+def _lighter(weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The share of all sets of bits that weigh m or less together, for m = 0..the weight of all."""
+    counts = np.zeros(int(weights.sum()) + 1)
+    counts[0] = 1
+    for weight in weights:
+        counts[weight:] = counts[weight:] + counts[:-weight]
+    # Halving is exact, and so are counts up to 2^53.
+    return np.cumsum(counts) * 0.5 ** len(weights)

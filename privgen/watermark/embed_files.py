@@ -166,10 +166,11 @@ class _Embedding:
 
 def _made_by(key: Key, model: str, carrier: Carrier, psnr_db: float, seed: int) -> str:
     """All that a marked file depends on beside its source; the key by its public id."""
-    folder = find_extra(f"{carrier}_mapper", model)
-    digests = [sha256_of(folder / name)[:16] for name in ("config.json", "diffusion_pytorch_model.safetensors")]
+    folders = [find_extra(name, model) for name in (f"{carrier}_mapper", "extractor")]
+    files = ("config.json", "diffusion_pytorch_model.safetensors")
+    digests = [sha256_of(folder / name)[:16] for folder in folders for name in files]
     noise = f", seed={seed}" if carrier == "token" else ""
-    return f"mapper={'-'.join(digests)}, key={key.key_id}, carrier={carrier}, psnr_db={psnr_db:g}{noise}"
+    return f"networks={'-'.join(digests)}, key={key.key_id}, carrier={carrier}, psnr_db={psnr_db:g}{noise}"
 
 
 def _same_suffix(source: Path) -> str:

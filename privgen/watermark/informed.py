@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from privgen.models.watermark import signs
-from privgen.watermark.embed import at_psnr
 from privgen.watermark.networks import ExtractorLike
 
 
@@ -23,7 +22,7 @@ _ROUNDS = 30
 
 @torch.no_grad()
 def informed_bits(
-    bits: Tensor, canvases: Tensor, extractor: ExtractorLike, residuals: Callable[[Tensor], Tensor], psnr_db: float
+    bits: Tensor, canvases: Tensor, extractor: ExtractorLike, write: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Messages whose bits are as loud as these images ask for.
 
@@ -31,17 +30,15 @@ def informed_bits(
         bits: (B, n_bits) of 0 and 1, or (1, n_bits) for all images.
         canvases: (B, 3, S, S) in [0, 1], without the mark.
         extractor: what will read the marks.
-        residuals: messages to what they change in the canvases, (B, 3, S, S).
-        psnr_db: quality at which they will be written.
+        write: messages (B, n_bits) or (1, n_bits) to the canvases with them.
 
     Returns:
         (B, n_bits): 0 and 1 as they are for bits of loudness 1, moved away from 0.5 or towards it for others.
         Squared loudness is 1 in the mean of each message.
     """
     message = signs(bits).expand(len(canvases), -1)
-    quality = torch.full((len(canvases),), psnr_db, device=canvases.device)
     before = extractor(canvases).float()
-    after = extractor(at_psnr(canvases, residuals(bits).to(canvases), quality)).float()
+    after = extractor(write(bits)).float()
     message = message.to(before)
     gain = (message * (after - before)).mean(dim=1, keepdim=True)
     # Where the mark is not read at all, nothing can be said of bits.

@@ -5,7 +5,7 @@ residual encoder adds a pattern to the latents, the decoder makes pixels of it, 
 extractor reads the message. Here the budget is exact: every marked image has the PSNR that its step asks for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.loop import Batch, Task, sample_generator
+from privgen.models.aligner import Aligner
 from privgen.models.watermark import Extractor, LatentMapper
 from privgen.watermark.alignment import Poses, put_back, take
 from privgen.watermark.embed import at_psnr, decoded, decoded_difference, encode_canvas
+from privgen.watermark.fit_aligner import View, fit_aligner
 from privgen.watermark.initial_code import load_or_solve_code
 from privgen.watermark.training_marks import TokenWriter, draw_pose, rows_of_marks
 
@@ -57,6 +60,8 @@ class ExtractorRecipe:
         model: folder of a text-to-image model with a token mapper, whose tokens write marks too.
         token_share: share of the marks that they write.
         moved_share: share of the marked images that are cut out or turned, and put back not quite where they were.
+            Above 0 an `Aligner` is trained: the one in `start` further, or one with the extractor's encoder.
+        fitted_images: from which an aligner's patterns are measured at first.
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
         clean_images: images, none of them marked, on which the logits are whitened at the end.
         generated_images: as many more for that, which the text-to-image model generates.
@@ -79,6 +84,7 @@ class ExtractorRecipe:
     model: Path | None = None
     token_share: float = 0.0
     moved_share: float = 0.0
+    fitted_images: int = 384
     samples: int = 40_000
     clean_images: int = 2_048
     generated_images: int = 0
@@ -111,12 +117,12 @@ class ExtractorTask(Task):
         self.photos = load_photos(recipe.photos) if recipe.photo_share > 0 else ()
         extractor, self.mapper = self._coded() if recipe.start is None else self._going_on(recipe.start)
         self.mapper.requires_grad_(recipe.learn_patterns)
-        self.extractor = extractor.to(memory_format=torch.channels_last)
         self.writer = None if recipe.model is None else TokenWriter(recipe.model)
-        if recipe.moved_share > 0:
-            self.extractor.content.copy_(self._mean_features())
+        self.extractor = extractor.to(memory_format=torch.channels_last)
+        if isinstance(extractor, Aligner):
+            fit_aligner(extractor, self._views())
 
-    def _coded(self) -> tuple[Extractor, LatentMapper]:
+    def _coded(self) -> tuple[Extractor | Aligner, LatentMapper]:
         recipe = self.recipe
         code = load_or_solve_code(
             recipe.code,
@@ -132,18 +138,25 @@ class ExtractorTask(Task):
         mapper.patterns.data.copy_(code["patterns"].view_as(mapper.patterns))
         return linear_extractor(self.vae, code, recipe.psnr_to), mapper
 
-    def _going_on(self, start: Path) -> tuple[Extractor, LatentMapper]:
+    def _going_on(self, start: Path) -> tuple[Extractor | Aligner, LatentMapper]:
+        mapper = LatentMapper.from_pretrained(start / "latent_mapper")
+        if self.recipe.moved_share > 0 and (start / "aligner").is_dir():
+            return Aligner.from_pretrained(start / "aligner").train(), mapper
         extractor = Extractor.from_pretrained(start / "extractor").train()
         extractor.unwhiten()
-        return extractor, LatentMapper.from_pretrained(start / "latent_mapper")
+        return Aligner.from_extractor(extractor) if self.recipe.moved_share > 0 else extractor, mapper
 
     @torch.no_grad()
-    def _mean_features(self, images: int = 256, batch_size: int = 32) -> Tensor:
-        """What latents stand for that an image does not show."""
+    def _views(self, batch_size: int = 16) -> Iterator[View]:
+        """Parts of marked images that training does not draw."""
         first = self.recipe.samples
-        starts = range(first, first + images, batch_size)
-        pixels = (self.batch(list(range(start, start + batch_size)))["pixels"] for start in starts)
-        return torch.cat([self.extractor.encode(x) for x in pixels]).mean(0).flatten()
+        for start in tqdm(range(first, first + self.recipe.fitted_images, batch_size), "patterns", unit="batch"):
+            batch = self.batch(list(range(start, start + batch_size)))
+            batch["by_token"] = torch.zeros(batch_size, dtype=torch.bool)
+            poses = Poses(batch["pose"])
+            canvases, seen = put_back(take(self.mark(batch), poses), poses)
+            opposite, _ = put_back(take(self.mark({**batch, "bits": 1 - batch["bits"]}), poses), poses)
+            yield View(canvases, opposite, seen, batch["bits"])
 
     def batch(self, indices: list[int]) -> Batch:
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 1, i])) for i in indices]
@@ -179,12 +192,14 @@ class ExtractorTask(Task):
         if self.attack is not None:
             generators = [sample_generator(self.seed, int(i)) for i in batch["index"]]
             marked = self.attack(marked, generator=generators)
-        seen = None
-        if bool(moved.any()):
+        if isinstance(self.extractor, Aligner):
             seen = torch.ones_like(marked[:, :1])
-            canvases, seen[moved] = put_back(marked[moved], Poses(batch["guess"][moved]))
-            marked = marked.index_put((moved,), canvases)
-        logits = self.extractor(marked, seen)
+            if bool(moved.any()):
+                canvases, seen[moved] = put_back(marked[moved], Poses(batch["guess"][moved]))
+                marked = marked.index_put((moved,), canvases)
+            logits = self.extractor(marked, seen)
+        else:
+            logits = self.extractor(marked)
         target = batch["bits"].to(logits)
         loss = F.binary_cross_entropy_with_logits(logits, target)
         right = ((logits > 0) == (target > 0.5)).float().mean(dim=1)
@@ -224,22 +239,28 @@ class ExtractorTask(Task):
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Whiten on clean images, set the strength that gives the final quality, and save both networks."""
+        """Whiten on clean images, set the strength that gives the final quality, and save both networks.
+
+        Of an aligner there is nothing to do but to save it.
+        """
+        if isinstance(self.extractor, Aligner):
+            self.extractor.to(memory_format=torch.contiguous_format).save_pretrained(folder / "aligner")
+            return
         generated = torch.zeros(0)
         if self.writer is not None and self.recipe.generated_images:
             generated = self.writer.unmarked(self.recipe.generated_images, self.seed).to(self.vae.device)
-        self.extractor.whiten(self._clean_logits(generated))
+        self.extractor.whiten(self._clean_logits(self.extractor, generated))
         self.mapper.register_to_config(strength=self._calibrate(generated))
         for name, network in (("extractor", self.extractor), ("latent_mapper", self.mapper)):
             network.to(memory_format=torch.contiguous_format).save_pretrained(folder / name)
 
-    def _clean_logits(self, generated: Tensor, batch_size: int = 64) -> Tensor:
+    def _clean_logits(self, extractor: Extractor, generated: Tensor, batch_size: int = 64) -> Tensor:
         """Logits of images that training did not draw, and of generated ones (N, 3, S, S)."""
         first = self.recipe.samples
         starts = range(first, first + self.recipe.clean_images, batch_size)
         drawn = (self.batch(list(range(start, start + batch_size)))["pixels"] for start in starts)
         batches = chain(drawn, generated.split(batch_size) if len(generated) else ())
-        return torch.cat([self.extractor(pixels.to(self.vae.device)) for pixels in batches])
+        return torch.cat([extractor(pixels.to(self.vae.device)) for pixels in batches])
 
     def _calibrate(self, generated: Tensor, images: int = 64, rounds: int = 6) -> float:
         """RMS of the residual at which decoded images, generated ones if there are, reach `psnr_to` on average."""

@@ -27,8 +27,8 @@ def rows_of_marks(clean: Tensor, marked: Tensor) -> Image.Image:
     return picture(pixels.cpu().numpy())
 
 
-def draw_pose(rng: np.random.Generator, wrong: float = 0.15) -> Tensor:
-    """A cut-out or a rotation, and a guess of it that is not quite right: (2, 4), each as in `Poses`.
+def draw_pose(rng: np.random.Generator, wrong: float = 0.05) -> Tensor:
+    """A cut-out, a rotation or both, and a guess of it that is not quite right: (2, 4), each as in `Poses`.
 
     Guesses are as far off as those of a search over a grid of 4 pixels in 128, and of 5 degrees.
 
@@ -46,10 +46,11 @@ def draw_pose(rng: np.random.Generator, wrong: float = 0.15) -> Tensor:
 
 
 def _pose(rng: np.random.Generator) -> NDArray[np.float64]:
-    if rng.random() < 0.4:
-        return np.array([1.0, 0.0, 0.0, rng.uniform(-45, 45)])
+    kind, degrees = rng.random(), rng.uniform(-45, 45)
+    if kind < 0.25:
+        return np.array([1.0, 0.0, 0.0, degrees])
     side = rng.uniform(0.45, 1) ** 0.5
-    return np.array([side, *rng.uniform(0, 1 - side, 2), 0.0])
+    return np.array([side, *rng.uniform(0, 1 - side, 2), degrees if kind < 0.5 else 0.0])
 
 
 class TokenWriter(nn.Module):

@@ -65,7 +65,7 @@ def test_an_autoencoder(cli, tmp_path):
 
 SETTINGS = {
     "vae": ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_share=0"),
-    "diffusion": ("scenes=6", "channels=[16]", "heads=[2]", "text_width=16", "text_layers=1", "max_length=64"),
+    "diffusion": ("scenes=6", "channels=[16,16]", "heads=[2,2]", "text_width=16", "text_layers=1", "max_length=64"),
     "extractor": ("code_images=32", "photo_share=0", "clean_images=64"),
     "token": ("scenes=6", "photo_share=0"),
     "mapper": ("scenes=6", "vectors=2"),

@@ -131,3 +131,24 @@ def test_a_checkpoint_of_another_recipe(runs, recipe, tmp_path):
         export_average(wider, runs / "whole", tmp_path / "model")
     with pytest.raises(PrivgenError, match="has no checkpoint yet"):
         export_average(Recipe("diffusion", recipe, LOOP), tmp_path, tmp_path / "model")
+
+
+def test_learned_variances(recipe, tmp_path):
+    """What is saved is sampled by Diffusers alone; the rest of the loss is that of a model without."""
+    chosen = replace(recipe, immiscible=False, learn_variance=True, precision_weight=0.1)
+    task = Quiet(chosen, LOOP.seed)
+    figures = task(task.batch(INDICES))
+    assert float(figures["loss_vlb"].detach()) > 0
+    assert float(figures["loss_precision"].detach()) > 0
+    figures["loss_vlb"].backward()
+    half = task.unet.config.in_channels
+    gradient = task.unet.conv_out.weight.grad
+    assert not gradient[:half].any()  # the mean is not taught by the bound
+    assert bool(gradient[half:].any())
+    task.export(tmp_path)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
+    assert (type(pipe.scheduler).__name__, pipe.scheduler.config.variance_type) == ("DDPMScheduler", "learned_range")
+    pipe.set_progress_bar_config(disable=True)
+    latents = pipe("a cat", num_inference_steps=3, output_type="latent", guidance_scale=2.0).images
+    assert latents.shape == (1, half, 16, 16)
+    assert bool(latents.isfinite().all())

@@ -25,11 +25,16 @@ BITS = 16
 MESSAGES = np.array([[0, 1] * 8, [1, 0] * 8, [1] * 16], np.uint8)
 
 
-def row(image, wrong, attack="jpeg_50", method="latent", psnr_db=30.0, ssim=0.9, unmarked="0" * BITS):
+def row(image, wrong, attack="jpeg_50", method="latent", psnr_db=30.0, ssim=0.9, unmarked=(-1,) * BITS):
     """An image whose first bits are read wrong."""
     bits = MESSAGES[image].copy()
     bits[:wrong] ^= 1
-    return Row(method, attack, image, "".join(map(str, bits)), unmarked, psnr_db, ssim)
+    return Row(method, attack, image, weighed(bits), list(unmarked), psnr_db, ssim)
+
+
+def weighed(bits):
+    """All equally clear."""
+    return [1 if bit else -1 for bit in bits]
 
 
 # Scaling and curves
@@ -100,7 +105,7 @@ def test_scores_in_closed_form():
 
 
 def test_unmarked_images_meet_every_key():
-    unmarked = "".join(map(str, MESSAGES[1]))  # by chance what key 1 says
+    unmarked = weighed(MESSAGES[1])  # by chance what key 1 says
     rows = [row(0, 0, unmarked=unmarked), row(2, 0)]
     figures = score(rows, MESSAGES, None)
     assert figures["fpr_1e-3"].value == pytest.approx(1 / 6)

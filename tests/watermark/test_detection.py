@@ -1,19 +1,21 @@
 import dataclasses
 import json
 import time
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import binom, binomtest
 
+from privgen.watermark.bits import count_matches, read_bits, weigh_bits
 from privgen.watermark.detection import (
+    TESTS,
     Detection,
     adjust,
-    count_matches,
     detect,
     p_value,
-    read_bits,
+    p_values_of,
     threshold_matches,
 )
 from privgen.watermark.keys import Key, Secret
@@ -105,6 +107,7 @@ def test_marked_image():
         fpr=1e-6,
         threshold=41,
         detected=True,
+        test="weighted",
     )
     assert [other.detected for other in row] == [False, True, False]
 
@@ -146,6 +149,62 @@ def test_candidates_make_it_harder():
     assert not searched.detected
     assert (searched.candidates, searched.threshold) == (100, 43)
     assert searched.p_adjusted == pytest.approx(100 * searched.p_value)
+
+
+def test_equal_weights_are_the_binomial_test():
+    message = messages(1)
+    for matches in range(49):
+        logits = with_matches(message[0], matches)
+        weighted, binomial = (detect(logits, message, test=test)[0][0] for test in TESTS)
+        assert weighted.p_value == pytest.approx(binomial.p_value, rel=1e-12)
+        assert binomial.p_value == p_value(matches, 48)
+
+
+def test_weighted_p_values_count_all_messages(rng):
+    """Against the definition: every message of ten bits in turn."""
+    every = np.array(list(product((0, 1), repeat=10)))
+    read = weigh_bits(rng.standard_normal((6, 10)))
+    agreement = read.astype(int) @ (2 * every - 1).T
+    expected = [[(row >= own).mean() for own in row] for row in agreement]
+    np.testing.assert_allclose(p_values_of(read, every, "weighted"), expected, rtol=1e-12)
+
+
+def test_weighted_test_keeps_its_rate_whatever_is_read(rng):
+    """Readings that are biased, alike, and of all sizes: keys are random, and that is enough."""
+    logits = rng.standard_normal(N_BITS) + 0.3 * rng.standard_normal((20, N_BITS)) ** 3
+    keys = rng.integers(0, 2, (20_000, N_BITS))
+    p = p_values_of(weigh_bits(logits), keys, "weighted")
+    for image in p:
+        for fpr in (0.1, 0.01, 0.001):
+            interval = binomtest(int((image <= fpr).sum()), len(keys)).proportion_ci(0.9999, "exact")
+            assert interval.low <= fpr
+
+
+def test_weights_find_more(rng):
+    """Half of the bits are lost, as in a cut-out: noise of a size that shows that it is."""
+    keys = messages(200)
+    gain = np.where(np.arange(N_BITS) < 24, 1.0, 0.01)
+    logits = gain * (2 * keys - 1 + 0.3 * rng.standard_normal(keys.shape)) + 0.1 * rng.standard_normal(keys.shape)
+    p = {test: p_values_of(weigh_bits(logits), keys, test).diagonal() for test in TESTS}
+    assert (p["weighted"] <= 1e-6).mean() > (p["binomial"] <= 1e-6).mean() + 0.3
+
+
+def test_weights_follow_logits_of_any_scale(rng):
+    logits = rng.standard_normal((5, N_BITS))
+    read = weigh_bits(logits)
+    assert read.dtype == np.int8
+    assert (np.abs(read) >= 1).all()
+    assert ((read > 0) == (logits > 0)).all()
+    assert (weigh_bits(1e-20 * logits) == read).all()
+    order = np.argsort(np.abs(logits[0]))
+    assert (np.diff(np.abs(read[0].astype(int))[order]) >= 0).all()
+    assert weigh_bits(np.zeros(3)).tolist() == [[-100, -100, -100]]
+
+
+@pytest.mark.parametrize("read", [[[0] * 48], [[0.5] * 48], [[1] * 47]])
+def test_bits_without_weights(read):
+    with pytest.raises(ValueError, match=r"weigh_bits makes them of logits|as many bits"):
+        p_values_of(read, messages(1), "weighted")
 
 
 def test_few_bits_never_detect():
@@ -190,6 +249,7 @@ GOOD = np.ones((2, N_BITS))
         (GOOD, messages(3), {"candidates": 2}, "at least as many candidates as keys, got 2 and 3"),
         (GOOD, messages(1), {"fpr": 0}, "a rate in"),
         (GOOD, messages(1), {"fpr": 1}, "a rate in"),
+        (GOOD, messages(1), {"test": "exact"}, "expected the test weighted or binomial, got 'exact'"),
         (GOOD, messages(1), {"correction": "sidak"}, "expected the correction bonferroni, holm or none, got 'sidak'"),
     ],
 )

@@ -33,8 +33,8 @@ def test_what_is_asked_of_a_linear_reader(generator):
         return torch.einsum("bn,nchw->bchw", 2 * message - 1, patterns)
 
     bits = torch.randint(2, (1, 8), generator=generator).float()
-    soft = informed_bits(bits, images, extractor, lambda message: residuals(message).expand(4, -1, -1, -1), 38.0)
     strength = 10 ** (-38 / 20) / (8 / 192) ** 0.5
+    soft = informed_bits(bits, images, extractor, lambda message: images + strength * residuals(message))
     plain, informed = (
         ((2 * bits - 1) * extractor(images + strength * residuals(message))).amin(dim=1) for message in (bits, soft)
     )

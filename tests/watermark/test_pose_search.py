@@ -6,9 +6,10 @@ import torch
 
 from privgen.hub import load_extra, load_pipeline
 from privgen.watermark.alignment import Poses, take
-from privgen.watermark.detection import p_value
+from privgen.watermark.bits import weigh_bits
+from privgen.watermark.detection import p_values_of
 from privgen.watermark.embed import mark_images
-from privgen.watermark.pose_search import PLACES, AlignedReader, search
+from privgen.watermark.pose_search import UPHILL, AlignedReader, places_of, search
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,12 @@ def matches(found, messages):
     return ((found.logits[own, own] > 0) == messages.bool()).sum(dim=1)
 
 
+def p_values(found, messages):
+    """(images, keys), corrected for the places."""
+    own = [p_values_of(weigh_bits(found.logits[:, k]), messages[k], "weighted") for k in range(len(messages))]
+    return found.places * np.concatenate(own, axis=1)
+
+
 def test_images_as_they_are_need_no_search(reader, marked, messages):
     found = reader(marked, messages, fpr=1e-6)
     own = np.arange(2)
@@ -58,9 +65,8 @@ def test_moved_images_are_found_where_they_are(reader, marked, messages):
     found = reader(moved, messages, fpr=1e-6)
     assert bool((matches(found, messages) > as_they_are).all())
     own = np.arange(2)
-    p = found.places[own, own] * p_value(matches(found, messages).numpy(), 48)
-    assert (p < 1e-3).all()
-    assert found.places[own, own].tolist() == [2 * PLACES] * 2
+    assert (p_values(found, messages).diagonal() < 1e-3).all()
+    assert found.places[own, own].tolist() == [2 * places_of(False)] * 2
     distance = (found.poses[own, own] - poses.values).abs()
     assert bool((distance < torch.tensor([0.04, 0.04, 0.04, 3.0])).all())
 
@@ -70,16 +76,16 @@ def test_a_key_is_tried_at_so_many_places(reader, photos, messages, monkeypatch)
 
     tried, keep = [], pose_search._Best.keep
     monkeypatch.setattr(pose_search._Best, "keep", lambda *args: (tried.append(1), keep(*args)))
+    monkeypatch.setattr(pose_search, "_uphill", lambda *args: pose_search._Best(1, torch.ones(1, 48)))
     search(reader.aligner, photos[:1], torch.ones(1, 48))
-    assert len(tried) == PLACES
+    assert UPHILL * len(tried) == places_of(False)
 
 
 def test_unmarked_images_are_not_marked(reader, photos):
     """Of 24 pairs none is near: the correction for places is on the safe side."""
     messages = torch.randint(2, (12, 48), generator=torch.Generator().manual_seed(1))
     found = reader(photos, messages, fpr=1e-6)
-    counts = ((found.logits > 0) == messages.bool()).sum(dim=-1).numpy()
-    assert (found.places * p_value(counts, 48)).min() > 1e-3
+    assert p_values(found, messages).min() > 1e-3
 
 
 def test_images_do_not_depend_on_their_batch(reader, marked, messages):

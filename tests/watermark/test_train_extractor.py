@@ -7,6 +7,7 @@ import torch
 
 from privgen.hub import load_extra
 from privgen.metrics.quality import psnr
+from privgen.models.aligner import Aligner
 from privgen.models.watermark import LatentMapper
 from privgen.watermark.embed import decoded, encode_canvas
 from privgen.watermark.train_extractor import ExtractorRecipe, ExtractorTask
@@ -48,15 +49,21 @@ def test_both_carriers_marks_are_read_at_the_quality_asked_for(task, recipe, tok
     assert float(figures["bit_accuracy"]) > 0.9
 
 
-def test_moved_images_are_put_back_and_partly_read(task, recipe):
-    task.recipe = replace(recipe, moved_share=1.0)
+def test_an_aligner_is_fitted_and_reads_what_is_left(recipe, tmp_path):
+    """From the extractor's encoder, and a few images whose patterns are measured."""
+    start = recipe.start
+    for name in ("extractor", "latent_mapper"):
+        (tmp_path / name).symlink_to(start / name)
+    task = ExtractorTask(replace(recipe, start=tmp_path, moved_share=1.0, fitted_images=48), 0)
+    assert isinstance(task.extractor, Aligner)
     batch = task.batch(list(range(8)))
     assert bool(batch["moved"].all())
     with torch.no_grad():
-        task.extractor.content.copy_(task._mean_features(32))
         still = task(batch | {"guess": batch["pose"]})["bit_accuracy"]
         lost = task(batch | {"guess": batch["pose"].flip(0)})["bit_accuracy"]
-    assert float(still) > float(lost) + 0.1
+    assert float(still) > float(lost) + 0.15
+    task.export(tmp_path / "out")
+    assert Aligner.from_pretrained(tmp_path / "out" / "aligner").config.n_bits == 48
 
 
 def test_an_image_does_not_depend_on_its_batch(task, recipe):
@@ -70,7 +77,7 @@ def test_whitening_and_strength_go_by_generated_images(task, recipe, tmp_path):
     task.recipe = replace(recipe, clean_images=64, generated_images=8, psnr_to=34.0)
     generated = task.writer.unmarked(8, task.seed)
     with torch.no_grad():
-        assert task._clean_logits(generated).shape == (72, 48)
+        assert task._clean_logits(task.extractor, generated).shape == (72, 48)
         task.export(tmp_path)
         z = encode_canvas(task.vae, generated)
         mapper = LatentMapper.from_pretrained(tmp_path / "latent_mapper")

@@ -1,0 +1,55 @@
+"""Whether p-values of `watermark detect --search` are what they say, on images without a mark.
+
+    python benchmarks/search_calibration.py --images 24 --keys 1000
+
+Each image is searched for many random keys at once, and its smallest p-value, multiplied by the number of keys and by
+`places_of`, must be at or below any rate in no larger share of the images than that rate. So the deep tail, in which
+marks are found, is measured with few images. Prints one line for each rate, and the smallest values.
+"""
+
+import click
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from privgen.evaluation.watermark_marking import load_watermark_model
+from privgen.evaluation.watermark_reading import Generation
+from privgen.hub import load_extra
+from privgen.watermark.bits import weigh_bits
+from privgen.watermark.detection import p_values_of
+from privgen.watermark.pose_search import places_of, search
+
+
+RATES = (0.5, 0.3, 0.2, 0.1, 0.05)
+
+
+@torch.no_grad()
+def smallest(image: torch.Tensor, messages: torch.Tensor, *, thorough: bool) -> float:
+    """The smallest p-value of an image (3, S, S), corrected for messages (K, n_bits) of 0 and 1 and for places."""
+    logits, _ = search(load_extra("aligner"), image[None], 2.0 * messages - 1, thorough=thorough)
+    p = [p_values_of(weigh_bits(row), message, "weighted") for row, message in zip(logits[0], messages, strict=True)]
+    return min(1.0, float(np.min(p)) * len(messages) * places_of(thorough))
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.option("--images", type=click.IntRange(1), default=24, show_default=True)
+@click.option("--keys", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of images and keys.")
+@click.option("--thorough", is_flag=True, help="Search for turned cut-outs too.")
+def main(images: int, keys: int, seed: int, thorough: bool) -> None:
+    generation = Generation(load_watermark_model("mini", carriers=()).pipeline, seed=seed, batch_size=1)
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for number in tqdm(range(images), unit="image"):
+        messages = torch.randint(2, (keys, 48), generator=generator)
+        found.append(smallest(generation.images([number])[0], messages, thorough=thorough))
+    values = np.sort(found)
+    for rate in RATES:
+        click.echo(f"at or below {rate:g}: {(values <= rate).mean():.3f} of {images} images")
+    click.echo(
+        f"smallest: {', '.join(f'{value:.3g}' for value in values[:5])}; by chance about {1 / (images + 1):.3g}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The reader of marks of which only a part is seen, on images that are cut out or turned and put back."""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from privgen.models.watermark import LEAST_VARIANCE, Extractor, latent_encoder, to_side
+
+
+class Aligner(ModelMixin, ConfigMixin):
+    """Reads what is left of a mark, in closed form.
+
+    A mark adds to the latents of an image the sum of its bits' patterns P, content adds noise of variance D in each of
+    the latent values, and both are known. So whatever is seen, the best linear reader of it is too (linear minimum
+    mean square error; S. Kay, Fundamentals of Statistical Signal Processing I, chapter 12): a bit that lies beyond
+    the edge is read as nothing, and one that is half there as half as clear.
+
+    Args:
+        n_bits: bits of a message.
+        size: side of the canvas.
+        latent_channels: of the encoder's result.
+        block_out_channels: of the encoder's levels; each but the last halves the side.
+        layers_per_block: residual blocks a level.
+        norm_num_groups: of group normalisation.
+        mid_block_attention: whether the middle of the encoder attends.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        n_bits: int = 48,
+        size: int = 128,
+        latent_channels: int = 8,
+        block_out_channels: tuple[int, ...] = (16, 24, 64, 160),
+        layers_per_block: int = 1,
+        norm_num_groups: int = 8,
+        mid_block_attention: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = tuple(block_out_channels)
+        self.encoder = latent_encoder(latent_channels, widths, layers_per_block, norm_num_groups, mid_block_attention)
+        values = latent_channels * (size >> (len(widths) - 1)) ** 2
+        self.patterns = nn.Parameter(torch.zeros(n_bits, values))
+        self.log_variance = nn.Parameter(torch.zeros(values))
+        # How much surer the model of independent noise is than it should be; content is alike from place to place.
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(values))
+
+    @classmethod
+    def from_extractor(cls, extractor: Extractor) -> "Aligner":
+        """An aligner with an extractor's encoder, which knows of no patterns yet."""
+        names = ("n_bits", "size", "latent_channels", "block_out_channels", "layers_per_block", "norm_num_groups")
+        config = {name: extractor.config[name] for name in (*names, "mid_block_attention")}
+        aligner = cls(**config)
+        aligner.encoder.load_state_dict(extractor.encoder.state_dict())
+        return aligner
+
+    def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Read images.
+
+        Args:
+            images: shape (B, 3, H, W) in [0, 1], canvases with an image in its place.
+            seen: shape (B, 1, H', W') of 0 and 1, what of them the image shows; by default all. See
+                `privgen.watermark.alignment.put_back`.
+
+        Returns:
+            Logits of shape (B, n_bits); positive reads as bit 1.
+        """
+        return self.read(self.encode(images), seen)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of images (B, 3, H, W) in [0, 1], any H and W."""
+        latents: Tensor = self.encoder(2 * to_side(images.to(self.patterns), self.config.size) - 1)
+        return latents
+
+    def read(self, latents: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Logits (B, n_bits) of latents (B, C, h, w), of which only those that see nothing beyond the edge count."""
+        values = (latents.flatten(1) - self.mean).float()
+        weights = (-self.log_variance.float()).exp().expand_as(values)
+        if seen is not None:
+            weights = weights * whole(seen, latents)
+        patterns = self.patterns.float()
+        heard = (weights * values) @ patterns.T
+        among = torch.einsum("nd,bd,md->bnm", patterns, weights, patterns)
+        known = torch.linalg.solve(torch.eye(len(patterns), device=among.device) + among, among)
+        # By the matrix inversion lemma, the other bits being noise too.
+        share = known.diagonal(dim1=1, dim2=2)
+        estimate = heard - (known @ heard[..., None])[..., 0]
+        # How loud this image's content is, beside what it was expected to be.
+        loudness = (weights * values.square()).sum(dim=1) / (weights > 0).sum(dim=1).clamp(min=1)
+        scale = 2 / (loudness + LEAST_VARIANCE) / self.log_temperature.float().exp()
+        return scale[:, None] * estimate / (1 - share).clamp(min=1e-4)
+
+
+def whole(seen: Tensor, latents: Tensor) -> Tensor:
+    """Which values of latents (B, C, h, w) are of patches that were seen to their edges: (B, C h w) of 0 and 1."""
+    patches = F.adaptive_avg_pool2d(seen.to(latents), (latents.shape[2], latents.shape[3])) > 0.999
+    return patches.expand(-1, latents.shape[1], -1, -1).flatten(1).float()
