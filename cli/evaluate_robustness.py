@@ -130,9 +130,9 @@ def _reader(model: str, search: bool | None, thorough: bool, device: str) -> Rea
     if search is False and not thorough:
         return None
     try:
-        networks = [load_extra(name, model, device=device) for name in ("extractor", "aligner")]
+        extractor, aligner = (load_extra(name, model, device=device) for name in ("extractor", "aligner"))
     except PrivgenError:
         if search or thorough:
             raise
         return None
-    return SearchingReader(AlignedReader(*networks, thorough=thorough))
+    return SearchingReader(AlignedReader(extractor, aligner, thorough))
