@@ -195,9 +195,14 @@ class TokenTask(Task):
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        changed = self.changed({name: value[~batch["marked"]] for name, value in batch.items()})
-        error, gain = self.written({name: value[batch["marked"]] for name, value in batch.items()})
-        address = torch.stack(self.addresses.pop_all()).mean()
+        marked = batch["marked"]
+        changed = error = gain = address = batch["latents"].new_zeros(())
+        # A small batch may hold one kind only.
+        if not bool(marked.all()):
+            changed = self.changed({name: value[~marked] for name, value in batch.items()})
+        if bool(marked.any()):
+            error, gain = self.written({name: value[marked] for name, value in batch.items()})
+            address = torch.stack(self.addresses.pop_all()).mean()
         return {
             "loss": changed + self.recipe.mark_weight * error + self.recipe.address_weight * address,
             "address": address,
