@@ -157,7 +157,7 @@ def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: 
     help="Find marks in images that were cropped (half of the area kept, or more) or turned too: a second an image.",
 )
 @click.option(
-    "--thorough", is_flag=True, help="Find them in images that were cropped and turned as well: ten seconds an image."
+    "--thorough", is_flag=True, help="Find them in images that were cropped and turned as well: half a minute each."
 )
 @click.option(
     "--test",
