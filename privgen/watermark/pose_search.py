@@ -61,7 +61,7 @@ class AlignedReader:
     Attributes:
         extractor: reads images as they are.
         aligner: reads the others, put back to where they may come from.
-        thorough: look for cut-outs that are turned, too: some seconds more an image.
+        thorough: look for cut-outs that are turned, too: half a minute an image.
     """
 
     extractor: Extractor
