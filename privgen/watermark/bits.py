@@ -12,25 +12,6 @@ LEVELS = 100
 _CLEAREST = 3.0  # RMS of an image's logits, beyond which a bit weighs no more
 
 
-def read_bits(logits: ArrayLike | torch.Tensor) -> NDArray[np.int64]:
-    """Turn logits into bits: 1 where the logit is above 0.
-
-    A logit of exactly 0 says nothing and reads as 0, whatever the key; keys' bits being random, it matches half of
-    them.
-
-    Args:
-        logits: (images, n_bits) or (n_bits,), finite.
-
-    Returns:
-        (images, n_bits) of 0 and 1.
-
-    Raises:
-        ValueError: another shape, or values that are not finite.
-    """
-    values = _finite_logits(logits)
-    return (values > 0).astype(np.int64)
-
-
 def weigh_bits(logits: ArrayLike | torch.Tensor) -> NDArray[np.int8]:
     """Bits with their weights, from logits.
 

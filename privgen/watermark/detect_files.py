@@ -119,7 +119,7 @@ def detect_files(
         dtype: see `privgen.hub.resolve_dtype`, but "auto" is always float32.
         batch_size: images that are read at a time.
         search: look for marks in what may be cut out of a marked image (half of its area at least, in its own shape)
-            or turned (by 45 degrees at most) too: a second an image. False positives stay as rare as `fpr` says.
+            or turned (by 45 degrees at most) too: some seconds an image. False positives stay as rare as `fpr` says.
         thorough: search for what is cut out and turned, too: half a minute an image.
         test: "weighted" goes by how clearly bits are read, "binomial" counts them: see `privgen.watermark.detection`.
         progress: show a bar on standard error, if that is a terminal.
