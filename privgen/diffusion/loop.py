@@ -117,6 +117,9 @@ def fit(
 
     Returns:
         The task, holding the averaged weights.
+
+    Raises:
+        PrivgenError: a gradient is not finite; the last checkpoint is left as it is.
     """
     run = _Run(task, options, folder, accelerator)
     run.resume()
@@ -199,6 +202,12 @@ class _Run:
         scalars = self.network(batch)
         accelerator.backward(scalars["loss"])
         scalars["grad_norm"] = accelerator.clip_grad_norm_(self.parameters.values(), options.grad_clip)
+        # Where gradients are scaled for half precision, infinite ones are passed over by the scaler.
+        if accelerator.scaler is None and not math.isfinite(float(scalars["grad_norm"])):
+            raise PrivgenError(
+                f"The gradient is not finite at step {step + 1} (loss {float(scalars['loss'].detach()):g}); lower "
+                "loop.learning_rate, or look at the data."
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.parameters.values())

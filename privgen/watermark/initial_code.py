@@ -25,6 +25,7 @@ from privgen.watermark.linear_code import (
     Response,
     low_frequencies,
     measure_response,
+    nearest_covariance,
     ridged,
     solve_code,
     stationary_covariance,
@@ -35,7 +36,7 @@ from privgen.watermark.linear_code import (
 Photos = Sequence[NDArray[np.uint8]]
 Attack = Callable[..., Tensor]
 
-_VERSION = 2  # of how codes are solved
+_VERSION = 3  # of how codes are solved
 _FIRST_SCENE = 3 * 10**12  # scenes that no training run draws
 
 
@@ -179,7 +180,7 @@ def _measure(
     if changes:
         change = torch.cat(changes)
         covariance = covariance + change.T @ change / len(change)
-    return z.mean(0), covariance, pixels[:1]
+    return z.mean(0), nearest_covariance(covariance), pixels[:1]
 
 
 def _scene(photos: Photos, index: int) -> NDArray[np.float32]:

@@ -169,6 +169,19 @@ def stationary_covariance(latents: Tensor) -> Tensor:
     return (flat + flat.T) / 2
 
 
+def nearest_covariance(matrix: Tensor) -> Tensor:
+    """The symmetric matrix without negative eigenvalues that is nearest to a symmetric one.
+
+    Args:
+        matrix: (d, d); estimates of covariances lag by lag have small negative eigenvalues, the fewer images, the more.
+
+    Returns:
+        (d, d), of the same dtype.
+    """
+    values, vectors = torch.linalg.eigh(matrix.double())
+    return ((vectors * values.clamp(min=0)) @ vectors.T).to(matrix.dtype)
+
+
 def ridged(matrix: Tensor, ridge: float) -> Tensor:
     """A square matrix with a share of its mean diagonal added to the diagonal."""
     return matrix + ridge * matrix.diagonal().mean() * torch.eye(len(matrix)).to(matrix)

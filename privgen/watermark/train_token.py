@@ -130,7 +130,7 @@ class TokenTask(Task):
     def _new_sentences(self) -> tuple[Tensor, Tensor]:
         """Random words (words, dim), and a random map (dim, numbers) of what they say."""
         table = self.text_encoder.get_input_embeddings().weight
-        numbers, dim, scale = self.patches(self.patterns).shape[2], table.shape[1], float(table.std())
+        numbers, dim, scale = self.patches(self.patterns).shape[2], table.shape[1], float(table.detach().std())
         drawn = torch.randn(self.recipe.cells**2, dim, generator=sample_generator(self.seed, 0))
         mixing = nn.init.orthogonal_(torch.empty(dim, numbers), generator=sample_generator(self.seed, 1))
         return scale * drawn, scale * mixing

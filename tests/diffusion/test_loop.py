@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from privgen.diffusion import loop
+from privgen.errors import PrivgenError
 
 
 SCRIPT = Path(__file__).with_name("tiny_task.py")
@@ -123,6 +124,23 @@ def test_a_line_cut_short_is_written_again(train, whole, tmp_path):
     with (tmp_path / "loss.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
     assert_same_run(tmp_path, train(tmp_path), whole)
+
+
+def test_no_number_is_learnt_from(train, tiny_task, saving_every, monkeypatch, tmp_path):
+    """What was saved before stays, and is what a mended run goes on from."""
+    saving_every(2)
+    draw = tiny_task.TinyTask.batch
+
+    def spoilt(task, indices):
+        batch = draw(task, indices)
+        return {"x": batch["x"] / (0 if 30 in indices else 1)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_task.TinyTask, "batch", spoilt)
+        with pytest.raises(PrivgenError, match=r"not finite at step 6 \(loss nan\); lower loop.learning_rate"):
+            train(tmp_path)
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 4
+    assert all(value.isfinite().all() for value in train(tmp_path).values())
 
 
 def test_on_save_follows_every_checkpoint(train, saving_every, tmp_path):

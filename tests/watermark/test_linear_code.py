@@ -9,6 +9,7 @@ from privgen.watermark.linear_code import (
     Response,
     low_frequencies,
     measure_response,
+    nearest_covariance,
     solve_code,
     stationary_covariance,
     zero_forcing,
@@ -117,6 +118,16 @@ def test_zero_forcing_is_the_quietest_inverse():
     other = torch.linalg.pinv(signals)  # another left inverse
     quiet, loud = ((f @ covariance @ f.T).diagonal() for f in (filters, other))
     assert (quiet <= loud + 1e-9).all()
+
+
+def test_few_images_give_a_covariance_all_the_same():
+    few = torch.randn(3, 2, 4, 4, generator=generator()).cumsum(2).cumsum(3)
+    estimate = stationary_covariance(few)
+    assert torch.linalg.eigvalsh(estimate)[0] < -0.1
+    found = nearest_covariance(estimate)
+    assert torch.linalg.eigvalsh(found)[0] > -1e-4
+    torch.testing.assert_close(nearest_covariance(found), found, atol=1e-4, rtol=0)
+    torch.testing.assert_close(nearest_covariance(positive(1)), positive(1))
 
 
 def test_stationary_covariance_of_white_and_of_smooth_noise():
