@@ -39,10 +39,11 @@ _METHODS = (
 @click.option(
     "--objective",
     "objectives",
-    type=click.Choice(["ddim", "flow"]),
+    type=click.Choice(["ddim", "flow", "ddim-scaled"]),
     multiple=True,
-    show_default="both",
-    help="Noise schedule with DDIM, or flow matching with Euler steps; repeatable.",
+    show_default="ddim, flow",
+    help="Noise schedule with DDIM, or flow matching with Euler steps; ddim-scaled is Fashion-MNIST with Stable "
+    "Diffusion's schedule; repeatable.",
 )
 @click.option(
     "--method",

@@ -119,14 +119,10 @@ class SearchingReader:
         Returns:
             Weighed bits where it matches best (B, n_bits), and what their p-values are to be multiplied by.
         """
+        small = torch.stack([as_read(image, self.aligned.extractor) for image in images])
         aspect = images.shape[-1] / images.shape[-2]
-        weighed, places = [], []
-        for image, message in zip(images, torch.from_numpy(messages), strict=True):
-            small = as_read(image, self.aligned.extractor)[None]
-            found = self.aligned(small, message[None], fpr=self.fpr, aspect=aspect)
-            weighed.append(weigh_bits(found.logits[0])[0])
-            places.append(int(found.places[0, 0]))
-        return np.stack(weighed), places
+        found = self.aligned(small, torch.from_numpy(messages)[:, None], fpr=self.fpr, aspect=aspect)
+        return weigh_bits(found.logits[:, 0]), found.places[:, 0].tolist()
 
     def __repr__(self) -> str:
         from privgen.attacks.denoiser import digest

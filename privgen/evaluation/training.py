@@ -23,7 +23,7 @@ from privgen.evaluation.training_data import TrainingData, fashion_data, scene_d
 from privgen.evaluation.training_log import LOG, RunLog
 from privgen.evaluation.training_report import Curves, TrainingEvaluation, summarise
 from privgen.evaluation.training_runs import train_curve
-from privgen.evaluation.training_settings import METHODS, SETTINGS, VANILLA, RunOptions, Setting
+from privgen.evaluation.training_settings import METHODS, SETTINGS, VANILLA, RunOptions, Setting, objective_of
 
 
 DEFAULT_METHODS = ("linear", "within-label", "knn-4", "knn-16", "knn-64")
@@ -61,7 +61,7 @@ def evaluate_training(
 
     Args:
         data: "fashion" and "scenes".
-        objectives: "ddim" and "flow".
+        objectives: "ddim", "flow", and "ddim-scaled", Fashion-MNIST with Stable Diffusion's noise schedule.
         methods: names in `METHODS`; "vanilla", with which the others are compared, is added.
         seeds: runs of each.
         seed: the first one.
@@ -116,7 +116,7 @@ def plan(
     """
     for what, given, known in (
         ("data", data, {setting.data for setting in SETTINGS.values()}),
-        ("objective", objectives, {setting.objective for setting in SETTINGS.values()}),
+        ("objective", objectives, set(map(objective_of, SETTINGS))),
         ("method", methods, set(METHODS)),
     ):
         strange = sorted(set(given) - known)
@@ -127,7 +127,7 @@ def plan(
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}; give at least 1, and 3 for an interval that says something.")
     names = list(dict.fromkeys((VANILLA, *methods)))
-    chosen = [n for n, setting in SETTINGS.items() if setting.data in data and setting.objective in objectives]
+    chosen = [n for n, setting in SETTINGS.items() if setting.data in data and objective_of(n) in objectives]
     runs = [
         Planned(setting, method, number)
         for number in range(seed, seed + seeds)

@@ -1,8 +1,8 @@
 """Runs of `evaluate training`: one small model by one method from one seed, and its quality as it learns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from itertools import pairwise
 from time import perf_counter
 from typing import Any
@@ -71,15 +71,15 @@ def train_curve(
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # PyTorch's overloads lack it
     optimizer = Muon(network.parameters(), lr=options.learning_rate)
     average = EMAModel(network.parameters(), decay=options.ema_decay, foreach=True)
-    loss_of = LOSSES[setting.objective]
+    loss_function = loss_of(setting)
     stops, curve, losses = options.measured_at(), [], []
-    _warm_up(network, loss_of, data, options)
+    _warm_up(network, loss_function, data, options)
     spent, started = 0.0, perf_counter()
     for step, batch in enumerate(batches(data, method, seed=seed, options=options, device=device), 1):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * min(step / max(options.warmup, 1), 1.0)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-            loss = loss_of(network, *batch)
+            loss = loss_function(network, *batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -105,13 +105,13 @@ def build_network(data: TrainingData, seed: int) -> SmallDenoiser:
         return SmallDenoiser(data.x_0.shape[1], patch=data.patch, classes=data.classes)
 
 
-def _warm_up(network: SmallDenoiser, loss_of: Loss, data: TrainingData, options: RunOptions) -> None:
+def _warm_up(network: SmallDenoiser, loss_function: Loss, data: TrainingData, options: RunOptions) -> None:
     """Call everything once: what libraries prepare at the first call is no part of a method's time."""
     device = next(network.parameters()).device
     x_0 = torch.zeros(options.batch_size, *data.x_0.shape[1:], device=device)
     t = torch.zeros(len(x_0), device=device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-        loss = loss_of(network, x_0, x_0, t, t.long() if data.classes else None)
+        loss = loss_function(network, x_0, x_0, t, t.long() if data.classes else None)
     loss.backward()
     network.zero_grad()
 
@@ -145,13 +145,18 @@ def _draw(data: TrainingData, seed: int, step: int, size: int) -> tuple[Tensor, 
     return data.x_0[rows], noise, t.clamp(max=1 - 1e-6), rows
 
 
-@cache
-def _training_schedule() -> DDIMScheduler:
-    return build_scheduler()
+def noise_schedule(betas: str) -> DDIMScheduler:
+    """The schedule that `Setting.betas` names, with v-prediction."""
+    if betas == "scaled_linear":
+        return build_scheduler()
+    return DDIMScheduler(
+        beta_schedule=betas, prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False
+    )
 
 
-def _ddim_loss(network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-    scheduler = _training_schedule()
+def _ddim_loss(
+    scheduler: DDIMScheduler, network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None
+) -> Tensor:
     steps = (t * len(scheduler.alphas_cumprod)).long()
     x_t = scheduler.add_noise(x_0, noise, steps)
     predicted = network(x_t, steps / len(scheduler.alphas_cumprod), labels)
@@ -164,19 +169,18 @@ def _flow_loss(network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, la
     return mse_loss(network((1 - share) * x_0 + share * noise, t, labels).float(), noise - x_0)
 
 
-LOSSES: Mapping[str, Loss] = {
-    "ddim": _ddim_loss,
-    "flow": _flow_loss,
-}
+def loss_of(setting: Setting) -> Loss:
+    """What a network minimises."""
+    return _flow_loss if setting.objective == "flow" else partial(_ddim_loss, noise_schedule(setting.betas))
 
 
 @torch.inference_mode()
-def sample(network: SmallDenoiser, objective: str, x: Tensor, labels: Tensor | None, *, steps: int) -> Tensor:
+def sample(network: SmallDenoiser, setting: Setting, x: Tensor, labels: Tensor | None, *, steps: int) -> Tensor:
     """Samples from noise.
 
     Args:
-        network: trained for the objective.
-        objective: "ddim" or "flow".
+        network: trained for the setting.
+        setting: objective and noise schedule.
         x: (B, C, H, W), standard normal.
         labels: (B,), or None.
         steps: network calls.
@@ -184,12 +188,12 @@ def sample(network: SmallDenoiser, objective: str, x: Tensor, labels: Tensor | N
     Returns:
         (B, C, H, W).
     """
-    if objective == "flow":
+    if setting.objective == "flow":
         times = torch.linspace(1, 0, steps + 1, device=x.device)
         for t, later in pairwise(times):
             x = x + (later - t) * network(x, t.expand(len(x)), labels).float()
         return x
-    scheduler = build_scheduler()
+    scheduler = noise_schedule(setting.betas)
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         time = (t / len(scheduler.alphas_cumprod)).to(x.device).expand(len(x))
@@ -213,6 +217,6 @@ def judge_network(
     found = {}
     for steps in setting.sampling:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-            x = sample(network, setting.objective, noise, labels, steps=steps)
+            x = sample(network, setting, noise, labels, steps=steps)
         found[str(steps)] = data.measure(x, labels)
     return found

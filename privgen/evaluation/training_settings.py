@@ -55,13 +55,16 @@ class Setting:
 
     Attributes:
         data: "fashion" or "scenes".
-        objective: "ddim" predicts the velocity of Stable Diffusion's noise schedule, "flow" that of straight paths.
+        objective: "ddim" predicts the velocity of a noise schedule, "flow" that of straight paths.
         sampling: numbers of sampling steps, each of which is measured: DDIM's or Euler's.
+        betas: the noise schedule of "ddim": "linear" is that of DDPM (arXiv 2006.11239), which ends in noise but for
+            .006 of the image; "scaled_linear" is Stable Diffusion's, which leaves .068 of it.
     """
 
     data: str
     objective: Literal["ddim", "flow"]
     sampling: tuple[int, ...]
+    betas: Literal["linear", "scaled_linear"] = "scaled_linear"
 
     @property
     def conditional(self) -> bool:
@@ -75,11 +78,18 @@ class Setting:
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "fashion-ddim": Setting("fashion", "ddim", (10, 20, 50)),
+    "fashion-ddim": Setting("fashion", "ddim", (10, 20, 50), "linear"),
     "fashion-flow": Setting("fashion", "flow", (5, 10, 20)),
     "scenes-ddim": Setting("scenes", "ddim", (10, 20)),
     "scenes-flow": Setting("scenes", "flow", (5, 10)),
+    "fashion-ddim-scaled": Setting("fashion", "ddim", (10, 20, 50)),
 }
+"""By name: the data and what `--objective` calls it."""
+
+
+def objective_of(name: str) -> str:
+    """What `--objective` calls a setting of this name."""
+    return name.partition("-")[2]
 
 
 @dataclass(frozen=True)

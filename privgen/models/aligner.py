@@ -78,24 +78,42 @@ class Aligner(ModelMixin, ConfigMixin):
 
     def read(self, latents: Tensor, seen: Tensor | None = None) -> Tensor:
         """Logits (B, n_bits) of latents (B, C, h, w), of which only those that see nothing beyond the edge count."""
-        values = (latents.flatten(1) - self.mean).float()
-        weights = (-self.log_variance.float()).exp().expand_as(values)
-        if seen is not None:
-            weights = weights * whole(seen, latents)
-        patterns = self.patterns.float()
-        heard = (weights * values) @ patterns.T
-        among = torch.einsum("nd,bd,md->bnm", patterns, weights, patterns)
-        known = torch.linalg.solve(torch.eye(len(patterns), device=among.device) + among, among)
+        side = (latents.shape[2], latents.shape[3])
+        if seen is None:
+            return self.read_alike(latents[None], latents.new_ones(1, side[0] * side[1]))[0]
+        return self.read_alike(latents[:, None], whole(seen.to(latents), side))[:, 0]
+
+    def read_alike(self, latents: Tensor, cells: Tensor) -> Tensor:
+        """Read groups of images of which the same part is seen, which takes little longer than one of each group.
+
+        Args:
+            latents: (G, B, C, h, w), G groups of B.
+            cells: (G, h w) of 0 and 1, what of them counts; see `whole`.
+
+        Returns:
+            Logits (G, B, n_bits).
+        """
+        patterns, precision = self.patterns.float(), (-self.log_variance.float()).exp()
+        cells = cells.float()
+        weights = precision * cells.repeat(1, latents.shape[2])
+        values = (latents.flatten(2) - self.mean).float()
+        heard = (weights[:, None] * values) @ patterns.T
+        n_bits, by_cell = len(patterns), (latents.shape[2], -1)
+        scaled = (precision * patterns).unflatten(1, by_cell)
+        among = torch.einsum("ncs,mcs->snm", patterns.unflatten(1, by_cell), scaled).flatten(1)
+        among = (cells @ among).view(-1, n_bits, n_bits)
+        known = torch.linalg.solve(torch.eye(n_bits, device=among.device) + among, among)
         # By the matrix inversion lemma, the other bits being noise too.
-        share = known.diagonal(dim1=1, dim2=2)
-        estimate = heard - (known @ heard[..., None])[..., 0]
-        # How loud this image's content is, beside what it was expected to be.
-        loudness = (weights * values.square()).sum(dim=1) / (weights > 0).sum(dim=1).clamp(min=1)
+        share = known.diagonal(dim1=1, dim2=2)[:, None]
+        estimate = heard - heard @ known.mT
+        # How loud an image's content is, beside what it was expected to be.
+        loudness = torch.einsum("gbd,gd->gb", values.square(), weights) / (weights > 0).sum(dim=1)[:, None].clamp(
+            min=1
+        )
         scale = 2 / (loudness + LEAST_VARIANCE) / self.log_temperature.float().exp()
-        return scale[:, None] * estimate / (1 - share).clamp(min=1e-4)
+        return scale[..., None] * estimate / (1 - share).clamp(min=1e-4)
 
 
-def whole(seen: Tensor, latents: Tensor) -> Tensor:
-    """Which values of latents (B, C, h, w) are of patches that were seen to their edges: (B, C h w) of 0 and 1."""
-    patches = F.adaptive_avg_pool2d(seen.to(latents), (latents.shape[2], latents.shape[3])) > 0.999
-    return patches.expand(-1, latents.shape[1], -1, -1).flatten(1).float()
+def whole(seen: Tensor, side: tuple[int, int]) -> Tensor:
+    """Which of h x w patches were seen to their edges: (B, h w) of 0 and 1, from (B, 1, H, W) of 0 and 1."""
+    return (F.adaptive_avg_pool2d(seen, side) > 0.999).flatten(1)

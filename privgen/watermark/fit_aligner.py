@@ -52,7 +52,7 @@ def fit_aligner(aligner: Aligner, views: Iterable[View]) -> None:
     kept = []
     for view in views:
         one, other = aligner.encode(view.marked), aligner.encode(view.opposite)
-        shown = whole(view.seen, one).double().cpu()
+        shown = whole(view.seen, (one.shape[2], one.shape[3])).double().cpu().repeat(1, one.shape[1])
         content, mark = (half.flatten(1).double().cpu() / 2 for half in (one + other, one - other))
         count += shown.sum(0)
         total += (content * shown).sum(0)

@@ -173,7 +173,7 @@ def nearest_covariance(matrix: Tensor) -> Tensor:
     """The symmetric matrix without negative eigenvalues that is nearest to a symmetric one.
 
     Args:
-        matrix: (d, d); estimates of covariances lag by lag have small negative eigenvalues, the fewer images, the more.
+        matrix: (d, d). Covariances estimated lag by lag have negative eigenvalues, the larger, the fewer the images.
 
     Returns:
         (d, d), of the same dtype.

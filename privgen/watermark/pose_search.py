@@ -6,8 +6,9 @@ turned. A thorough search looks for turned cut-outs as well, and climbs from the
 What is climbed is the correlation of message and logits, so that an image is tried at many places for each key, and
 one of them matches by chance more easily: p-values are multiplied by their number, `places_of` (Bonferroni). That is
 strict for the grid. The steps uphill choose where to go by the key, so that they find more than they visit: they
-count `UPHILL` times the grid, which `benchmarks/search_calibration.py` measures. An image is first read as it is.
-Both readings share the false-positive rate half and half.
+count `UPHILL` times the grid, which `benchmarks/search_calibration.py` measures. An image is first read as it is, and
+searched if that does not tell; thoroughly only if a plain search does not tell either. These readings share the
+false-positive rate in equal parts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from privgen.models.aligner import Aligner
+from privgen.models.aligner import Aligner, whole
 from privgen.models.watermark import Extractor, signs
 from privgen.watermark.alignment import Poses, put_back
 from privgen.watermark.bits import weigh_bits
@@ -29,11 +30,14 @@ from privgen.watermark.detection import Test, p_values_of
 
 _SIDES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _DEGREES = tuple(range(-45, 46, 5))
-_CANVAS, _PATCH, _SPACING = 128, 8, 4  # pixels: of the canvas, of a latent, between places that are tried first
-_STEPS = ((0.012, 0.016, 2.0), (0.006, 0.008, 1.0))  # of side, place and degrees, uphill
+_CANVAS, _PATCH = 128, 8  # pixels: of the canvas, of a latent
+_SPACING, _TURNED_SPACING = 4, 8  # pixels between places that are tried first
+_COARSE = (0.02, 0.03, 2.5)  # steps of side, place and degrees, uphill from a turned cut-out, and then
+_STEPS = ((0.012, 0.016, 2.0), (0.006, 0.008, 1.0), (0.003, 0.004, 0.5))
 _ROUNDS = 2  # with each of these
 _CLIMBED = 3  # keys, the best ones of an image
 _TURNED = tuple(degrees for degrees in _DEGREES if degrees)  # of cut-outs, in a thorough search
+_AT_ONCE = 64  # images that are encoded at a time
 _HILLS = 6  # that it climbs for each key
 UPHILL = 16
 """How many places the best one near a place of the grid is worth; measured, see the module."""
@@ -47,11 +51,22 @@ class Found:
         logits: (B, K, n_bits).
         poses: (B, K, 4), as in `Poses`.
         places: (B, K), what p-values are to be multiplied by.
+        p: (B, K), p-values multiplied by that; not by the number of keys.
     """
 
     logits: Tensor
     poses: Tensor
     places: NDArray[np.int64]
+    p: NDArray[np.float64]
+
+    def take_over(
+        self, rows: NDArray[np.int64], logits: Tensor, poses: Tensor, p: NDArray[np.float64], places: int
+    ) -> None:
+        """Take over what is less likely by chance in some of the images (R,), for whose logits (R, K, n_bits)."""
+        for i, row in enumerate(rows):
+            better = np.flatnonzero(p[i] < self.p[row])
+            self.logits[row, better], self.poses[row, better] = logits[i, better], poses[i, better]
+            self.p[row, better], self.places[row, better] = p[i, better], places
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,92 +91,110 @@ class AlignedReader:
 
         Args:
             images: (B, 3, S, S) in [0, 1], squeezed to the reader's size.
-            messages: (K, n_bits) of 0 and 1.
+            messages: (K, n_bits) of 0 and 1; or (B, K, n_bits), other keys for each image.
             fpr: images in which a key is found at this rate as they are, corrected for all, are not searched.
             aspect: width by height of the images before they were squeezed; (B,) or one for all.
             test: see `privgen.watermark.detection`.
         """
-        keys = len(messages)
+        messages = messages.expand(len(images), -1, -1)
+        keys = messages.shape[1]
         logits = self.extractor(images).float()
+        stages = (False, True) if self.thorough else (False,)
+        readings = 1 + len(stages)
         found = Found(
             logits[:, None].repeat(1, keys, 1),
             Poses.of().values.to(images).repeat(len(images), keys, 1),
-            np.full((len(images), keys), 2),
+            np.full((len(images), keys), readings),
+            readings * np.stack([_p_values(*row, test) for row in zip(logits[:, None], messages, strict=True)]),
         )
-        p = p_values_of(weigh_bits(logits), messages, test)
-        doubtful = np.flatnonzero(2 * keys * p.min(axis=1) > fpr)
-        if len(doubtful):
-            aspects = torch.as_tensor(aspect, device=images.device, dtype=images.dtype).expand(len(images))
-            chosen = torch.from_numpy(doubtful).to(images.device)
-            elsewhere, poses = search(
-                self.aligner, images[chosen], signs(messages).to(images), aspects[chosen], thorough=self.thorough
-            )
-            places = places_of(self.thorough)
-            own = [p_values_of(weigh_bits(elsewhere[:, k]), messages[k], test) for k in range(keys)]
-            better = np.argwhere(places * np.concatenate(own, axis=1) < p[doubtful])
-            for row, key in better:
-                image = doubtful[row]
-                found.logits[image, key], found.poses[image, key] = elsewhere[row, key], poses[row, key]
-                found.places[image, key] = 2 * places
+        aspects = torch.as_tensor(aspect, dtype=images.dtype).expand(len(images))
+        for thorough in stages:
+            places = readings * places_of(thorough)
+            doubtful = torch.from_numpy(np.flatnonzero(keys * found.p.min(axis=1) > fpr))
+            for shape in aspects[doubtful].unique().tolist():
+                rows = doubtful[aspects[doubtful] == shape]
+                wanted = signs(messages[rows]).to(images)
+                logits, poses = search(self.aligner, images[rows], wanted, shape, thorough=thorough)
+                p = [_p_own(*image, test) for image in zip(logits, messages[rows], strict=True)]
+                found.take_over(rows.numpy(), logits, poses, places * np.stack(p), places)
         return found
+
+
+def _p_values(logits: Tensor, messages: Tensor, test: Test) -> NDArray[np.float64]:
+    """(K,), of one image's logits (1, n_bits)."""
+    return p_values_of(weigh_bits(logits), messages, test)[0]
+
+
+def _p_own(logits: Tensor, messages: Tensor, test: Test) -> NDArray[np.float64]:
+    """(K,), of logits (K, n_bits) that were read for one message each."""
+    return np.concatenate([_p_values(*pair, test) for pair in zip(logits[:, None], messages[:, None], strict=True)])
 
 
 @torch.no_grad()
 def search(
-    reader: Aligner, images: Tensor, messages: Tensor, aspect: Tensor | float = 1.0, *, thorough: bool = False
+    reader: Aligner, images: Tensor, messages: Tensor, aspect: float = 1.0, *, thorough: bool = False
 ) -> tuple[Tensor, Tensor]:
     """For each key the place at which what is read correlates best with its message.
 
     Args:
         reader: of images put back.
         images: (B, 3, S, S) in [0, 1].
-        messages: (K, n_bits) of -1 and 1.
-        aspect: see `AlignedReader`.
+        messages: (K, n_bits) of -1 and 1; or (B, K, n_bits), other keys for each image.
+        aspect: width by height of the images before they were squeezed to squares.
         thorough: look for cut-outs that are turned, too.
 
     Returns:
         Logits there (B, K, n_bits), and poses (B, K, 4).
     """
-    aspect = torch.as_tensor(aspect, device=images.device, dtype=images.dtype).expand(len(images))
-    groups = [_Best(len(images), messages)]
-    for degrees in _DEGREES:
-        values = Poses.of(degrees=float(degrees)).expand(len(images)).values.to(images)
-        groups[0].keep(values, _read(reader, images, values, aspect))
+    messages = messages.expand(len(images), -1, -1)
+    groups = [_Best(messages)]
+    whole_canvas = torch.cat([Poses.of(degrees=float(degrees)).values for degrees in _DEGREES])
+    groups[0].keep(*_read(reader, images, whole_canvas[:, None].expand(-1, len(images), -1).to(images), aspect))
     for degrees in (0, *(_TURNED if thorough else ())):
-        groups.append(_Best(len(images), messages))
+        groups.append(_Best(messages))
         for side in _SIDES:
             for values, logits in _cut_outs(reader, images, aspect, side, degrees):
                 groups[-1].keep(values, logits)
-    best = _Best(len(images), messages)
+    best = _Best(messages)
     for group in groups:
         best.merge(group)
+    steps = (_COARSE, *_STEPS) if thorough else _STEPS
     for key in best.leading(_CLIMBED):
         for start in _starts(groups, key, _HILLS if thorough else 1):
-            best.merge(_uphill(reader, images, aspect, start, key, messages), key)
+            best.merge_one(_uphill(reader, images, aspect, start, messages[_rows(key), key], steps), key)
     return best.logits, best.poses
 
 
 class _Best:
-    """The best place so far, by image and key."""
+    """The best places so far, by image and key.
 
-    def __init__(self, images: int, messages: Tensor) -> None:
-        keys, n_bits = messages.shape
+    Args:
+        messages: (B, K, n_bits) of -1 and 1.
+    """
+
+    def __init__(self, messages: Tensor) -> None:
         self.messages = messages
-        self.score = torch.full((images, keys), -torch.inf, device=messages.device)
-        self.logits = torch.zeros(images, keys, n_bits, device=messages.device)
-        self.poses = torch.zeros(images, keys, 4, device=messages.device)
+        self.score = torch.full_like(messages[..., 0], -torch.inf)
+        self.logits = torch.zeros_like(messages)
+        self.poses = torch.zeros_like(messages[..., :4])
 
     def keep(self, values: Tensor, logits: Tensor) -> None:
-        """Take over a place (B, 4) where its logits (B, n_bits) correlate better."""
-        score = logits @ self.messages.T / logits.norm(dim=1, keepdim=True)
-        self._take(score, logits[:, None], values[:, None], score > self.score)
+        """Take over what correlates better at some of P places (P, B, 4), where logits are (P, B, n_bits)."""
+        scores = torch.einsum("pbn,bkn->pbk", logits, self.messages) / logits.norm(dim=2, keepdim=True).clamp(min=1e-9)
+        score, place = scores.max(dim=0)
+        rows = _rows(place)[:, None]
+        self._take(score, logits[place, rows], values[place, rows], score > self.score)
 
-    def merge(self, other: "_Best", only: Tensor | None = None) -> None:
-        """Take over what is better elsewhere, for all keys or one an image (B,)."""
-        better = other.score > self.score
-        if only is not None:
-            better &= torch.nn.functional.one_hot(only, len(self.messages)).bool()
-        self._take(other.score, other.logits, other.poses, better)
+    def merge(self, other: "_Best") -> None:
+        """Take over what is better elsewhere."""
+        self._take(other.score, other.logits, other.poses, other.score > self.score)
+
+    def merge_one(self, other: "_Best", key: Tensor) -> None:
+        """Take over what is better elsewhere, where only one key (B,) was looked for in each image."""
+        rows = _rows(key)[other.score[:, 0] > self.score[_rows(key), key]]
+        self.score[rows, key[rows]] = other.score[rows, 0]
+        self.logits[rows, key[rows]] = other.logits[rows, 0]
+        self.poses[rows, key[rows]] = other.poses[rows, 0]
 
     def _take(self, score: Tensor, logits: Tensor, poses: Tensor, better: Tensor) -> None:
         self.score = torch.where(better, score, self.score)
@@ -173,29 +206,38 @@ class _Best:
         yield from self.score.topk(min(count, self.score.shape[1]), dim=1).indices.T
 
 
+def _rows(tensor: Tensor) -> Tensor:
+    return torch.arange(len(tensor), device=tensor.device)
+
+
 def _starts(groups: Sequence[_Best], key: Tensor, count: int) -> Iterator[Tensor]:
     """The best places (B, 4) of the best groups for one key an image."""
-    rows = torch.arange(len(key), device=key.device)
+    rows = _rows(key)
     scores = torch.stack([group.score[rows, key] for group in groups])
     poses = torch.stack([group.poses[rows, key] for group in groups])
     for chosen in scores.topk(min(count, len(groups)), dim=0).indices:
         yield poses[chosen, rows]
 
 
-def _uphill(reader: Aligner, images: Tensor, aspect: Tensor, start: Tensor, key: Tensor, messages: Tensor) -> _Best:
-    """The best place near a start (B, 4) for one key an image."""
-    rows, best = torch.arange(len(images), device=images.device), _Best(len(images), messages)
-    best.keep(start, _read(reader, images, start, aspect))
-    for steps in [steps for steps in _STEPS for _ in range(_ROUNDS)]:
-        here = best.poses[rows, key].clone()
-        for change in _neighbours(*steps).to(images):
-            best.keep(here + change, _read(reader, images, here + change, aspect))
+def _uphill(
+    reader: Aligner, images: Tensor, aspect: float, start: Tensor, message: Tensor, steps: Sequence[tuple[float, ...]]
+) -> _Best:
+    """The best place near a start (B, 4), for one message (B, n_bits) an image; two rounds with each of the steps."""
+    best = _Best(message[:, None])
+    best.keep(*_read(reader, images, start[None], aspect))
+    for step in [step for step in steps for _ in range(_ROUNDS)]:
+        around = best.poses[:, 0] + _neighbours(*step).to(images)[:, None]
+        best.keep(*_read(reader, images, around, aspect))
     return best
 
 
-def _read(reader: Aligner, images: Tensor, values: Tensor, aspect: Tensor) -> Tensor:
-    canvases, seen = put_back(images, Poses(values), aspect)
-    return reader(canvases, seen).float()
+def _read(reader: Aligner, images: Tensor, values: Tensor, aspect: float) -> tuple[Tensor, Tensor]:
+    """Places (P, B, 4) as they are, and logits there (P, B, n_bits)."""
+    logits = []
+    for some in values.split(max(1, _AT_ONCE // len(images))):
+        canvases, seen = put_back(images.repeat(len(some), 1, 1, 1), Poses(some.flatten(0, 1)), aspect)
+        logits.append(reader(canvases, seen).float().unflatten(0, some.shape[:2]))
+    return values, torch.cat(logits)
 
 
 def _neighbours(side: float, place: float, degrees: float) -> Tensor:
@@ -205,39 +247,42 @@ def _neighbours(side: float, place: float, degrees: float) -> Tensor:
     return torch.cat([changes, -changes])
 
 
-def _corners(side: float) -> Iterator[tuple[tuple[int, int], list[tuple[int, int]]]]:
+def _corners(side: float, turned: bool) -> Iterator[tuple[tuple[int, int], list[tuple[int, int]]]]:
     """Upper left corners of windows: pixels within a latent, and shifts by whole latents from there."""
-    last = (1 - side) * _CANVAS + _SPACING / 2
-    within, whole = range(0, _PATCH, _SPACING), range(_CANVAS // _PATCH)
+    spacing = _TURNED_SPACING if turned else _SPACING
+    last = (1 - side) * _CANVAS + spacing / 2
+    within, whole = range(0, _PATCH, spacing), range(_CANVAS // _PATCH)
     for corner in product(within, within):
         shifts = product(whole, whole)
         yield corner, [s for s in shifts if max(c + _PATCH * d for c, d in zip(corner, s, strict=True)) <= last]
 
 
 def _cut_outs(
-    reader: Aligner, images: Tensor, aspect: Tensor, side: float, degrees: float
+    reader: Aligner, images: Tensor, aspect: float, side: float, degrees: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Windows of one side, turned by one angle, at all places of a grid: poses (B, 4) and logits (B, n_bits).
+    """Windows of one side, turned by one angle, at all places of a grid: poses (P, B, 4) and logits (P, B, n_bits).
 
     Moving a window by whole latents moves what the encoder makes of it, so that it encodes only a few.
     """
-    patch = images.shape[-1] * _PATCH // _CANVAS
-    for (row, column), shifts in _corners(side):
+    for (row, column), shifts in _corners(side, degrees != 0):
         middle = shifts[len(shifts) // 2]
-        top, left = ((within + _PATCH * whole) / _CANVAS for within, whole in zip((row, column), middle, strict=True))
-        base = Poses.of(side=side, left=left, top=top, degrees=float(degrees)).expand(len(images))
-        canvases, seen = put_back(images, base, aspect)
+        top, left = ((start + _PATCH * shift) / _CANVAS for start, shift in zip((row, column), middle, strict=True))
+        base = Poses.of(side=side, left=left, top=top, degrees=float(degrees))
+        canvases, seen = put_back(images, base.expand(len(images)), aspect)
         latents = reader.encode(canvases)
-        for shift in shifts:
-            down, right = shift[0] - middle[0], shift[1] - middle[1]
-            change = torch.tensor([0, right * _PATCH / _CANVAS, down * _PATCH / _CANVAS, 0])
+        cells = whole(seen[:1], (latents.shape[2], latents.shape[3])).view(1, 1, *latents.shape[2:]).float()
+        moved, inside, changes = [], [], []
+        for down, right in ((y - middle[0], x - middle[1]) for y, x in shifts):
             # What comes in from beyond the edge was not seen.
-            moved = pad(latents, (right, -right, down, -down))
-            inside = pad(seen, (right * patch, -right * patch, down * patch, -down * patch))
-            yield (base.values + change).to(images), reader.read(moved, inside).float()
+            by = (right, -right, down, -down)
+            moved.append(pad(latents, by))
+            inside.append(pad(cells, by).flatten())
+            changes.append([0, right * _PATCH / _CANVAS, down * _PATCH / _CANVAS, 0])
+        values = (base.values + torch.tensor(changes))[:, None].expand(-1, len(images), -1)
+        yield values.to(images), reader.read_alike(torch.stack(moved), torch.stack(inside)).float()
 
 
 def places_of(thorough: bool) -> int:
     """What a p-value is multiplied by: places at which a key is looked for in an image, those uphill included."""
-    windows = sum(len(shifts) for side in _SIDES for _, shifts in _corners(side))
-    return UPHILL * (len(_DEGREES) + windows * (1 + len(_TURNED) * thorough))
+    straight, turned = (sum(len(s) for side in _SIDES for _, s in _corners(side, turned)) for turned in (False, True))
+    return UPHILL * (len(_DEGREES) + straight + turned * len(_TURNED) * thorough)

@@ -9,7 +9,7 @@ from privgen.evaluation.training import evaluate_training, fingerprint, plan
 from privgen.evaluation.training_data import TrainingData
 from privgen.evaluation.training_ratio import first_reach, is_speedup, is_worse, ratio_over_seeds, steps_ratio
 from privgen.evaluation.training_report import check_output
-from privgen.evaluation.training_runs import batches, build_network, sample
+from privgen.evaluation.training_runs import batches, build_network, noise_schedule, sample
 from privgen.evaluation.training_settings import METHODS, SETTINGS, RunOptions, auto_method
 from privgen.metrics.features import fit_projection
 
@@ -137,11 +137,15 @@ def test_samplers_of_a_network_that_says_zero():
     network.leave.bias.data.zero_()
     x = torch.randn(2, 1, 6, 6)
     # A velocity of zero leaves noise where it is on straight paths; DDIM turns it by an angle.
-    assert torch.equal(sample(network, "flow", x, None, steps=3), x)
-    turned = sample(network, "ddim", x, None, steps=3)
-    ratio = turned / x
+    assert torch.equal(sample(network, SETTINGS["fashion-flow"], x, None, steps=3), x)
+    ratio = sample(network, SETTINGS["fashion-ddim"], x, None, steps=3) / x
     assert torch.allclose(ratio, ratio.mean().expand_as(ratio), atol=1e-4)
     assert not torch.allclose(ratio, torch.ones_like(ratio), atol=1e-3)
+
+
+@pytest.mark.parametrize(("betas", "left"), [("linear", 0.006), ("scaled_linear", 0.068)])
+def test_what_schedules_leave_of_the_image(betas, left):
+    assert float(noise_schedule(betas).alphas_cumprod[-1].sqrt()) == pytest.approx(left, abs=5e-4)
 
 
 def test_auto_is_what_assign_noise_takes():
@@ -160,7 +164,7 @@ def result(sets):
 
 def test_measures_every_setting(result):
     record = json.loads(json.dumps(result.record(), allow_nan=False))
-    names = {f"{name} {s.sampler}-{n}" for name, s in SETTINGS.items() for n in s.sampling}
+    names = {f"{name} {s.sampler}-{n}" for name, s in SETTINGS.items() for n in s.sampling if "scaled" not in name}
     assert set(record["settings"]) == names
     assert record["seeds"] == 2
     assert record["settings_with_speedup_1_3"] == len(record["with_speedup_1_3"])
@@ -263,7 +267,7 @@ def test_the_plan_goes_seed_by_seed():
     [
         ({"data": ["cifar"]}, "no data cifar; choose from fashion, scenes"),
         ({"data": []}, "no data given"),
-        ({"objectives": ["gan"]}, "no objective gan; choose from ddim, flow"),
+        ({"objectives": ["gan"]}, "no objective gan; choose from ddim, ddim-scaled, flow"),
         ({"methods": ["best"]}, "no method best; choose from knn-16"),
         ({"methods": ["vanilla"]}, "nothing to compare with vanilla"),
         ({"data": ["fashion"], "methods": ["within-label"]}, "nothing to compare with vanilla"),

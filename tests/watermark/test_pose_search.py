@@ -42,12 +42,6 @@ def matches(found, messages):
     return ((found.logits[own, own] > 0) == messages.bool()).sum(dim=1)
 
 
-def p_values(found, messages):
-    """(images, keys), corrected for the places."""
-    own = [p_values_of(weigh_bits(found.logits[:, k]), messages[k], "weighted") for k in range(len(messages))]
-    return found.places * np.concatenate(own, axis=1)
-
-
 def test_images_as_they_are_need_no_search(reader, marked, messages):
     found = reader(marked, messages, fpr=1e-6)
     own = np.arange(2)
@@ -65,27 +59,64 @@ def test_moved_images_are_found_where_they_are(reader, marked, messages):
     found = reader(moved, messages, fpr=1e-6)
     assert bool((matches(found, messages) > as_they_are).all())
     own = np.arange(2)
-    assert (p_values(found, messages).diagonal() < 1e-3).all()
+    assert (found.p.diagonal() < 1e-3).all()
+    again = [p_values_of(weigh_bits(found.logits[i, i]), messages[i], "weighted")[0, 0] for i in own]
+    assert found.p.diagonal() == pytest.approx(2 * places_of(False) * np.array(again))
     assert found.places[own, own].tolist() == [2 * places_of(False)] * 2
     distance = (found.poses[own, own] - poses.values).abs()
     assert bool((distance < torch.tensor([0.04, 0.04, 0.04, 3.0])).all())
+
+
+def test_each_image_can_have_keys_of_its_own(reader, marked, messages):
+    """And of those that all have, the same is read."""
+    moved = take(marked, Poses.of(degrees=13.0).expand(2))
+    own, all_keys = reader(moved, messages[:, None], fpr=1e-6), reader(moved, messages, fpr=1e-6)
+    assert own.logits.shape == (2, 1, 48)
+    for i in range(2):
+        torch.testing.assert_close(own.logits[i, 0], all_keys.logits[i, i], rtol=1e-3, atol=1e-3)
+
+
+def test_shapes_of_images_are_searched_apart(reader, marked, messages):
+    moved = take(marked, Poses.of(degrees=13.0).expand(2), torch.tensor([1.0, 1.5]))
+    both = reader(moved, messages[:, None], fpr=1e-6, aspect=torch.tensor([1.0, 1.5]))
+    for i, aspect in enumerate((1.0, 1.5)):
+        one = reader(moved[i, None], messages[i, None], fpr=1e-6, aspect=aspect)
+        torch.testing.assert_close(both.logits[i], one.logits[0], rtol=1e-3, atol=1e-3)
+        assert abs(float(one.poses[0, 0, 3]) - 13) < 3
+
+
+@pytest.mark.slow
+def test_turned_cut_outs_are_found_by_a_thorough_search(reader, marked, messages):
+    """After a plain one, which does not find them, and at the price of a third of the rate each."""
+    pose = Poses.of(side=0.8, left=0.1, top=0.05, degrees=20.0)
+    moved = take(marked[:1], pose)
+    plain = reader(moved, messages[:1], fpr=1e-6)
+    found = AlignedReader(reader.extractor, reader.aligner, thorough=True)(moved, messages[:1], fpr=1e-6)
+    assert plain.p[0, 0] > 1e-3 > found.p[0, 0]
+    assert found.places[0, 0] == 3 * places_of(True)
+    assert bool(((found.poses[0, 0] - pose.values[0]).abs() < torch.tensor([0.05, 0.05, 0.05, 3.0])).all())
 
 
 def test_a_key_is_tried_at_so_many_places(reader, photos, messages, monkeypatch):
     from privgen.watermark import pose_search
 
     tried, keep = [], pose_search._Best.keep
-    monkeypatch.setattr(pose_search._Best, "keep", lambda *args: (tried.append(1), keep(*args)))
-    monkeypatch.setattr(pose_search, "_uphill", lambda *args: pose_search._Best(1, torch.ones(1, 48)))
+
+    def counted(best, values, logits):
+        tried.append(len(values))
+        keep(best, values, logits)
+
+    monkeypatch.setattr(pose_search._Best, "keep", counted)
+    monkeypatch.setattr(pose_search, "_uphill", lambda *args: pose_search._Best(torch.ones(1, 1, 48)))
     search(reader.aligner, photos[:1], torch.ones(1, 48))
-    assert UPHILL * len(tried) == places_of(False)
+    assert UPHILL * sum(tried) == places_of(False)
 
 
 def test_unmarked_images_are_not_marked(reader, photos):
     """Of 24 pairs none is near: the correction for places is on the safe side."""
     messages = torch.randint(2, (12, 48), generator=torch.Generator().manual_seed(1))
     found = reader(photos, messages, fpr=1e-6)
-    assert p_values(found, messages).min() > 1e-3
+    assert found.p.min() > 1e-3
 
 
 def test_images_do_not_depend_on_their_batch(reader, marked, messages):
