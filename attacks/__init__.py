@@ -29,6 +29,7 @@ from privgen.attacks.photometric import Brightness, Contrast, Gamma, Hue, Satura
 from privgen.attacks.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
 from privgen.attacks.regeneration import Regeneration, Rinsing, VaeRoundTrip
 from privgen.attacks.registry import attack_class, get_attack, list_attacks, parse_attack, register
+from privgen.attacks.super_resolution import SuperResolution
 from privgen.attacks.surrogate import SurrogateForgery, SurrogateRemoval
 
 
@@ -75,6 +76,7 @@ __all__ = [
     "Saturation",
     "Sequence",
     "Sharpness",
+    "SuperResolution",
     "SurrogateForgery",
     "SurrogateRemoval",
     "TotalVariation",
