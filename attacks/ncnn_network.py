@@ -101,17 +101,6 @@ class NcnnNetwork(nn.Module):
             values |= dict.fromkeys(layer.outputs, made)
         return values[self.layers[-1].outputs[0]]
 
-    @property
-    def factor(self) -> int:
-        """How many times larger images come out."""
-        side = 8
-        with torch.no_grad():
-            return self(torch.zeros(1, 3, side, side, device=self._device)).shape[-1] // side
-
-    @property
-    def _device(self) -> torch.device:
-        return next((weight.device for weight in self.parameters()), torch.device("cpu"))
-
 
 class Weights:
     """Weights of a `.bin` file, which layers take one after the other.

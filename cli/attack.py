@@ -84,7 +84,8 @@ def run(
     Without a strength, the middle of the attack's range is taken; parameters follow it as KEY=VALUE after commas.
     Attacks of those who have collected images of one key take folders of them; averaging and surrogate attacks work
     on these alone, extractor_removal and extractor_forgery with the extractor that a model ships.
-    super_resolution needs `pip install 'privgen[super-resolution]'` or a model, neural_codec a file of weights as model.
+    super_resolution needs `pip install 'privgen[super-resolution]'` or a model, neural_codec a file of weights as
+    model.
     A run that was interrupted goes on where it stopped. A file that cannot be read is named, the rest is done, and
     the exit code is 1.
     """
