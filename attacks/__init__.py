@@ -24,11 +24,13 @@ from privgen.attacks.geometric import Crop, Erase, Rotation
 from privgen.attacks.gridpure import GrIDPure
 from privgen.attacks.jpeg import approximate_jpeg
 from privgen.attacks.model_attack import ModelAttack
+from privgen.attacks.neural_codec import NeuralCodec, NeuralCodecRoundTrip, load_neural_codec
 from privgen.attacks.pgd import GradientAttack
 from privgen.attacks.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
 from privgen.attacks.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
 from privgen.attacks.regeneration import Regeneration, Rinsing, VaeRoundTrip
 from privgen.attacks.registry import attack_class, get_attack, list_attacks, parse_attack, register
+from privgen.attacks.super_resolution import SuperResolution
 from privgen.attacks.surrogate import SurrogateForgery, SurrogateRemoval
 
 
@@ -65,6 +67,8 @@ __all__ = [
     "Kind",
     "Median",
     "ModelAttack",
+    "NeuralCodec",
+    "NeuralCodecRoundTrip",
     "Noise",
     "NonLocalMeans",
     "Photometric",
@@ -75,6 +79,7 @@ __all__ = [
     "Saturation",
     "Sequence",
     "Sharpness",
+    "SuperResolution",
     "SurrogateForgery",
     "SurrogateRemoval",
     "TotalVariation",
@@ -86,6 +91,7 @@ __all__ = [
     "get_attack",
     "list_attacks",
     "load_denoiser",
+    "load_neural_codec",
     "mean_residual",
     "parse_attack",
     "register",

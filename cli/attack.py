@@ -47,6 +47,7 @@ def list_(as_json: bool) -> None:
         "privgen attack run crop=0.5,place=centre photos -o attacked",
         "privgen attack run rotation=10 photos -o attacked --seed 1 --json",
         "privgen attack run regeneration=60,model=mini photos -o attacked",
+        "privgen attack run super_resolution=4,noise=0.1 photos -o attacked",
         "privgen attack run extractor_removal=4,steps=50 marked -o attacked",
         "privgen attack run averaging_forgery photos -o forged --marked collected --unmarked others",
     )
@@ -83,6 +84,8 @@ def run(
     Without a strength, the middle of the attack's range is taken; parameters follow it as KEY=VALUE after commas.
     Attacks of those who have collected images of one key take folders of them; averaging and surrogate attacks work
     on these alone, extractor_removal and extractor_forgery with the extractor that a model ships.
+    super_resolution needs `pip install 'privgen[super-resolution]'` or a model, neural_codec a file of weights as
+    model.
     A run that was interrupted goes on where it stopped. A file that cannot be read is named, the rest is done, and
     the exit code is 1.
     """

@@ -90,7 +90,8 @@ def robustness(
     Images are generated without a mark and with ours; other watermarks mark the ones without. All of them, marked or
     not, go through the same attacks and are read again. Figures come with 95 % intervals, under "spread"; the first
     ones are those of the model's default carrier. What cannot be run is null, and "not_run" says why. With -o, a run
-    that was interrupted, or gets more attacks, goes on where it stopped. Rivals need `pip install 'privgen[rivals]'`.
+    that was interrupted, or gets more attacks, goes on where it stopped. Rivals need `pip install 'privgen[rivals]'`,
+    super-resolution `privgen[super-resolution]`, ST-LPIPS `privgen[perceptual]`.
     """
     quiet_loading()
     from privgen.evaluation.processes import processes

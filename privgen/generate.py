@@ -50,7 +50,7 @@ def generate_batches(
     for first in range(0, len(prompts), batch_size):
         chosen = slice(first, first + batch_size)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
-        with _silent(pipeline):
+        with silent(pipeline):
             output = pipeline(
                 list(prompts[chosen]),
                 num_inference_steps=steps,
@@ -86,7 +86,7 @@ def generate(
 
 
 @contextmanager
-def _silent(pipeline: DiffusionPipeline) -> Iterator[None]:
+def silent(pipeline: DiffusionPipeline) -> Iterator[None]:
     """Without the pipeline's own progress bar, one a batch."""
     before = getattr(pipeline, "_progress_bar_config", None)
     pipeline.set_progress_bar_config(**(before or {}) | {"disable": True})

@@ -19,6 +19,7 @@ from privgen.evaluation.marking_methods import Contestant, ExtractorReader, Read
 from privgen.evaluation.processes import Processes
 from privgen.evaluation.rivals import RIVALS, SLOW, load_rivals
 from privgen.evaluation.robustness_log import Log, Row, work_id
+from privgen.evaluation.robustness_perception import perception
 from privgen.evaluation.robustness_plan import Planned, get_preset, plan_attacks
 from privgen.evaluation.robustness_report import Lead, MethodScores, RobustnessEvaluation, Shown
 from privgen.evaluation.robustness_run import Batch, Work, measure
@@ -188,8 +189,11 @@ def _scores(work: Work, contestant: Contestant, rows: Sequence[Row], losses: Los
     messages = contestant.messages(work.keys)
     own = [row for row in rows if row.method == contestant.name]
     by_attack = {key: [row for row in own if row.attack == key] for key in {row.attack for row in own}}
+    clean = by_attack[CLEAN]
     attacks = {
-        entry.key: score(by_attack[entry.key], messages, losses) if entry.key in by_attack else None
+        entry.key: score(by_attack[entry.key], messages, losses) | perception(by_attack[entry.key], clean)
+        if entry.key in by_attack
+        else None
         for entry in work.planned
     }
     middle = [entry.key for entry in work.planned if entry.middle and entry.key in by_attack]
@@ -201,8 +205,8 @@ def _scores(work: Work, contestant: Contestant, rows: Sequence[Row], losses: Los
         contestant.name,
         contestant.name in RIVALS,
         contestant.n_bits,
-        len(by_attack[CLEAN]),
-        score(by_attack[CLEAN], messages, None),
+        len(clean),
+        score(clean, messages, None) | perception(clean, ()),
         attacks,
         means,
         curves_of(work.planned, attacks),

@@ -33,6 +33,9 @@ class Row:
         places: what the p-value of `marked` is to be multiplied by, because the mark was searched for.
         unmarked_places: the same of `unmarked`, which then was searched for the key of the image alone; 0 where it
             was not searched, and is compared with all keys.
+        st_lpips: of the images that `psnr_db` compares; None where it is not installed.
+        features: of the attacked marked image, as `privgen.evaluation.robustness_perception` writes them; None where
+            no Frechet distance is asked for, or its network is not installed.
     """
 
     method: str
@@ -44,6 +47,8 @@ class Row:
     ssim: float
     places: int = 1
     unmarked_places: int = 0
+    st_lpips: float | None = None
+    features: str | None = None
 
 
 class Log:

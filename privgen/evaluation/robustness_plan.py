@@ -13,6 +13,7 @@ from privgen.attacks import (
     GrIDPure,
     Regeneration,
     Rinsing,
+    SuperResolution,
     VaeRoundTrip,
     list_attacks,
     load_denoiser,
@@ -68,6 +69,7 @@ PRESETS = {
             "rinsing": (4,),
             "diffpure": (75, 150),
             "gridpure": (15,),
+            "super_resolution": (2,),
         },
     ),
 }
@@ -85,6 +87,7 @@ ALWAYS: dict[str, tuple[float, ...]] = {
     "diffpure": (100,),
     "regeneration": (60,),
     "rinsing": (2,),
+    "super_resolution": (4,),
 }
 """Strengths that every preset runs, beside the middle one of every distortion."""
 
@@ -158,6 +161,7 @@ def plan_attacks(
         "rinsing": partial(Rinsing, model=pipeline),
         "diffpure": partial(_purifier, DiffPure, model, device),
         "gridpure": partial(_purifier, GrIDPure, model, device),
+        "super_resolution": partial(SuperResolution, device=device),
     }
     planned = []
     for kind in list_attacks():

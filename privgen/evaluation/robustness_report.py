@@ -25,7 +25,8 @@ NOTE = (
     "tpr: share of marked images in which the weighted test finds the key. fpr: "
     "the same of pairs of an unmarked image, under the same attack, and any of the keys; its interval counts pairs as "
     "independent, and they share images and keys. psnr_db and ssim compare the attacked marked image with the marked "
-    "one; under clean, the marked image with the unmarked one. quality_loss: WAVES' scaling of both."
+    "one; under clean, the marked image with the unmarked one. quality_loss: WAVES' scaling of both. st_lpips (not "
+    "LPIPS) and fd_mnv2 (Frechet distance by MobileNetV2, not FID) compare the same and are there where installed."
 )
 
 

@@ -15,6 +15,7 @@ from privgen.attacks import Attack
 from privgen.evaluation.marking_methods import Contestant, Reader, SearchingReader, read_weighed
 from privgen.evaluation.processes import Processes
 from privgen.evaluation.robustness_log import Log, Row, finite_or_none
+from privgen.evaluation.robustness_perception import FEWEST, perceive
 from privgen.evaluation.robustness_plan import Planned
 from privgen.evaluation.watermark_reading import CLEAN, Bits, Generation, Weighed, as_saved
 from privgen.metrics.quality import psnr, ssim
@@ -155,7 +156,12 @@ def _new_rows(
     unmarked_places += [0] * (len(numbers) - count)
     decibels, similarity = map(finite_or_none, psnr(result, before).tolist()), ssim(result, before).tolist()
     columns = (found.tolist(), told, decibels, similarity, places, unmarked_places)
-    return [Row(contestant.name, key, *row) for row in zip(numbers, *columns, strict=True)]
+    enough = len(batch.work.numbers(contestant, entry, range(len(batch.work.keys)))) >= FEWEST
+    seen = perceive(result, before, with_features=enough)
+    return [
+        Row(contestant.name, key, *row, **perceived)
+        for row, perceived in zip(zip(numbers, *columns, strict=True), seen, strict=True)
+    ]
 
 
 def _look_for(reader: Reader, images: Tensor, messages: Bits) -> tuple[Weighed, list[int]]:

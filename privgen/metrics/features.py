@@ -77,11 +77,12 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
         raise ValueError(f"expected (N, d) and (M, d) of at least 2 rows, got {tuple(x.shape)} and {tuple(y.shape)}")
     if not (x.isfinite().all() and y.isfinite().all()):
         return math.nan
-    cov_x, cov_y = (torch.cov(z.T).reshape(z.shape[1], z.shape[1]) for z in (x, y))
-    values, vectors = torch.linalg.eigh(cov_x)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0).sqrt().sum()
-    distance = (x.mean(0) - y.mean(0)).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross
+    # S = A^T A, and the roots of the eigenvalues of S_1 S_2 are the singular values of A_1 A_2^T: small for few rows.
+    a, b = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
+    if len(x) > x.shape[1] or len(y) > y.shape[1]:
+        a, b = (torch.linalg.qr(z).R for z in (a, b))  # the same A^T A of at most d rows
+    cross = torch.linalg.svdvals(a @ b.T).sum()
+    distance = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
     return max(float(distance), 0.0)
 
 

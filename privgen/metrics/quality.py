@@ -26,7 +26,7 @@ def psnr(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: shapes that do not fit, or pixels outside [0, 1].
     """
-    images, references = _checked(images, references)
+    images, references = check_pairs(images, references)
     error = (images.double() - references.double()).square().flatten(1).mean(1)
     return (-10 * error.log10()).to(images.dtype)
 
@@ -47,14 +47,14 @@ def ssim(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: shapes that do not fit, sides below 11, or pixels outside [0, 1].
     """
-    images, references = _checked(images, references)
+    images, references = check_pairs(images, references)
     if min(images.shape[-2:]) < _SSIM_WINDOW:
         raise ValueError(f"expected sides of at least {_SSIM_WINDOW} pixels, got {tuple(images.shape[-2:])}")
     similarity: torch.Tensor = _ssim(images, references, data_range=1.0, size_average=False)
     return similarity
 
 
-def _checked(images: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def check_pairs(images: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both in a precision that differences survive, or an error."""
     if images.ndim != 4 or 0 in images.shape or images.shape != references.shape:
         shapes = f"{tuple(images.shape)} and {tuple(references.shape)}"

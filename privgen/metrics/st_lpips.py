@@ -1,0 +1,125 @@
+"""ST-LPIPS: how different two images look, to a network that small shifts do not disturb.
+
+Ghildyal and Liu, Shift-tolerant perceptual similarity metric, arXiv 2207.13686: LPIPS (Zhang et al., arXiv 1801.03924)
+with an AlexNet that blurs before it leaves pixels out, trained on the same judgements. Its numbers are not those of
+LPIPS.
+
+Weights are those of the package stlpips-pytorch (BSD 2-clause); its code, parts of which may not be used
+commercially, is neither needed nor run.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from privgen.metrics.quality import check_pairs
+from privgen.weights import find_packaged, read_packaged
+
+
+_PACKAGE, _FILE = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"
+_ADVICE = "run `pip install 'privgen[perceptual]'`"
+
+SMALLEST = 32
+"""Side in pixels that images need at least."""
+
+
+class ShiftTolerantAlexNet(nn.Module):
+    """Five layers of features and a weight for each channel of them.
+
+    Args:
+        width: channels of the first layer; 64 is the published network's, and the others follow.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        channels = (width, 3 * width, 6 * width, 4 * width, 4 * width)
+        sides = ((11, 2), (5, 2), (3, 1), (3, 1), (3, 1))  # kernel, padding
+        inputs = (3, *channels[:-1])
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(n_in, n_out, side, padding=padding)
+            for n_in, n_out, (side, padding) in zip(inputs, channels, sides, strict=True)
+        )
+        self.weights = nn.ParameterList(torch.zeros(1, n, 1, 1) for n in channels)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Features of five layers.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+        """
+        shift, scale = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_SHIFT, _SCALE))
+        x = (2 * images - 1 - shift) / scale
+        found = []
+        for number, convolution in enumerate(self.convolutions):
+            if number in (1, 2):
+                x = _blur_and_halve(F.max_pool2d(x, 3, stride=1))
+            x = convolution(x)
+            if number == 0:
+                x = _blur_and_halve(x)
+            x = F.relu(x)
+            found.append(x)
+        return found
+
+    def forward(self, images: Tensor, references: Tensor) -> Tensor:
+        """Distances (B,): squared differences of unit vectors of features, weighed, averaged over places, summed."""
+        pairs = zip(self.features(images), self.features(references), self.weights, strict=True)
+        return torch.stack([(w * (_unit(x) - _unit(y)).square()).sum(1).mean((1, 2)) for x, y, w in pairs]).sum(0)
+
+
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+"""Mean and spread of colours in [-1, 1] that LPIPS was trained with."""
+
+
+def st_lpips_installed() -> bool:
+    """Whether `st_lpips` can run."""
+    return find_packaged(_PACKAGE, _FILE) is not None
+
+
+def st_lpips(images: Tensor, references: Tensor) -> Tensor:
+    """ST-LPIPS of each image, with the AlexNet; differentiable.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1], each side at least `SMALLEST`.
+        references: the same shape and range.
+
+    Returns:
+        (B,), 0 for equal images.
+
+    Raises:
+        PrivgenError: the weights are not installed.
+        ValueError: shapes that do not fit, or pixels outside [0, 1].
+    """
+    images, references = check_pairs(images, references)
+    if images.shape[1] != 3 or min(images.shape[-2:]) < SMALLEST:
+        raise ValueError(f"expected (B, 3, H, W) with sides of at least {SMALLEST}, got {tuple(images.shape)}")
+    network = _network()
+    distances: Tensor = network.to(images.device, images.dtype)(images, references)
+    return distances
+
+
+@lru_cache(maxsize=1)
+def _network() -> ShiftTolerantAlexNet:
+    stored = read_packaged(_PACKAGE, _FILE, _ADVICE)
+    network = ShiftTolerantAlexNet()
+    names = ("slice1.0", "slice2.5", "slice3.9", "slice4.11", "slice5.13")
+    for number, name in enumerate(names):
+        convolution = network.convolutions[number]
+        convolution.load_state_dict({key: stored[f"net.{name}.{key}"] for key in ("weight", "bias")})
+        network.weights[number].data.copy_(stored[f"lin{number}.model.1.weight"])
+    return network.eval().requires_grad_(False)
+
+
+def _blur_and_halve(x: Tensor) -> Tensor:
+    """A binomial filter of 3 x 3, each second pixel of what it gives; two pixels reflected at the edges."""
+    row = x.new_tensor([0.25, 0.5, 0.25])
+    kernel = torch.outer(row, row).expand(x.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=x.shape[1])
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Features of each place as a vector of length 1; without a slope where there are none."""
+    return x / (x.square().sum(1, keepdim=True).clamp(min=1e-20).sqrt() + 1e-10)
