@@ -1,6 +1,6 @@
 """Measures noise assignment against the published way and other packages, in one run on one machine.
 
-The other packages: pip install "privgen[bench]" and pip install --no-deps torchcfm, whose dependencies are not needed.
+The other packages: pip install pot lapx, and pip install --no-deps torchcfm, whose dependencies are not needed.
 What is missing is left out and named. Images are smooth random ones in [-1, 1]; times are medians in milliseconds of
 the whole call, from the images and noises to the noise of every image.
 """
