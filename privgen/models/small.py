@@ -17,10 +17,19 @@ class SmallDenoiser(nn.Module):
         inner: channels at half of it, a multiple of 8.
         depth: blocks there.
         classes: to be conditioned on; 0 is unconditional.
+        learn_variance: give twice the channels, for `variance_type` learned_range.
     """
 
     def __init__(
-        self, channels: int, *, patch: int = 1, width: int = 64, inner: int = 96, depth: int = 2, classes: int = 0
+        self,
+        channels: int,
+        *,
+        patch: int = 1,
+        width: int = 64,
+        inner: int = 96,
+        depth: int = 2,
+        classes: int = 0,
+        learn_variance: bool = False,
     ) -> None:
         super().__init__()
         self.patch, hidden, flat = patch, 128, channels * patch**2
@@ -36,7 +45,7 @@ class SmallDenoiser(nn.Module):
         self.join = nn.Conv2d(2 * width, width, 1)
         self.last = _Block(width, hidden)
         self.norm = nn.GroupNorm(8, width)
-        self.leave = nn.Conv2d(width, flat, 3, padding=1)
+        self.leave = nn.Conv2d(width, flat * (2 if learn_variance else 1), 3, padding=1)
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -48,7 +57,7 @@ class SmallDenoiser(nn.Module):
             labels: (B,), int64, with classes only.
 
         Returns:
-            (B, C, H, W).
+            (B, C, H, W), or (B, 2 C, H, W) with a learned variance.
         """
         phases = t[:, None] * self.frequencies
         condition = self.time(torch.cat([phases.sin(), phases.cos()], 1))
