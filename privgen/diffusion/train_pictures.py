@@ -33,10 +33,10 @@ class PictureTraining:
         dtype: of the network's arithmetic; "bfloat16" is faster where the processor has it.
     """
 
-    steps: int = 1000
-    batch_size: int = 128
+    steps: int = 300
+    batch_size: int = 64
     learning_rate: float = 2e-3
-    patch: int = 4
+    patch: int = 8
     width: int = 64
     inner: int = 96
     depth: int = 2
@@ -90,7 +90,6 @@ def train_pictures(data: Tensor, training: PictureTraining, *, seed: int) -> Sma
             group["lr"] = training.learning_rate * _pace(step, training.steps)
         x_0 = data[torch.randint(len(data), (training.batch_size,), generator=generator)]
         _loss(network, x_0, training, generator).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         average.step(network.parameters())

@@ -27,13 +27,13 @@ class Amount:
 PRESETS: Mapping[str, Mapping[str, Amount]] = {
     "quick": {
         "grid": Amount(100, 2, 2000, 4000),
-        "shapes": Amount(50, 2, 100, 300),
-        "chess": Amount(50, 2, 100, 300),
+        "shapes": Amount(25, 2, 200, 200),
+        "chess": Amount(25, 2, 100, 200),
     },
     "standard": {
         "grid": Amount(100, 4, 5000, 10_000),
-        "shapes": Amount(50, 4, 1000, 1500),
-        "chess": Amount(50, 4, 1000, 1500),
+        "shapes": Amount(50, 4, 1000, 300),
+        "chess": Amount(50, 4, 1000, 600),
     },
 }
 """By name and task."""

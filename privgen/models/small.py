@@ -17,7 +17,9 @@ class SmallDenoiser(nn.Module):
         inner: channels at half of it, a multiple of 8.
         depth: blocks there.
         classes: to be conditioned on; 0 is unconditional.
-        learn_variance: give twice the channels, for `variance_type` learned_range.
+        learn_variance: give twice the channels, for `variance_type` learned_range. What the second half is made of is
+            learnt for the first alone: its loss, large where the reverse step's variance is small, would drown the
+            other's.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class SmallDenoiser(nn.Module):
         self.join = nn.Conv2d(2 * width, width, 1)
         self.last = _Block(width, hidden)
         self.norm = nn.GroupNorm(8, width)
-        self.leave = nn.Conv2d(width, flat * (2 if learn_variance else 1), 3, padding=1)
+        self.leave = nn.Conv2d(width, flat, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
+        self.variance = nn.Conv2d(width, flat, 3, padding=1) if learn_variance else None
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Predict.
@@ -70,8 +73,9 @@ class SmallDenoiser(nn.Module):
         for block in self.inner:
             coarse = block(coarse, condition)
         spread = pixel_shuffle(self.up(coarse), 2)[..., :height, :width]
-        h = self.last(self.join(torch.cat([fine, spread], 1)), condition)
-        return pixel_shuffle(self.leave(silu(self.norm(h))), self.patch)
+        h = silu(self.norm(self.last(self.join(torch.cat([fine, spread], 1)), condition)))
+        outputs = [self.leave(h)] if self.variance is None else [self.leave(h), self.variance(h.detach())]
+        return pixel_shuffle(torch.cat(outputs, 1), self.patch)
 
 
 class GarmentClassifier(nn.Module):
