@@ -29,7 +29,7 @@ def evaluate_hallucination(
     *,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
-    cost_steps: int = 60,
+    cost_steps: int = 40,
 ) -> HallucinationEvaluation:
     """Train on every task and sample with every method, or go on where an earlier call was interrupted.
 

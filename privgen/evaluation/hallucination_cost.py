@@ -12,7 +12,7 @@ from privgen.evaluation.hallucination_tasks import PictureTask
 from privgen.evaluation.spread import Measured, median
 
 
-BATCH = 32
+BATCH = 16
 """Pictures of a step."""
 AMPLIFIED = Amplification(1.5, gate="trajectory", eta=1.1)
 """The dearest amplification there is, at every step."""

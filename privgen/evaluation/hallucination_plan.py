@@ -96,7 +96,6 @@ def plan(
     plans = []
     for name in dict.fromkeys(tasks or TASKS):
         amount = replace(PRESETS[preset][name], **changes)
-        task = TASKS[name]()
-        task = replace(task, training=replace(task.training, steps=amount.training_steps))
+        task = TASKS[name]().trained_for(amount.training_steps)
         plans.append(Plan(task, amount.nfe, amount.seeds, amount.samples))
     return plans

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -71,6 +71,10 @@ class Task(ABC):
     def held_out(self, n: int, seed: int) -> Tensor:
         """Other data, (n, ...)."""
 
+    @abstractmethod
+    def trained_for(self, steps: int) -> Self:
+        """The same with another number of training steps."""
+
     def data_settings(self) -> dict[str, Any]:
         """All that the data depend on but the seed."""
         return {}
@@ -123,6 +127,9 @@ class Grid(Task):
     def mixture(self) -> GaussianMixture:
         """The law of the data."""
         return gaussian_grid()
+
+    def trained_for(self, steps: int) -> Self:
+        return replace(self, training=replace(self.training, steps=steps))
 
     def training_set(self, seed: int) -> Tensor:
         return training_set(self.mixture, self.training, seed=seed)
@@ -184,6 +191,9 @@ class PictureTask(Task):
     @abstractmethod
     def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """A picture in [0, 1] in colour, with what is wrong outlined."""
+
+    def trained_for(self, steps: int) -> Self:
+        return replace(self, training=replace(self.training, steps=steps))
 
     def training_set(self, seed: int) -> Tensor:
         return self._pictures(self.training.training_samples, seed + 1_000_003)
@@ -283,5 +293,5 @@ class Chess(PictureTask):
         return mark_board(pixels)
 
 
-TASKS: Mapping[str, type[Grid] | type[Shapes] | type[Chess]] = {task.name: task for task in (Grid, Shapes, Chess)}
+TASKS: Mapping[str, type[Task]] = {task.name: task for task in (Grid, Shapes, Chess)}
 """By name."""

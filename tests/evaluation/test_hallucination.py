@@ -135,7 +135,7 @@ def test_detector_sees_how_far_a_sample_is_from_its_mode(prediction):
     away = torch.tensor([0.0, 0.05, 0.1, 0.15])
     x = torch.stack([0.5 + away, torch.zeros(4)], 1)
     scores = Detector((20,)).scores(lambda x, t: network(x, t).sample, scheduler, x)
-    # Near a mode, the noise of sqrt(alpha_bar) x is sigma alpha (x - mu) / (alpha^2 std^2 + sigma^2), on one of 2 axes.
+    # Near a mode the noise of sqrt(alpha_bar) x is sigma alpha (x - mu) / (alpha^2 std^2 + sigma^2), on 1 of 2 axes.
     alpha_bar = float(scheduler.alphas_cumprod[20])
     variance = alpha_bar * mixture.std**2 + 1 - alpha_bar
     expected = (1 - alpha_bar) * alpha_bar * away**2 / variance**2 / 2
@@ -167,7 +167,9 @@ def test_training_is_seeded_and_learns():
 
 
 def test_pictures_are_learnt():
-    training = PictureTraining(patch=8, width=16, inner=16, depth=1, training_samples=16, batch_size=16, dtype="float32")
+    training = PictureTraining(
+        patch=8, width=16, inner=16, depth=1, training_samples=16, batch_size=16, dtype="float32"
+    )
     task = Shapes(training=training)
     data = task.training_set(0)
     nets = [replace(task, training=replace(training, steps=n)).train(data, "precision", 0) for n in (1, 60)]
