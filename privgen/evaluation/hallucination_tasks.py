@@ -71,6 +71,11 @@ class Task(ABC):
     def held_out(self, n: int, seed: int) -> Tensor:
         """Other data, (n, ...)."""
 
+    @property
+    def reader_error(self) -> float:
+        """Share of real data that the validator takes for hallucinated."""
+        return self.validate(self.held_out(2, 0)).reader_error
+
     @abstractmethod
     def trained_for(self, steps: int) -> Self:
         """The same with another number of training steps."""
@@ -293,5 +298,5 @@ class Chess(PictureTask):
         return mark_board(pixels)
 
 
-TASKS: Mapping[str, type[Task]] = {task.name: task for task in (Grid, Shapes, Chess)}
+TASKS: Mapping[str, type[Grid] | type[Shapes] | type[Chess]] = {task.name: task for task in (Grid, Shapes, Chess)}
 """By name."""

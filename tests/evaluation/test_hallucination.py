@@ -207,6 +207,9 @@ def test_boards_are_legal_and_near_the_start():
     assert (data.shape, float(data.min()) >= -1, float(data.max()) <= 1) == ((5, 3, 128, 128), True, True)
     assert not task.validate(data).hallucinated.any()
     assert task.validate(torch.full((1, 3, 128, 128), math.nan)).hallucinated.all()
+    small = replace(task, training=SMALL)
+    assert small.denoiser(small.build("vsm", 0))(data, torch.tensor(10)).shape == (5, 6, 128, 128)
+    assert task.cover(data[:3], task.held_out(8, 1)).keys() == {"covered"}
 
 
 def test_intervals_are_student_s():
