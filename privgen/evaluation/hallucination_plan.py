@@ -32,8 +32,8 @@ PRESETS: Mapping[str, Mapping[str, Amount]] = {
     },
     "standard": {
         "grid": Amount(100, 4, 5000, 10_000),
-        "shapes": Amount(50, 4, 1000, 300),
-        "chess": Amount(50, 4, 1000, 600),
+        "shapes": Amount(25, 4, 1000, 600),
+        "chess": Amount(25, 4, 1000, 600),
     },
 }
 """By name and task."""

@@ -11,6 +11,8 @@ Variant = tuple[str, Amplification | None, float]
 """Loss, amplification and rejected share of a method."""
 LATE: Window = (0.0, 100.0)
 """Timesteps at which a sample is near a mode or between two: on the grid, amplification helps only there."""
+LOW: Window = (0.0, 400.0)
+"""The same for pictures: amplified at all timesteps, on one seed every picture was spoilt."""
 
 _GRID: Mapping[str, Variant] = {
     "plain": ("simple", None, 0.0),
@@ -27,13 +29,13 @@ _GRID: Mapping[str, Variant] = {
 }
 _PICTURES: Mapping[str, Variant] = {
     "plain": ("simple", None, 0.0),
-    "gamma 1.3": ("simple", Amplification(1.3), 0.0),
-    "trajectory gate 2": ("simple", Amplification(2.0, gate="trajectory"), 0.0),
+    "gamma 1.3 below 400": ("simple", Amplification(1.3, window=LOW), 0.0),
+    "trajectory gate 1.3 below 400": ("simple", Amplification(1.3, gate="trajectory", window=LOW), 0.0),
     "tangent 1.25": ("simple", Amplification(eta=1.25), 0.0),
     "reject 0.2": ("simple", None, 0.2),
     "vsm loss": ("vsm", None, 0.0),
     "precision penalty": ("precision", None, 0.0),
-    "learned gate, reject 0.2": ("precision", Amplification(1.3, gate="learned"), 0.2),
+    "learned gate, reject 0.2": ("precision", Amplification(1.3, gate="learned", window=LOW), 0.2),
 }
 
 
@@ -45,11 +47,11 @@ def _for_samplers(variants: Mapping[str, Variant]) -> dict[str, Method]:
 
 
 GRID_METHODS = _for_samplers(_GRID)
-GRID_OURS = {"sampling": "ddim reject 0.1", "trained": "ddim reject 0.1", "vsm": "ddpm vsm loss"}
+GRID_OURS = {"sampling": "ddpm reject 0.2", "trained": "ddpm precision penalty", "vsm": "ddpm vsm loss"}
 GRID_DETECTOR = Detector((20,))
 SHAPES_METHODS = _for_samplers(_PICTURES)
 SHAPES_OURS = {"sampling": "ddim reject 0.2", "trained": "ddim learned gate, reject 0.2", "vsm": "ddpm vsm loss"}
-SHAPES_DETECTOR = Detector((20,))
+SHAPES_DETECTOR = Detector((100,))
 CHESS_METHODS = SHAPES_METHODS
 CHESS_OURS = SHAPES_OURS
 CHESS_DETECTOR = SHAPES_DETECTOR

@@ -249,7 +249,7 @@ class Shapes(PictureTask):
     methods: Mapping[str, Method] = field(default_factory=lambda: dict(SHAPES_METHODS))
     ours: Mapping[str, str] = field(default_factory=lambda: dict(SHAPES_OURS))
     detector: Detector = SHAPES_DETECTOR
-    training: PictureTraining = field(default_factory=PictureTraining)
+    training: PictureTraining = field(default_factory=lambda: PictureTraining(steps=600))
     name: ClassVar[str] = "shapes"
     shown: ClassVar[int] = 16
     channels: ClassVar[int] = 1

@@ -168,7 +168,7 @@ def test_training_is_seeded_and_learns():
 
 def test_pictures_are_learnt():
     training = PictureTraining(
-        patch=8, width=16, inner=16, depth=1, training_samples=16, batch_size=16, dtype="float32"
+        patch=8, width=16, inner=16, depth=1, training_samples=16, batch_size=16, learning_rate=0.02, dtype="float32"
     )
     task = Shapes(training=training)
     data = task.training_set(0)
