@@ -10,6 +10,7 @@ import click
 
 from privgen.cli import options
 from privgen.cli.evaluate_adaptive import adaptive
+from privgen.cli.evaluate_hallucination import hallucination
 from privgen.cli.evaluate_robustness import robustness
 from privgen.cli.evaluate_training import training
 from privgen.cli.groups import Group
@@ -168,51 +169,7 @@ def watermark(
     echo(result.record() if as_json else result.summary(), as_json=as_json)
 
 
-@evaluate.command(
-    epilog=options.examples(
-        "privgen evaluate hallucination -o runs/hallucination",
-        "privgen evaluate hallucination --nfe 25 --seeds 3 --samples 10000 --json",
-    )
-)
-@click.option("--nfe", type=click.IntRange(8, 1000), default=100, show_default=True, help="Network calls a sample.")
-@click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings to average over.")
-@click.option("--samples", type=click.IntRange(100), default=4000, show_default=True, help="Samples of each method.")
-@click.option(
-    "--training-steps", type=click.IntRange(1), default=10_000, show_default=True, help="Steps of each training."
-)
-@options.seed(help="The first seed.")
-@options.output(metavar="DIR", help="Folder for results.json and plots.")
-@options.json()
-@options.overwrite()
-def hallucination(
-    nfe: int,
-    seeds: int,
-    samples: int,
-    training_steps: int,
-    seed: int,
-    output: Path | None,
-    as_json: bool,
-    overwrite: bool,
-) -> None:
-    """Measure methods against hallucination, at equal network calls.
-
-    The data are a grid of 25 Gaussians; a sample farther than 3 standard deviations from every one is hallucinated.
-    Small networks are trained on it, three a seed, each in a minute on one core. "covered" counts the modes that are
-    left, "reduction" compares with plain sampling. Figures come with 95 % intervals over the seeds, in results.json.
-    """
-    quiet_loading()
-    from privgen.diffusion.train_toy import ToyTraining
-    from privgen.evaluation.hallucination import check_output, evaluate_hallucination
-
-    if output is not None:
-        check_output(output, overwrite=overwrite)
-    training = ToyTraining(steps=training_steps)
-    result = evaluate_hallucination(nfe=nfe, seeds=seeds, samples=samples, seed=seed, training=training)
-    if output is not None:
-        result.save(output, overwrite=overwrite)
-    echo(result.record() if as_json else result.table(), as_json=as_json)
-
-
+evaluate.add_command(hallucination)
 evaluate.add_command(robustness)
 evaluate.add_command(training)
 evaluate.add_command(adaptive)

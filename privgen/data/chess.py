@@ -53,16 +53,17 @@ class Position:
         return f"{rows} {'w' if self.white_to_move else 'b'} - - {self.quiet} {self.move}"
 
 
-def random_position(seed: int, index: int) -> Position:
-    """A legal position: the start position and up to `MAX_PLIES` random legal moves, castling and en passant left out.
+def random_position(seed: int, index: int, *, max_plies: int = MAX_PLIES) -> Position:
+    """A legal position: the start position and some random legal moves, castling and en passant left out.
 
     Args:
         seed: of a set of positions.
         index: which of it.
+        max_plies: of which every number from 0 to this is as likely.
     """
     rng = np.random.Generator(np.random.PCG64([seed, index]))
     position = Position()
-    for _ in range(int(rng.integers(MAX_PLIES + 1))):
+    for _ in range(int(rng.integers(max_plies + 1))):
         moves = list(pseudo_moves(position.board, position.white_to_move))
         after = (_moved(position, moves[i]) for i in rng.permutation(len(moves)))
         following = next((p for p in after if not is_in_check(p.board, position.white_to_move)), None)

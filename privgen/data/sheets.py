@@ -14,7 +14,8 @@ from privgen.errors import UsageError
 from privgen.files import write_bytes
 
 
-OUTLINES = ((255, 255, 255), (255, 220, 0), (0, 230, 255))
+Colour = tuple[int, int, int]
+OUTLINES: tuple[Colour, ...] = ((255, 255, 255), (255, 220, 0), (0, 230, 255))
 """Colours of the outlines of a scene's first, second and third object."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -58,12 +59,15 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
     return sheet
 
 
-def outline(pixels: NDArray[np.float32], masks: NDArray[np.float32]) -> NDArray[np.float32]:
+def outline(
+    pixels: NDArray[np.float32], masks: NDArray[np.float32], colours: Sequence[Colour] = OUTLINES
+) -> NDArray[np.float32]:
     """Draw the outlines of masks over a picture, one pixel wide and outside the objects.
 
     Args:
         pixels: (3, height, width) in [0, 1].
         masks: (objects, height, width) in [0, 1]; an object is where its mask is at least one half.
+        colours: of the outlines, from 0 to 255, in turn.
 
     Returns:
         A new picture of the same shape and range.
@@ -72,7 +76,7 @@ def outline(pixels: NDArray[np.float32], masks: NDArray[np.float32]) -> NDArray[
     for i, mask in enumerate(masks):
         inside = np.pad(mask >= 0.5, 1)
         near = inside[:-2, 1:-1] | inside[2:, 1:-1] | inside[1:-1, :-2] | inside[1:-1, 2:]
-        colour = np.asarray(OUTLINES[i % len(OUTLINES)], np.float32) / 255
+        colour = np.asarray(colours[i % len(colours)], np.float32) / 255
         drawn[:, near & ~inside[1:-1, 1:-1]] = colour[:, None]
     return drawn
 

@@ -39,6 +39,14 @@ def toy_scheduler() -> DDPMScheduler:
     return DDPMScheduler(1000, clip_sample=False, timestep_spacing="trailing")
 
 
+def build_toy_network(dimensions: int, training: ToyTraining, *, seed: int) -> ToyDenoiser:
+    """The untrained network, for samples of `dimensions` numbers."""
+    learn_variance = training.variance is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+        return ToyDenoiser(dimensions, training.width, training.layers, learn_variance)
+
+
 def train_toy(data: torch.Tensor, training: ToyTraining, *, seed: int) -> ToyDenoiser:
     """Train a noise-predicting network.
 
@@ -47,10 +55,7 @@ def train_toy(data: torch.Tensor, training: ToyTraining, *, seed: int) -> ToyDen
         training: how.
         seed: of weights, batches, timesteps and noise.
     """
-    learn_variance = training.variance is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
-        network = ToyDenoiser(data.shape[1], training.width, training.layers, learn_variance)
+    network = build_toy_network(data.shape[1], training, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)

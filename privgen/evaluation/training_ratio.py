@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from privgen.evaluation.hallucination import over_seeds
-from privgen.evaluation.spread import Measured
+from privgen.evaluation.spread import Measured, over_seeds
 
 
 SPEEDUP = 1.3

@@ -13,8 +13,7 @@ from PIL import Image
 
 from privgen.data.sheets import save_picture
 from privgen.environment import Environment, environment
-from privgen.evaluation.hallucination import over_seeds
-from privgen.evaluation.spread import Measured
+from privgen.evaluation.spread import Measured, over_seeds
 from privgen.evaluation.training_data import TrainingData
 from privgen.evaluation.training_pictures import draw_curves
 from privgen.evaluation.training_ratio import is_speedup, is_worse, ratio_over_seeds, steps_ratio

@@ -14,7 +14,7 @@ from PIL import Image
 from privgen.data.sheets import save_picture
 from privgen.environment import Environment
 from privgen.evaluation.model import RESULTS
-from privgen.evaluation.spread import Measured, finite, intervals, mean, share, values
+from privgen.evaluation.spread import Measured, finite, intervals, mean, median, share, values
 from privgen.evaluation.watermark_marking import MarkedImages
 from privgen.evaluation.watermark_negatives import Negatives
 from privgen.evaluation.watermark_reading import ATTACKS, CLEAN, Bits, Weighed
@@ -216,20 +216,6 @@ def calibrate(read: Weighed, keys_bits: Bits) -> dict[str, Any]:
         "bit_bias_by_chance": float(norm.ppf(1 - 0.025 / n_bits)) / (2 * math.sqrt(images)),
         "spread": intervals(rates),
     }
-
-
-def median(values: Sequence[float]) -> Measured:
-    """The median of independent values; its interval is that of order statistics, for any distribution.
-
-    Args:
-        values: at least one; below six they are too few for an interval of 95 %.
-    """
-    from scipy.stats import binom
-
-    x, n = np.sort(np.asarray(values, np.float64)), len(values)
-    rank = int(binom.ppf(0.025, n, 0.5))
-    low, high = (float(x[rank - 1]), float(x[n - rank])) if rank else (math.nan, math.nan)
-    return Measured(float(np.median(x)), n, low, high)
 
 
 def _without(value: Any, names: Sequence[str]) -> Any:

@@ -27,11 +27,16 @@ class ReadBoard:
 
     Attributes:
         board: 64 signs, the most similar for each square.
-        unreadable: squares that are like nothing.
+        unlike: numbers of the squares that are like nothing, a8 is 0.
     """
 
     board: str
-    unreadable: int
+    unlike: tuple[int, ...] = ()
+
+    @property
+    def unreadable(self) -> int:
+        """Squares that are like nothing."""
+        return len(self.unlike)
 
 
 def read_boards(images: Tensor) -> list[ReadBoard]:
@@ -57,7 +62,7 @@ def read_boards(images: Tensor) -> list[ReadBoard]:
     # What is not a number is near nothing.
     found, far = nearest.indices.T.tolist(), ~(allowed > nearest.values).T
     return [
-        ReadBoard("".join(_KINDS[kind] for kind in kinds), int(bad.sum()))
+        ReadBoard("".join(_KINDS[kind] for kind in kinds), tuple(bad.nonzero().flatten().tolist()))
         for kinds, bad in zip(found, far, strict=True)
     ]
 
@@ -80,6 +85,30 @@ def board_faults(board: str) -> set[str]:
     if is_in_check(board, True) and is_in_check(board, False):
         faults.add("both in check")
     return faults
+
+
+def offending_squares(read: ReadBoard) -> set[int]:
+    """Squares without which a board would break no rule, or fewer: a king that is missing is nowhere.
+
+    Returns:
+        Numbers of squares, a8 is 0: those that cannot be read, all kings of a side that has several, all pawns of a
+        side that has too many, pawns on ranks 1 and 8, pieces that are more than promotions explain, and both kings
+        where they are beside each other or both in check.
+    """
+    board, faults, marked = read.board, board_faults(read.board), set(read.unlike)
+    count = Counter(board)
+    for side in (PIECES[:6], PIECES[6:]):
+        king, pawn = side[0], side[5]
+        officers = {piece for piece in side[1:5] if count[piece] > _OFFICERS[piece.upper()]}
+        too_many = _promoted(count, upper=side.isupper()) > 8 - count[pawn]
+        wrong = {king} if count[king] > 1 else set()
+        wrong |= {pawn} if count[pawn] > 8 else set()
+        wrong |= officers if too_many else set()
+        marked |= {square for square, piece in enumerate(board) if piece in wrong}
+        marked |= {square for square, piece in enumerate(board) if piece == pawn and square // 8 in (0, 7)}
+    if faults & {"kings beside each other", "both in check"}:
+        marked |= {square for square, piece in enumerate(board) if piece in "Kk"}
+    return marked
 
 
 RULES = ("kings", "pawns", "pawn ranks", "pieces", "kings beside each other", "both in check")

@@ -17,10 +17,21 @@ class SmallDenoiser(nn.Module):
         inner: channels at half of it, a multiple of 8.
         depth: blocks there.
         classes: to be conditioned on; 0 is unconditional.
+        learn_variance: give twice the channels, for `variance_type` learned_range. What the second half is made of is
+            learnt for the first alone: its loss, large where the reverse step's variance is small, would drown the
+            other's.
     """
 
     def __init__(
-        self, channels: int, *, patch: int = 1, width: int = 64, inner: int = 96, depth: int = 2, classes: int = 0
+        self,
+        channels: int,
+        *,
+        patch: int = 1,
+        width: int = 64,
+        inner: int = 96,
+        depth: int = 2,
+        classes: int = 0,
+        learn_variance: bool = False,
     ) -> None:
         super().__init__()
         self.patch, hidden, flat = patch, 128, channels * patch**2
@@ -38,6 +49,7 @@ class SmallDenoiser(nn.Module):
         self.norm = nn.GroupNorm(8, width)
         self.leave = nn.Conv2d(width, flat, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
+        self.variance = nn.Conv2d(width, flat, 3, padding=1) if learn_variance else None
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Predict.
@@ -48,7 +60,7 @@ class SmallDenoiser(nn.Module):
             labels: (B,), int64, with classes only.
 
         Returns:
-            (B, C, H, W).
+            (B, C, H, W), or (B, 2 C, H, W) with a learned variance.
         """
         phases = t[:, None] * self.frequencies
         condition = self.time(torch.cat([phases.sin(), phases.cos()], 1))
@@ -61,8 +73,9 @@ class SmallDenoiser(nn.Module):
         for block in self.inner:
             coarse = block(coarse, condition)
         spread = pixel_shuffle(self.up(coarse), 2)[..., :height, :width]
-        h = self.last(self.join(torch.cat([fine, spread], 1)), condition)
-        return pixel_shuffle(self.leave(silu(self.norm(h))), self.patch)
+        h = silu(self.norm(self.last(self.join(torch.cat([fine, spread], 1)), condition)))
+        outputs = [self.leave(h)] if self.variance is None else [self.leave(h), self.variance(h.detach())]
+        return pixel_shuffle(torch.cat(outputs, 1), self.patch)
 
 
 class GarmentClassifier(nn.Module):

@@ -1,71 +1,157 @@
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
-from privgen.data.toys import gaussian_grid
+from privgen.data.chess import START, draw_board
+from privgen.data.shapes import PlacedShape, draw_shapes
+from privgen.data.toys import ExactDenoiser, gaussian_grid
 from privgen.diffusion.amplification import Amplification
+from privgen.diffusion.detector import Detector
+from privgen.diffusion.train_pictures import PictureTraining
 from privgen.diffusion.train_toy import ToyTraining, train_toy, training_set
-from privgen.errors import PrivgenError
-from privgen.evaluation.hallucination import (
-    METHODS,
-    Method,
-    check_output,
-    evaluate_hallucination,
-    over_seeds,
-    sample,
-)
+from privgen.errors import PrivgenError, UsageError
+from privgen.evaluation import hallucination_runs
+from privgen.evaluation.hallucination import evaluate_hallucination
+from privgen.evaluation.hallucination_methods import Method, baseline, sample
+from privgen.evaluation.hallucination_pictures import WRONG, mark_board, mark_shapes
+from privgen.evaluation.hallucination_plan import Plan, plan
+from privgen.evaluation.hallucination_report import check_output
+from privgen.evaluation.hallucination_runs import SeedRun
+from privgen.evaluation.hallucination_tasks import TASKS, Chess, Grid, Shapes
+from privgen.evaluation.spread import over_seeds
 
 
 SHORT = ToyTraining(steps=30, batch_size=64, width=32, layers=1, training_samples=500)
+SMALL = PictureTraining(
+    steps=2, batch_size=4, patch=16, width=8, inner=8, depth=1, training_samples=6, dtype="float32"
+)
 FEW = {
     "plain": Method("ddim"),
     "more": Method("ddim", "simple", Amplification(1.3)),
     "same": Method("ddim", "simple", Amplification(1.0)),
-    "learned": Method("ddpm", "hybrid"),
     "reject": Method("ddim", "simple", None, 0.25),
+    "learned": Method("ddpm", "precision"),
+    "vsm": Method("ddpm", "vsm"),
 }
+OURS = {"sampling": "reject", "trained": "learned", "vsm": "vsm"}
+GRID = Grid(methods=FEW, ours=OURS, training=SHORT)
+SHAPES = Shapes(methods=FEW, ours=OURS, training=SMALL)
+PLANS = [Plan(GRID, nfe=12, seeds=2, samples=100), Plan(SHAPES, nfe=12, seeds=2, samples=8)]
 
 
 @pytest.fixture(scope="module")
-def result():
-    return evaluate_hallucination(nfe=8, seeds=2, samples=100, training=SHORT, methods=FEW)
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("hallucination")
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    return evaluate_hallucination(PLANS, folder=folder, cost_steps=7)
 
 
 def test_measures_every_method(result):
-    assert set(result.methods) == {"data", *FEW}
-    assert result.reader_error == pytest.approx(math.exp(-4.5))
-    assert result.methods["data"]["hallucinated"].value < 0.1
-    plain, same = (result.methods[name]["hallucinated"] for name in ("plain", "same"))
+    grid, shapes = result.tasks["grid"], result.tasks["shapes"]
+    assert set(grid.methods) == set(shapes.methods) == {"data", *FEW}
+    assert grid.reader_error == pytest.approx(math.exp(-4.5))
+    assert grid.methods["data"]["hallucinated"].value < 0.1
+    assert shapes.methods["data"]["hallucinated"].value == 0
+    assert {"repeated", "unknown", "covered", "nearest"} <= set(shapes.methods["data"])
+    plain, same = (grid.methods[name]["hallucinated"] for name in ("plain", "same"))
     # A net of 30 steps knows nothing; with the same noise, gamma = 1 is the plain method.
     assert plain.value > 0.5
     assert same == plain
-    assert result.methods["more"]["nearest"] != result.methods["plain"]["nearest"]
-    assert result.methods["same"]["reduction"].value == 0
+    assert grid.methods["more"]["nearest"] != grid.methods["plain"]["nearest"]
+    assert grid.methods["same"]["reduction"].value == 0
+
+
+def test_record_names_what_bars_are_set_for(result):
+    record = result.record()
+    assert record == json.loads(json.dumps(record))
+    methods = record["tasks"]["grid"]["methods"]
+    assert record["grid"]["reduction"] == methods["reject"]["reduction"]
+    assert record["grid"]["modes"] == methods["reject"]["even"]
+    assert record["shapes"]["method_trained"] == "learned"
+    assert {"reduction_sampling", "reduction_trained", "coverage_sampling"} <= set(record["shapes"])
+    assert record["vsm"]["grid"]["method"] == "vsm"
+    assert record["detector"]["auroc_grid"] == methods["plain"]["auroc"]
+    for name in ("amplify_step_ratio", "variance_step_ratio"):
+        assert 0 < record[name]["low"] <= record[name]["value"] <= record[name]["high"]
+        assert record[name]["n"] == 7
+
+
+def test_goes_on_where_it_stopped(result, folder, monkeypatch):
+    log = folder / hallucination_runs.LOG
+    lines = log.read_text().splitlines(keepends=True)
+    assert len(lines) == 2 * 2 * (1 + len(FEW))
+    log.write_text("".join(lines[:-1]) + lines[-1][:20])
+    measured = []
+    figures = SeedRun.figures
+    monkeypatch.setattr(SeedRun, "figures", lambda run, method: measured.append(method) or figures(run, method))
+    monkeypatch.setattr(Shapes, "train", lambda *_: pytest.fail("networks are kept"))
+    again = evaluate_hallucination(PLANS, folder=folder, cost_steps=1)
+    assert measured == [FEW["vsm"]]
+    assert again.record()["tasks"] == result.record()["tasks"]
 
 
 def test_saving(result, tmp_path):
     result.save(tmp_path)
-    record = json.loads((tmp_path / "results.json").read_text())
-    assert record["methods"]["plain"]["hallucinated"]["n"] == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "samples.png", "shares.png"}
+    names = {f"{task}-{what}.png" for task in ("grid", "shapes") for what in ("samples", "shares")}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", *names}
     with pytest.raises(PrivgenError, match=r"results\.json exists"):
         check_output(tmp_path)
 
 
-def test_rejection_costs_no_more_calls(monkeypatch):
+def test_rejection_costs_no_more_calls():
     grid = gaussian_grid()
     network = train_toy(training_set(grid, SHORT, seed=0), SHORT, seed=0)
     calls = []
     network.register_forward_hook(lambda *_: calls.append(1))
-    for reject, steps, kept in ((0.0, 20, 50), (0.25, 15, 38)):
+    for reject, steps, drawn in ((0.0, 20, 30), (0.25, 14, 40)):
         calls.clear()
-        method = Method("ddpm", reject=reject)
-        x, scores = sample(network, method, nfe=20, samples=50, generator=torch.Generator().manual_seed(1))
-        assert (len(calls), len(x), len(scores)) == (steps, kept, 50)
-        assert len(calls) * 50 / len(x) <= 20
-    assert scores[:38].max() <= scores[38:].min()
+        found = sample(
+            GRID.denoiser(network),
+            GRID.scheduler(),
+            Method("ddpm", reject=reject),
+            Detector((20,)),
+            nfe=20,
+            shape=(30, 2),
+            generator=torch.Generator().manual_seed(1),
+        )
+        assert (len(calls), len(found.x), len(found.scores)) == (steps + 1, 30, 30)
+        # The detector's call counts where it is put to use.
+        assert not reject or len(calls) * drawn / 30 <= 20
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_detector_sees_how_far_a_sample_is_from_its_mode(prediction):
+    mixture = gaussian_grid()
+    scheduler = DDPMScheduler(1000, prediction_type=prediction)
+    network = ExactDenoiser(mixture, scheduler, learn_variance=True)
+    away = torch.tensor([0.0, 0.05, 0.1, 0.15])
+    x = torch.stack([0.5 + away, torch.zeros(4)], 1)
+    scores = Detector((20,)).scores(lambda x, t: network(x, t).sample, scheduler, x)
+    # Near a mode the noise of sqrt(alpha_bar) x is sigma alpha (x - mu) / (alpha^2 std^2 + sigma^2), on 1 of 2 axes.
+    alpha_bar = float(scheduler.alphas_cumprod[20])
+    variance = alpha_bar * mixture.std**2 + 1 - alpha_bar
+    expected = (1 - alpha_bar) * alpha_bar * away**2 / variance**2 / 2
+    assert scores.tolist() == pytest.approx(expected.tolist(), rel=0.1, abs=1e-6)
+
+
+def test_box_of_the_detector_looks_for_the_worst_place():
+    def denoise(x, t):
+        return torch.where(torch.arange(16) < 4, 2.0, 0.0).expand(len(x), 1, 16, 16)
+
+    scheduler = TASKS["grid"]().scheduler()  # predicts noise
+    mean, worst = (Detector((20,), box).scores(denoise, scheduler, torch.zeros(3, 1, 16, 16)) for box in (0, 4))
+    assert mean.tolist() == [1.0] * 3
+    assert worst.tolist() == [4.0] * 3
+    with pytest.raises(ValueError, match="expected timesteps and a box"):
+        Detector(())
 
 
 def test_training_is_seeded_and_learns():
@@ -76,8 +162,54 @@ def test_training_is_seeded_and_learns():
     assert not torch.equal(a(x, 5).sample, c(x, 5).sample)
     longer = train_toy(data, ToyTraining(**{**vars(SHORT), "steps": 200}), seed=0)
     # Of almost pure noise, the noise is what is there.
-    error = [float((net(2 * x, 990).sample - 2 * x).abs().mean()) for net in (a, longer)]
+    error = [float((net(2 * x, 990).sample - 2 * x).detach().abs().mean()) for net in (a, longer)]
     assert error[1] < error[0] < 2.5
+
+
+def test_pictures_are_learnt():
+    training = PictureTraining(
+        patch=8, width=16, inner=16, depth=1, training_samples=16, batch_size=16, learning_rate=0.02, dtype="float32"
+    )
+    task = Shapes(training=training)
+    data = task.training_set(0)
+    nets = [replace(task, training=replace(training, steps=n)).train(data, "precision", 0) for n in (1, 60)]
+    noisy = 0.9 * data + 0.4 * torch.randn(data.shape, generator=torch.Generator().manual_seed(0))
+    outputs = [task.denoiser(net)(noisy, torch.tensor(150)).detach() for net in nets]
+    assert outputs[0].shape == (16, 2, 64, 64)
+    errors = [float((output[:, :1] - data).square().mean()) for output in outputs]
+    assert errors[1] < 0.5 * errors[0]
+    # The variance is learnt from what the prediction has learnt, and changes nothing of it.
+    simple = replace(task, training=replace(training, steps=60)).train(data, "simple", 0)
+    assert torch.allclose(task.denoiser(simple)(noisy, torch.tensor(150)), outputs[1][:, :1], atol=0.05)
+
+
+def test_bad_shapes_are_outlined():
+    square, triangle = PlacedShape("square", 12, 12), PlacedShape("triangle", 50, 40)
+    fine, repeated = draw_shapes((square, triangle)), draw_shapes((square, PlacedShape("square", 50, 40)))
+    assert np.array_equal(mark_shapes(fine), np.repeat(fine, 3, axis=0))
+    marked = (mark_shapes(repeated) == np.array(WRONG, np.float32)[:, None, None] / 255).all(0)
+    assert marked[:32].any()
+    assert marked[32:].any()
+    assert not marked[:, 25:35].any()
+
+
+def test_bad_squares_are_framed():
+    fine, two_kings = draw_board(START), draw_board(START[:27] + "K" + START[28:])
+    assert np.array_equal(mark_board(fine), fine)
+    marked = (mark_board(two_kings) == np.array(WRONG, np.float32)[:, None, None] / 255).all(0)
+    squares = marked.reshape(8, 16, 8, 16).any((1, 3))
+    assert np.argwhere(squares).tolist() == [[3, 3], [7, 4]]
+
+
+def test_boards_are_legal_and_near_the_start():
+    task = Chess()
+    data = task.held_out(5, 0)
+    assert (data.shape, float(data.min()) >= -1, float(data.max()) <= 1) == ((5, 3, 128, 128), True, True)
+    assert not task.validate(data).hallucinated.any()
+    assert task.validate(torch.full((1, 3, 128, 128), math.nan)).hallucinated.all()
+    small = replace(task, training=SMALL)
+    assert small.denoiser(small.build("vsm", 0))(data, torch.tensor(10)).shape == (5, 6, 128, 128)
+    assert task.cover(data[:3], task.held_out(8, 1)).keys() == {"covered"}
 
 
 def test_intervals_are_student_s():
@@ -86,11 +218,18 @@ def test_intervals_are_student_s():
     assert measured.high - measured.value == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
 
 
-def test_first_methods_are_plain():
-    plain = [name for name, method in METHODS.items() if method == Method(method.sampler)]
-    assert plain == ["ddim plain", "ddpm plain"]
+@pytest.mark.parametrize("task", [task() for task in TASKS.values()], ids=TASKS)
+def test_methods_of_tasks(task):
+    plain = {baseline(task.methods, name) for name in task.methods}
+    assert plain == {"ddim plain", "ddpm plain"}
+    assert all(task.methods[name] == Method(task.methods[name].sampler) for name in plain)
+    assert set(task.ours) == {"sampling", "trained", "vsm"}
+    chosen = {what: task.methods[name] for what, name in task.ours.items()}
+    assert (chosen["sampling"].loss, chosen["vsm"].loss) == ("simple", "vsm")
 
 
-def test_refuses_one_seed():
-    with pytest.raises(ValueError, match="expected at least 2 seeds and 8 network calls, got 1 and 100"):
-        evaluate_hallucination(seeds=1)
+def test_plans():
+    found = plan((), "standard", seeds=3, training_steps=7)
+    assert [(p.task.name, p.seeds, p.task.training.steps) for p in found] == [(name, 3, 7) for name in TASKS]
+    with pytest.raises(UsageError, match="1 seeds and 50 network calls; give at least 2 and 12"):
+        plan(["shapes"], "standard", seeds=1)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from privgen.evaluation.spread import median
 from privgen.evaluation.watermark_marking import Example, MarkedImages
 from privgen.evaluation.watermark_pictures import draw_negatives, marks_sheet
 from privgen.evaluation.watermark_reading import CLEAN
-from privgen.evaluation.watermark_report import calibrate, marked_scores, median
+from privgen.evaluation.watermark_report import calibrate, marked_scores
 from privgen.watermark.bits import weigh_bits
 
 

@@ -1,0 +1,76 @@
+"""``privgen evaluate hallucination``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from privgen.cli import options
+from privgen.cli.loading import quiet_loading
+from privgen.cli.output import echo
+
+
+@click.command(
+    epilog=options.examples(
+        "privgen evaluate hallucination --preset standard --json -o runs/hallucination",
+        "privgen evaluate hallucination --task grid --nfe 25 --seeds 3 --samples 10000 --json",
+    )
+)
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(["grid", "shapes", "chess"]),
+    multiple=True,
+    show_default="all",
+    help="25 Gaussians, pictures of three shapes, or chess boards; repeatable.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["quick", "standard"]),
+    default="standard",
+    show_default=True,
+    help="How much is measured; the options below change single settings.",
+)
+@click.option("--nfe", type=click.IntRange(12, 1000), help="Network calls a sample.")
+@click.option("--seeds", type=click.IntRange(2), help="Trainings to average over.")
+@click.option("--samples", type=click.IntRange(10), help="Samples that each method keeps.")
+@click.option("--training-steps", type=click.IntRange(1), help="Steps of each training.")
+@options.seed(help="The first seed.")
+@options.output(metavar="DIR", help="Folder for results.json and pictures; an interrupted evaluation goes on from it.")
+@options.json()
+@options.overwrite()
+def hallucination(
+    tasks: tuple[str, ...],
+    preset: str,
+    nfe: int | None,
+    seeds: int | None,
+    samples: int | None,
+    training_steps: int | None,
+    seed: int,
+    output: Path | None,
+    as_json: bool,
+    overwrite: bool,
+) -> None:
+    """Measure methods against hallucination, at equal network calls.
+
+    Small networks learn data whose every sample can be checked: a grid of 25 Gaussians, where a sample farther than 3
+    standard deviations from every one is hallucinated; pictures of at most one triangle, square and pentagon; chess
+    boards. "reduction" says by what share hallucinations become fewer than with plain sampling of the same kind,
+    "coverage" what is left of its coverage. Figures come with 95 % intervals over the seeds.
+
+    Three networks are trained for each task and seed. With -o they are kept, with finished methods, and an
+    interrupted evaluation goes on where it stopped.
+    """
+    quiet_loading()
+    from privgen.evaluation.hallucination import evaluate_hallucination
+    from privgen.evaluation.hallucination_plan import plan
+    from privgen.evaluation.hallucination_report import check_output
+
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    plans = plan(tasks, preset, nfe=nfe, seeds=seeds, samples=samples, training_steps=training_steps)
+    result = evaluate_hallucination(plans, seed=seed, folder=output)
+    if output is not None:
+        result.save(output, overwrite=overwrite)
+    echo(result.record() if as_json else result.table(), as_json=as_json)

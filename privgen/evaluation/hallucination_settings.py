@@ -1,0 +1,57 @@
+"""The methods of each task and its detector, chosen on seeds that nothing is reported of."""
+
+from collections.abc import Mapping
+
+from privgen.diffusion.amplification import Amplification, Window
+from privgen.diffusion.detector import Detector
+from privgen.evaluation.hallucination_methods import SAMPLERS, Method
+
+
+Variant = tuple[str, Amplification | None, float]
+"""Loss, amplification and rejected share of a method."""
+LATE: Window = (0.0, 100.0)
+"""Timesteps at which a sample is near a mode or between two: on the grid, amplification helps only there."""
+LOW: Window = (0.0, 400.0)
+"""The same for pictures: amplified at all timesteps, on one seed every picture was spoilt."""
+
+_GRID: Mapping[str, Variant] = {
+    "plain": ("simple", None, 0.0),
+    "gamma 1.1": ("simple", Amplification(1.1), 0.0),
+    "gamma 1.3 late": ("simple", Amplification(1.3, window=LATE), 0.0),
+    "gamma 1.6 late": ("simple", Amplification(1.6, window=LATE), 0.0),
+    "trajectory gate 2 late": ("simple", Amplification(2.0, gate="trajectory", window=LATE), 0.0),
+    "tangent 1.25 late": ("simple", Amplification(eta=1.25, window=LATE), 0.0),
+    "reject 0.1": ("simple", None, 0.1),
+    "reject 0.2": ("simple", None, 0.2),
+    "vsm loss": ("vsm", None, 0.0),
+    "learned gate 2 late": ("precision", Amplification(2.0, gate="learned", window=LATE), 0.0),
+    "precision penalty": ("precision", None, 0.0),
+}
+_PICTURES: Mapping[str, Variant] = {
+    "plain": ("simple", None, 0.0),
+    "gamma 1.3 below 400": ("simple", Amplification(1.3, window=LOW), 0.0),
+    "trajectory gate 1.3 below 400": ("simple", Amplification(1.3, gate="trajectory", window=LOW), 0.0),
+    "tangent 1.25": ("simple", Amplification(eta=1.25), 0.0),
+    "reject 0.2": ("simple", None, 0.2),
+    "vsm loss": ("vsm", None, 0.0),
+    "precision penalty": ("precision", None, 0.0),
+    "learned gate, reject 0.2": ("precision", Amplification(1.3, gate="learned", window=LOW), 0.2),
+}
+
+
+def _for_samplers(variants: Mapping[str, Variant]) -> dict[str, Method]:
+    """The first of each sampler is what its others are compared with."""
+    return {
+        f"{sampler} {name}": Method(sampler, *variant) for sampler in SAMPLERS for name, variant in variants.items()
+    }
+
+
+GRID_METHODS = _for_samplers(_GRID)
+GRID_OURS = {"sampling": "ddpm reject 0.2", "trained": "ddpm precision penalty", "vsm": "ddpm vsm loss"}
+GRID_DETECTOR = Detector((20,))
+SHAPES_METHODS = _for_samplers(_PICTURES)
+SHAPES_OURS = {"sampling": "ddim reject 0.2", "trained": "ddim learned gate, reject 0.2", "vsm": "ddpm vsm loss"}
+SHAPES_DETECTOR = Detector((100,))
+CHESS_METHODS = SHAPES_METHODS
+CHESS_OURS = SHAPES_OURS
+CHESS_DETECTOR = SHAPES_DETECTOR

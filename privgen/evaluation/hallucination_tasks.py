@@ -1,0 +1,302 @@
+"""What `evaluate hallucination` measures on: data with a validator, and small networks that learn them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from privgen.data.chess import draw_board, random_position
+from privgen.data.shapes import draw_shapes, sample_shapes
+from privgen.data.toys import GaussianMixture, gaussian_grid
+from privgen.diffusion.detector import Detector
+from privgen.diffusion.train_pictures import PictureTraining, build_picture_network, picture_scheduler, train_pictures
+from privgen.diffusion.train_toy import ToyTraining, build_toy_network, toy_scheduler, train_toy, training_set
+from privgen.evaluation.hallucination_methods import LOSSES, Denoise, Method
+from privgen.evaluation.hallucination_pictures import draw_points, mark_board, mark_shapes, picture_rows
+from privgen.evaluation.hallucination_settings import (
+    CHESS_DETECTOR,
+    CHESS_METHODS,
+    CHESS_OURS,
+    GRID_DETECTOR,
+    GRID_METHODS,
+    GRID_OURS,
+    SHAPES_DETECTOR,
+    SHAPES_METHODS,
+    SHAPES_OURS,
+)
+from privgen.metrics.chess import validate_boards
+from privgen.metrics.features import coverage
+from privgen.metrics.hallucination import Validation, mode_coverage, validate_mixture
+from privgen.metrics.shapes import validate_shapes
+
+
+INTERPOLATED = 5.0
+"""Standard deviations from every mode at which a sample is between modes and not in a mode's tail."""
+EVEN = 0.2
+"""Deviation from 1 / K within which a mode has its share."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Data, how they are learnt, and what is wrong with samples.
+
+    Attributes:
+        methods: of sampling, by name; the first of each sampler is its baseline.
+        ours: names of the methods that stand for this package: "sampling" changes nothing but the sampling,
+            "trained" also has a learned variance, "vsm" is the published loss.
+        detector: of hallucinations.
+        name: of the task.
+        shown: samples in a picture, of each method.
+    """
+
+    methods: Mapping[str, Method]
+    ours: Mapping[str, str]
+    detector: Detector
+    name: ClassVar[str]
+    shown: ClassVar[int]
+
+    @abstractmethod
+    def training_set(self, seed: int) -> Tensor:
+        """What networks are trained on, (N, ...)."""
+
+    @abstractmethod
+    def held_out(self, n: int, seed: int) -> Tensor:
+        """Other data, (n, ...)."""
+
+    @property
+    def reader_error(self) -> float:
+        """Share of real data that the validator takes for hallucinated."""
+        return self.validate(self.held_out(2, 0)).reader_error
+
+    @abstractmethod
+    def trained_for(self, steps: int) -> Self:
+        """The same with another number of training steps."""
+
+    def data_settings(self) -> dict[str, Any]:
+        """All that the data depend on but the seed."""
+        return {}
+
+    @abstractmethod
+    def build(self, loss: str, seed: int) -> nn.Module:
+        """The untrained network for one of `LOSSES`."""
+
+    @abstractmethod
+    def train(self, data: Tensor, loss: str, seed: int) -> nn.Module:
+        """A network that has learnt."""
+
+    @abstractmethod
+    def scheduler(self) -> DDPMScheduler:
+        """Of the training."""
+
+    @abstractmethod
+    def denoiser(self, network: nn.Module) -> Denoise:
+        """A network as samplers call it."""
+
+    @abstractmethod
+    def validate(self, x: Tensor) -> Validation:
+        """Which samples, (B, ...), are hallucinated."""
+
+    @abstractmethod
+    def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
+        """How much of the data samples cover; the same names for any samples, "covered" among them."""
+
+    @abstractmethod
+    def draw(self, samples: Mapping[str, Tensor]) -> Image.Image:
+        """A picture of samples, by method, with what is wrong marked."""
+
+
+@dataclass(frozen=True)
+class Grid(Task):
+    """The grid of 25 Gaussians; a sample farther than 3 standard deviations from every one is hallucinated.
+
+    Attributes:
+        training: of the networks.
+    """
+
+    methods: Mapping[str, Method] = field(default_factory=lambda: dict(GRID_METHODS))
+    ours: Mapping[str, str] = field(default_factory=lambda: dict(GRID_OURS))
+    detector: Detector = GRID_DETECTOR
+    training: ToyTraining = field(default_factory=ToyTraining)
+    name: ClassVar[str] = "grid"
+    shown: ClassVar[int] = 2000
+
+    @property
+    def mixture(self) -> GaussianMixture:
+        """The law of the data."""
+        return gaussian_grid()
+
+    def trained_for(self, steps: int) -> Self:
+        return replace(self, training=replace(self.training, steps=steps))
+
+    def training_set(self, seed: int) -> Tensor:
+        return training_set(self.mixture, self.training, seed=seed)
+
+    def held_out(self, n: int, seed: int) -> Tensor:
+        return self.mixture.sample(n, torch.Generator().manual_seed(seed + 2_000_003))
+
+    def build(self, loss: str, seed: int) -> nn.Module:
+        return build_toy_network(2, replace(self.training, variance=LOSSES[loss]), seed=seed)
+
+    def train(self, data: Tensor, loss: str, seed: int) -> nn.Module:
+        return train_toy(data, replace(self.training, variance=LOSSES[loss]), seed=seed)
+
+    def scheduler(self) -> DDPMScheduler:
+        return toy_scheduler()
+
+    def denoiser(self, network: nn.Module) -> Denoise:
+        return lambda x, t: network(x, t).sample
+
+    def validate(self, x: Tensor) -> Validation:
+        return validate_mixture(x, self.mixture)
+
+    def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
+        """Modes and widths, see `ModeCoverage`.
+
+        "even" counts modes whose share is within 20 % of uniform, "interpolated" is the share of samples farther than
+        5 standard deviations from every mode, where real data have none.
+        """
+        between = {"interpolated": validate_mixture(x, self.mixture, radius=INTERPOLATED).share.value}
+        if bool(self.validate(x).hallucinated.all()):
+            return {"covered": 0.0, "even": 0.0, "imbalance": float("nan"), "spread": float("nan"), **between}
+        modes = mode_coverage(x, self.mixture)
+        even = (modes.shares * len(modes.shares) - 1).abs() <= EVEN
+        counts = {"covered": float(modes.covered), "even": float(even.sum())}
+        return {**counts, "imbalance": modes.imbalance, "spread": modes.spread, **between}
+
+    def draw(self, samples: Mapping[str, Tensor]) -> Image.Image:
+        return draw_points({name: (x, self.validate(x).hallucinated) for name, x in samples.items()})
+
+
+@dataclass(frozen=True)
+class PictureTask(Task):
+    """Pictures that are drawn from a seed and a number, and read back.
+
+    Attributes:
+        training: of the networks.
+        channels: of the pictures.
+        columns: pictures in a row of the picture of samples.
+    """
+
+    training: PictureTraining = field(default_factory=PictureTraining)
+    channels: ClassVar[int]
+    columns: ClassVar[int]
+
+    @abstractmethod
+    def picture(self, seed: int, index: int) -> NDArray[np.float32]:
+        """One of a set, (C, H, W) in [0, 1]."""
+
+    @abstractmethod
+    def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A picture in [0, 1] in colour, with what is wrong outlined."""
+
+    def trained_for(self, steps: int) -> Self:
+        return replace(self, training=replace(self.training, steps=steps))
+
+    def training_set(self, seed: int) -> Tensor:
+        return self._pictures(self.training.training_samples, seed + 1_000_003)
+
+    def held_out(self, n: int, seed: int) -> Tensor:
+        return self._pictures(n, seed + 2_000_003)
+
+    def build(self, loss: str, seed: int) -> nn.Module:
+        return build_picture_network(self.channels, replace(self.training, variance=LOSSES[loss]), seed=seed)
+
+    def train(self, data: Tensor, loss: str, seed: int) -> nn.Module:
+        return train_pictures(data, replace(self.training, variance=LOSSES[loss]), seed=seed)
+
+    def scheduler(self) -> DDPMScheduler:
+        return picture_scheduler()
+
+    def denoiser(self, network: nn.Module) -> Denoise:
+        reduced = self.training.dtype == "bfloat16"
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=reduced):
+                output: Tensor = network(x, (t / 1000).expand(len(x)))
+            return output.float()
+
+        return denoise
+
+    def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
+        """See `privgen.metrics.features.coverage`: of as many held-out pictures, at a quarter of their side."""
+        real, made = (avg_pool2d(pictures, 4).flatten(1) for pictures in (held_out[: len(x)], x))
+        return {"covered": coverage(real, made)}
+
+    def draw(self, samples: Mapping[str, Tensor]) -> Image.Image:
+        rows = {}
+        for name, x in samples.items():
+            wrong = self.validate(x).hallucinated
+            pixels = (x.nan_to_num() / 2 + 0.5).clamp(0, 1).numpy()
+            rows[name] = [(self.mark(p), bool(w)) for p, w in zip(pixels, wrong, strict=True)]
+        return picture_rows(rows, columns=self.columns)
+
+    def _pictures(self, n: int, seed: int) -> Tensor:
+        return 2 * torch.from_numpy(np.stack([self.picture(seed, i) for i in range(n)])) - 1
+
+
+@dataclass(frozen=True)
+class Shapes(PictureTask):
+    """At most one triangle, square and pentagon; see `privgen.data.shapes`."""
+
+    methods: Mapping[str, Method] = field(default_factory=lambda: dict(SHAPES_METHODS))
+    ours: Mapping[str, str] = field(default_factory=lambda: dict(SHAPES_OURS))
+    detector: Detector = SHAPES_DETECTOR
+    training: PictureTraining = field(default_factory=lambda: PictureTraining(steps=600))
+    name: ClassVar[str] = "shapes"
+    shown: ClassVar[int] = 16
+    channels: ClassVar[int] = 1
+    columns: ClassVar[int] = 16
+
+    def picture(self, seed: int, index: int) -> NDArray[np.float32]:
+        return draw_shapes(sample_shapes(seed, index))
+
+    def validate(self, x: Tensor) -> Validation:
+        return validate_shapes(x / 2 + 0.5)
+
+    def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        return mark_shapes(pixels)
+
+
+@dataclass(frozen=True)
+class Chess(PictureTask):
+    """Chess boards after some random legal moves; see `privgen.data.chess` and `privgen.metrics.chess`.
+
+    Attributes:
+        max_plies: most moves that were made, of both sides together.
+    """
+
+    methods: Mapping[str, Method] = field(default_factory=lambda: dict(CHESS_METHODS))
+    ours: Mapping[str, str] = field(default_factory=lambda: dict(CHESS_OURS))
+    detector: Detector = CHESS_DETECTOR
+    training: PictureTraining = field(
+        default_factory=lambda: PictureTraining(patch=16, steps=600, training_samples=2000)
+    )
+    max_plies: int = 20
+    name: ClassVar[str] = "chess"
+    shown: ClassVar[int] = 8
+    channels: ClassVar[int] = 3
+    columns: ClassVar[int] = 8
+
+    def picture(self, seed: int, index: int) -> NDArray[np.float32]:
+        return draw_board(random_position(seed, index, max_plies=self.max_plies).board)
+
+    def data_settings(self) -> dict[str, Any]:
+        return {"max_plies": self.max_plies}
+
+    def validate(self, x: Tensor) -> Validation:
+        return validate_boards(x / 2 + 0.5)
+
+    def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        return mark_board(pixels)
+
+
+TASKS: Mapping[str, type[Grid] | type[Shapes] | type[Chess]] = {task.name: task for task in (Grid, Shapes, Chess)}
+"""By name."""
