@@ -51,12 +51,14 @@ def seeded() -> torch.Generator:
 
 
 def draw(batch: int, dim: int, device: str) -> tuple[Tensor, Tensor]:
-    """Smooth random images and noise, `(B, 3, side, side)` with `dim` values each."""
-    side = round((dim / 3) ** 0.5)
-    if 3 * side**2 != dim:
-        raise click.BadParameter(f"expected dimensions of square colour images, 3 * side * side, got {dim}")
+    """Smooth random images or latents and noise, `(B, 3 or 4, side, side)` with `dim` values each."""
+    shapes = [(channels, round((dim / channels) ** 0.5)) for channels in (3, 4)]
+    fitting = [(channels, side) for channels, side in shapes if channels * side**2 == dim]
+    if not fitting:
+        raise click.BadParameter(f"expected 3 or 4 channels of squares, 3 * side * side or 4 * side * side, got {dim}")
+    channels, side = fitting[0]
     generator = seeded()
-    coarse = torch.rand(batch, 3, 4, 4, generator=generator) * 2 - 1
+    coarse = torch.rand(batch, channels, 4, 4, generator=generator) * 2 - 1
     images = torch.nn.functional.interpolate(coarse, size=side, mode="bilinear")
     return images.to(device), torch.randn(images.shape, generator=generator).to(device)
 

@@ -157,7 +157,7 @@ def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: 
     help="Find marks in images that were cropped (half of the area kept, or more) or turned too: seconds an image.",
 )
 @click.option(
-    "--thorough", is_flag=True, help="Find them in images that were cropped and turned as well: half a minute each."
+    "--thorough", is_flag=True, help="Find them in images that were cropped and turned as well: some ten seconds each."
 )
 @click.option(
     "--test",

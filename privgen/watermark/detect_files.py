@@ -120,7 +120,7 @@ def detect_files(
         batch_size: images that are read at a time.
         search: look for marks in what may be cut out of a marked image (half of its area at least, in its own shape)
             or turned (by 45 degrees at most) too: some seconds an image. False positives stay as rare as `fpr` says.
-        thorough: search for what is cut out and turned, too: half a minute an image.
+        thorough: search for what is cut out and turned, too: some ten seconds an image.
         test: "weighted" goes by how clearly bits are read, "binomial" counts them: see `privgen.watermark.detection`.
         progress: show a bar on standard error, if that is a terminal.
         report: called with each file when it is through.

@@ -76,7 +76,7 @@ class AlignedReader:
     Attributes:
         extractor: reads images as they are.
         aligner: reads the others, put back to where they may come from.
-        thorough: look for cut-outs that are turned, too: half a minute an image.
+        thorough: look for cut-outs that are turned, too: some ten seconds an image.
     """
 
     extractor: Extractor

@@ -209,7 +209,7 @@ def test_boards_are_legal_and_near_the_start():
     assert task.validate(torch.full((1, 3, 128, 128), math.nan)).hallucinated.all()
     small = replace(task, training=SMALL)
     assert small.denoiser(small.build("vsm", 0))(data, torch.tensor(10)).shape == (5, 6, 128, 128)
-    assert task.cover(data[:3], task.held_out(8, 1)).keys() == {"covered"}
+    assert task.cover(task.held_out(8, 0), task.held_out(8, 1)).keys() == {"covered"}
 
 
 def test_intervals_are_student_s():
@@ -231,5 +231,5 @@ def test_methods_of_tasks(task):
 def test_plans():
     found = plan((), "standard", seeds=3, training_steps=7)
     assert [(p.task.name, p.seeds, p.task.training.steps) for p in found] == [(name, 3, 7) for name in TASKS]
-    with pytest.raises(UsageError, match="1 seeds and 50 network calls; give at least 2 and 12"):
+    with pytest.raises(UsageError, match="1 seeds and 25 network calls; give at least 2 and 12"):
         plan(["shapes"], "standard", seeds=1)
