@@ -1,4 +1,4 @@
-"""Tables in the docs are what the committed records say."""
+"""What the docs show is what the committed records say."""
 
 import importlib.util
 import json
@@ -13,14 +13,21 @@ def training(root):
     return json.loads((root / "docs" / "results" / "training.json").read_text())
 
 
-def test_the_table_of_trainings_is_that_of_the_record(training, root):
-    spec = importlib.util.spec_from_file_location("training_table", root / "benchmarks" / "training_table.py")
+@pytest.mark.parametrize(
+    ("script", "arguments", "name", "table"),
+    [
+        ("training_table", " docs/results/training.json", "training", lambda module, record: module.table(record)),
+        ("assignment", "", "assignment", lambda module, record: module.markdown(record["table"])),
+    ],
+)
+def test_tables_are_those_of_the_records(root, script, arguments, name, table):
+    spec = importlib.util.spec_from_file_location(script, root / "benchmarks" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     text = (root / "docs" / "immiscible.md").read_text()
-    start = "<!-- table: python benchmarks/training_table.py docs/results/training.json -->\n"
+    start = f"<!-- table: python benchmarks/{script}.py{arguments} -->\n"
     shown = text.partition(start)[2].partition("\n<!-- end of table -->")[0]
-    assert shown == module.table(training)
+    assert shown == table(module, json.loads((root / "docs" / "results" / f"{name}.json").read_text()))
 
 
 def test_the_record_is_of_what_is_measured_now(training):

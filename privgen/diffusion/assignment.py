@@ -22,7 +22,6 @@ METHODS: tuple[Method, ...] = ("auto", "linear", "knn", "auction")
 CANDIDATES = 4
 
 # What "auto" goes by; docs/immiscible.md shows the measurements.
-LINEAR_FROM = 8
 LINEAR_TO = 4096
 AUCTION_FROM = 2048
 AUCTION_TO = 8192
@@ -131,8 +130,9 @@ def noise_permutation(
 def choose_method(noises: int, device: torch.device | str = "cpu") -> Method:
     """What "auto" does with a batch.
 
-    Few noises hold none that is near, so that picking from noises drawn for the purpose does better. A large batch
-    makes the exact permutation slow, for it grows with the cube of the size.
+    A permutation, which keeps the batch's noise as it was drawn, as long as one is found in good time: the exact one
+    grows with the cube of the size. Among few noises none is near, and it does next to nothing; picking from noises
+    drawn for the purpose does more, but most trainings were the worse for it (docs/immiscible.md).
 
     Args:
         noises: how many noises an image can get: the batch size, over all processes, divided by the number of labels.
@@ -142,7 +142,7 @@ def choose_method(noises: int, device: torch.device | str = "cpu") -> Method:
         "knn", "linear" or "auction".
     """
     on_cpu = torch.device(device).type == "cpu"
-    if noises < LINEAR_FROM or noises > (LINEAR_TO if on_cpu else AUCTION_TO):
+    if noises > (LINEAR_TO if on_cpu else AUCTION_TO):
         return "knn"
     return "linear" if on_cpu or noises < AUCTION_FROM else "auction"
 

@@ -151,7 +151,8 @@ def test_what_schedules_leave_of_the_image(betas, left):
 def test_auto_is_what_assign_noise_takes():
     assert auto_method(0, RunOptions(batch_size=256), CPU) == "linear"
     assert auto_method(24, RunOptions(batch_size=256), CPU) == "within-label"
-    assert auto_method(24, RunOptions(batch_size=64), CPU) == "knn-4"
+    assert auto_method(24, RunOptions(batch_size=64), CPU) == "within-label"
+    assert auto_method(0, RunOptions(batch_size=8192), CPU) == "knn-4"
 
 
 # The whole
