@@ -65,7 +65,7 @@ def hallucination(
     quiet_loading()
     from privgen.evaluation.hallucination import evaluate_hallucination
     from privgen.evaluation.hallucination_plan import plan
-    from privgen.evaluation.hallucination_report import check_output
+    from privgen.evaluation.model import check_output
 
     if output is not None:
         check_output(output, overwrite=overwrite)

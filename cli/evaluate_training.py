@@ -104,8 +104,8 @@ def training(
     a processor that has it. The plan is shown first. With -o, an interrupted evaluation goes on where it stopped.
     """
     quiet_loading()
+    from privgen.evaluation.model import check_output
     from privgen.evaluation.training import DEFAULT_METHODS, evaluate_training
-    from privgen.evaluation.training_report import check_output
     from privgen.evaluation.training_settings import RunOptions
     from privgen.hub import resolve_device
 

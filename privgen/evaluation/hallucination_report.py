@@ -1,9 +1,7 @@
 """What `evaluate hallucination` found: figures over the seeds, the record, plots."""
 
 import json
-import math
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,9 @@ from PIL import Image
 
 from privgen.data.sheets import save_picture
 from privgen.environment import Environment
-from privgen.evaluation.spread import Measured
-from privgen.files import refuse_existing, write_text
-
-
-RESULTS = "results.json"
+from privgen.evaluation.model import RESULTS
+from privgen.evaluation.spread import Measured, finite
+from privgen.files import write_text
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class HallucinationEvaluation:
     def record(self) -> dict[str, Any]:
         """Everything but the pictures, in the terms of JSON."""
         detector = {f"auroc_{name}": task.methods[_plain(task)].get("auroc") for name, task in self.tasks.items()}
-        return _json(
+        return finite(
             {
                 **{name: task.summary() for name, task in self.tasks.items()},
                 "detector": detector,
@@ -110,25 +106,6 @@ class HallucinationEvaluation:
         write_text(Path(folder) / RESULTS, json.dumps(self.record(), indent=2) + "\n", overwrite=overwrite)
 
 
-def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Refuse a folder that holds an evaluation, before time is spent on another.
-
-    Raises:
-        PrivgenError: it holds one, and it may not be replaced.
-    """
-    refuse_existing(Path(folder) / RESULTS, overwrite=overwrite)
-
-
 def _plain(task: TaskResult) -> str:
     """The first method: that of the detector's figure."""
     return next(name for name in task.methods if name != "data")
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, Measured):
-        return _json(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -83,9 +83,11 @@ def intervals(measures: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
 
 
 def finite(value: Any) -> Any:
-    """A nested record as JSON reads it back: without the numbers that it lacks, which become None."""
+    """A nested record, measured values in it, as JSON reads it back: what is not a number becomes None."""
+    if isinstance(value, Measured):
+        return finite(asdict(value))
     if isinstance(value, Mapping):
-        return {name: finite(item) for name, item in value.items()}
+        return {str(name): finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

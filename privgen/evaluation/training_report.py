@@ -13,16 +13,16 @@ from PIL import Image
 
 from privgen.data.sheets import save_picture
 from privgen.environment import Environment, environment
-from privgen.evaluation.spread import Measured, over_seeds
+from privgen.evaluation.model import RESULTS
+from privgen.evaluation.spread import Measured, finite, over_seeds
 from privgen.evaluation.training_data import TrainingData
 from privgen.evaluation.training_pictures import draw_curves
 from privgen.evaluation.training_ratio import is_speedup, is_worse, ratio_over_seeds, steps_ratio
 from privgen.evaluation.training_runs import Checkpoint
 from privgen.evaluation.training_settings import SETTINGS, VANILLA, RunOptions, auto_method
-from privgen.files import refuse_existing, write_text
+from privgen.files import write_text
 
 
-RESULTS = "results.json"
 Curves = dict[str, dict[str, list[list[Checkpoint]]]]
 """Checkpoints by setting, method and seed."""
 
@@ -72,7 +72,7 @@ class TrainingEvaluation:
     def record(self) -> dict[str, Any]:
         """Everything but the pictures, in the terms of JSON."""
         by_auto = [n for n, row in self.settings.items() if _faster(self._ratios(n).get(row["auto"]))]
-        return _plain(
+        return finite(
             {
                 "seeds": self.seeds,
                 "settings_with_speedup_1_3": len(self.with_speedup),
@@ -145,15 +145,6 @@ def summarise(
     return TrainingEvaluation(options, seeds, networks, real, settings, curves, environment(), pictures)
 
 
-def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Refuse a folder that holds an evaluation, before time is spent on another.
-
-    Raises:
-        PrivgenError: it holds one, and it may not be replaced.
-    """
-    refuse_existing(Path(folder) / RESULTS, overwrite=overwrite)
-
-
 def _compare(
     vanilla: Sequence[Sequence[Checkpoint]], ours: Sequence[Sequence[Checkpoint]], steps: str
 ) -> dict[str, Any]:
@@ -179,13 +170,3 @@ def _finals(runs: Sequence[Sequence[Checkpoint]], steps: str) -> dict[str, Measu
 
 def _faster(ratio: Measured | None) -> bool:
     return ratio is not None and is_speedup(ratio)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Measured):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

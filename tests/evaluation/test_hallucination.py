@@ -20,9 +20,9 @@ from privgen.evaluation.hallucination import evaluate_hallucination
 from privgen.evaluation.hallucination_methods import Method, baseline, sample
 from privgen.evaluation.hallucination_pictures import WRONG, mark_board, mark_shapes
 from privgen.evaluation.hallucination_plan import Plan, plan
-from privgen.evaluation.hallucination_report import check_output
 from privgen.evaluation.hallucination_runs import SeedRun
 from privgen.evaluation.hallucination_tasks import TASKS, Chess, Grid, Shapes
+from privgen.evaluation.model import check_output
 from privgen.evaluation.spread import over_seeds
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from privgen.errors import PrivgenError, UsageError
+from privgen.evaluation.model import check_output
 from privgen.evaluation.training import evaluate_training, fingerprint, plan
 from privgen.evaluation.training_data import TrainingData
 from privgen.evaluation.training_ratio import first_reach, is_speedup, is_worse, ratio_over_seeds, steps_ratio
-from privgen.evaluation.training_report import check_output
 from privgen.evaluation.training_runs import batches, build_network, noise_schedule, sample
 from privgen.evaluation.training_settings import METHODS, SETTINGS, RunOptions, auto_method
 from privgen.metrics.features import fit_projection
