@@ -85,7 +85,8 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     default=0.0,
     show_default=True,
     metavar="SHARE",
-    help="Share of the images to leave out, those whose denoising wavered most; their files are not written.",
+    help="Share of the images to leave out, those that the network itself finds least likely; their files are not "
+    "written.",
 )
 def generate(
     as_json: bool,

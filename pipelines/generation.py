@@ -24,6 +24,7 @@ from privgen.generate import BATCH_SIZE, GUIDANCE, STEPS, generate_batches
 from privgen.hub import EMBEDDED, load_extra, load_pipeline, resolve_model
 from privgen.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
 from privgen.metrics.hallucination import keep_best
+from privgen.pipelines.detecting import detecting
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
 from privgen.watermark.carriers import Carrier, default_carrier
 from privgen.watermark.keys import Key
@@ -31,8 +32,6 @@ from privgen.watermark.keys import Key
 
 LEDGER = "images.jsonl"
 """In the output folder: what its images were made from, so that an interrupted batch goes on."""
-WATCHED = (0.0, 400.0)
-"""Timesteps, of 1000, whose predictions tell of hallucinations."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,9 @@ def generate_files(
         carrier: what the mark is written with; by default the model's own choice.
         tau: the mark acts on timesteps t <= tau, of 1000; by default what suits the carrier.
         amplification: of the score, against hallucination; None samples as the model's scheduler does.
-        reject: share of the images, in [0, 1), to leave out: those whose predicted x_0 changed most over the last
-            steps (arXiv 2406.09358). All are made before any is written, so such a call cannot be resumed.
+        reject: share of the images, in [0, 1), to leave out: those in which the network sees most noise when it is
+            asked once more; see `privgen.pipelines.detecting`. All are made before any is written, so such a call
+            cannot be resumed.
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`.
         overwrite: replace files that exist.
@@ -194,19 +194,19 @@ def _sampled(
     if amplification is None and not reject:
         yield from _images(pipeline, prompt, seeds, **options)
         return
-    with amplified(pipeline, amplification, watch=WATCHED if reject else None) as scheduler:
-        images = _images(pipeline, prompt, seeds, **options)
-        if not reject:
-            yield from images
-            return
-        kept: list[tuple[int, Tensor]] = []
-        scores: list[float] = []
-        for image in images:
+    if not reject:
+        with amplified(pipeline, amplification):
+            yield from _images(pipeline, prompt, seeds, **options)
+        return
+    kept: list[tuple[int, Tensor]] = []
+    scores: list[float] = []
+    with detecting(pipeline, amplification) as detector:
+        for image in _images(pipeline, prompt, seeds, **options):
             kept.append(image)
-            if len(kept) > len(scores):  # the first image of a batch: the scheduler has just seen all of it
-                scores += scheduler.trajectory_variance().tolist()
-        for index in keep_best(torch.tensor(scores), reject).tolist():
-            yield kept[index]
+            if len(kept) > len(scores):  # the first image of a batch: all of it has just been made
+                scores += detector.scores().tolist()
+    for index in keep_best(torch.tensor(scores), reject).tolist():
+        yield kept[index]
 
 
 def _images(

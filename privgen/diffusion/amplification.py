@@ -98,13 +98,17 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
         watch: lowest and highest timestep, on the scale of 1000, between which predictions of x_0 are watched for
             `trajectory_variance`; None watches nothing.
 
+    Attributes:
+        made: what the last step returned, (B, ...), if anything is watched; None before the first step.
+
     Raises:
         UsageError: the scheduler is one whose predictions cannot be told.
     """
 
     # What is not named here is the inner scheduler's, to read and to set.
     scheduler: Any
-    _OWN: ClassVar = frozenset({"scheduler", "amplification", "watch", "_internal_dict", "_recent", "_trace"})
+    made: Tensor | None
+    _OWN: ClassVar = frozenset({"scheduler", "amplification", "watch", "_internal_dict", "_recent", "_trace", "made"})
 
     def __init__(
         self,
@@ -227,11 +231,10 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
         # Most schedulers have no use for a learned variance.
         output = mean if learned is None or not takes_variance(scheduler) else torch.cat([mean, learned], dim=1)
         made = scheduler.step(output, timestep, sample, *args, **kwargs)
-        if amplification.eta == 1 or not inside:
-            return made
-        if isinstance(made, tuple):
-            return (amplify_tangent(sample, made[0], amplification.eta), *made[1:])
-        made.prev_sample = amplify_tangent(sample, made.prev_sample, amplification.eta)
+        if amplification.eta != 1 and inside:
+            made = _tangential(made, sample, amplification.eta)
+        if self.watch is not None:
+            self.made = made[0] if isinstance(made, tuple) else made.prev_sample
         return made
 
     def _amplified(
@@ -271,6 +274,7 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
     def _forget(self) -> None:
         self._recent: deque[Tensor] = deque(maxlen=self.amplification.memory)
         self._trace = RunningVariance()
+        self.made = None
 
     def _look(self, mean: Tensor, sample: Tensor, level: NoiseLevel, prediction: Prediction, now: float) -> None:
         watched = self.watch is not None and self.watch[0] <= now <= self.watch[1]
@@ -327,6 +331,14 @@ def _split(output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
         return output, None
     mean, learned = output.chunk(2, dim=1)
     return mean, learned
+
+
+def _tangential(made: Any, sample: Tensor, eta: float) -> Any:
+    """A step's result, tuple or object, with its part across the sample amplified."""
+    if isinstance(made, tuple):
+        return (amplify_tangent(sample, made[0], eta), *made[1:])
+    made.prev_sample = amplify_tangent(sample, made.prev_sample, eta)
+    return made
 
 
 def _variance(predictions: tuple[Tensor, ...]) -> Tensor:

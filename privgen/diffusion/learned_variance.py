@@ -201,12 +201,12 @@ def vsm_penalty(v: Tensor, step: ReverseStep) -> Tensor:
 
 
 def precision_penalty(v: Tensor, step: ReverseStep) -> Tensor:
-    """1 - the relative precision beta~_t / sigma^2, (B,), in [0, 1) for v in [-1, 1].
+    """1 - the relative precision beta~_t / sigma^2, (B,), in [0, 1); nothing is to be gained by v below -1.
 
     It asks for the smallest variance that a reverse step can have, that of a certain x_0, and has an effect wherever
     beta and beta~ differ: at the small t where hallucinations are decided.
     """
-    return (1 - torch.exp(step.log_beta_tilde - step.log_variance(v))).flatten(1).mean(1)
+    return (1 - torch.exp(step.log_beta_tilde - step.log_variance(v.clamp_min(-1)))).flatten(1).mean(1)
 
 
 class LossAwareTimesteps:

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.functional import mse_loss
 
 from privgen.diffusion.learned_variance import HybridLoss, hybrid_loss
@@ -30,6 +31,7 @@ class PictureTraining:
         ema_decay: of the averaged weights, which are what is returned.
         training_samples: size of the training set.
         variance: what a network with a learned variance minimises; None learns no variance.
+        variance_steps: optimiser steps of the variance alone, as a share of `steps`; see `train_variance`.
         dtype: of the network's arithmetic; "bfloat16" is faster where the processor has it.
     """
 
@@ -43,6 +45,7 @@ class PictureTraining:
     ema_decay: float = 0.99
     training_samples: int = 4000
     variance: HybridLoss | None = field(default=None)
+    variance_steps: float = 0.3
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
@@ -82,19 +85,55 @@ def train_pictures(data: Tensor, training: PictureTraining, *, seed: int) -> Sma
         The network with averaged weights.
     """
     network = build_picture_network(data.shape[1], training, seed=seed)
+    _fit(network, list(network.parameters()), data, training, steps=training.steps, seed=seed)
+    return network.eval()
+
+
+def train_variance(finished: SmallDenoiser, data: Tensor, training: PictureTraining, *, seed: int) -> SmallDenoiser:
+    """Teach a finished network the variance of its reverse steps; what it predicts stays as it is.
+
+    A hybrid loss with the mean detached trains the two side by side. As this network's variance has no part in its
+    features, the same comes of training them one after the other, and one prediction serves several variances.
+
+    Args:
+        finished: a network without a learned variance; it is left as it was.
+        data: its training set, (N, C, H, W) in [-1, 1].
+        training: how, with a `variance`.
+        seed: of weights, batches, timesteps and noise.
+
+    Returns:
+        The network with twice the channels.
+
+    Raises:
+        ValueError: no `variance`.
+    """
+    if training.variance is None:
+        raise ValueError("expected a training with a variance")
+    network = build_picture_network(data.shape[1], training, seed=seed)
+    network.load_state_dict(finished.state_dict(), strict=False)
+    head = [weights for name, weights in network.named_parameters() if name.startswith("variance.")]
+    network.requires_grad_(False)
+    for weights in head:
+        weights.requires_grad_(True)
+    _fit(network, head, data, training, steps=max(round(training.variance_steps * training.steps), 1), seed=seed)
+    return network.requires_grad_(True).eval()
+
+
+def _fit(
+    network: SmallDenoiser, weights: list[Parameter], data: Tensor, training: PictureTraining, *, steps: int, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
-    optimizer = Muon(network.parameters(), lr=training.learning_rate)
-    average = EMAModel(network.parameters(), decay=training.ema_decay, foreach=True)
-    for step in range(training.steps):
+    optimizer = Muon(weights, lr=training.learning_rate)
+    average = EMAModel(weights, decay=training.ema_decay, foreach=True)
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * _pace(step, training.steps)
+            group["lr"] = training.learning_rate * _pace(step, steps)
         x_0 = data[torch.randint(len(data), (training.batch_size,), generator=generator)]
         _loss(network, x_0, training, generator).backward()
         optimizer.step()
         optimizer.zero_grad()
-        average.step(network.parameters())
-    average.copy_to(network.parameters())
-    return network.eval()
+        average.step(weights)
+    average.copy_to(weights)
 
 
 def _pace(step: int, steps: int) -> float:

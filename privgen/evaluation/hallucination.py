@@ -21,7 +21,7 @@ from privgen.evaluation.hallucination_pictures import draw_shares
 from privgen.evaluation.hallucination_plan import Plan
 from privgen.evaluation.hallucination_report import HallucinationEvaluation, TaskResult
 from privgen.evaluation.hallucination_runs import DATA, LOG, RowLog, SeedRun, add_reductions, fingerprint
-from privgen.evaluation.hallucination_tasks import PictureTask, Shapes
+from privgen.evaluation.hallucination_scenes import SceneRun, Scenes
 from privgen.evaluation.spread import Measured, over_seeds
 
 
@@ -54,14 +54,14 @@ def evaluate_hallucination(
             later = (_run(plan, number, place) for number in range(seed + 1, seed + plan.seeds))
             result = _measured(plan, chain([first], later), log, bar)
             tasks[plan.task.name] = result
-            shown = {name: first.draw(method, plan.task.shown).x for name, method in plan.task.methods.items()}
-            pictures[f"{plan.task.name}-samples"] = plan.task.draw(shown)
+            pictures[f"{plan.task.name}-samples"] = first.picture()
             pictures[f"{plan.task.name}-shares"] = draw_shares(result.methods)
-    timed = next((plan.task for plan in plans if isinstance(plan.task, PictureTask)), Shapes())
-    return HallucinationEvaluation(tasks, step_ratios(timed, steps=cost_steps), environment(), pictures)
+    return HallucinationEvaluation(tasks, step_ratios(steps=cost_steps), environment(), pictures)
 
 
-def _run(plan: Plan, seed: int, folder: Path | None) -> SeedRun:
+def _run(plan: Plan, seed: int, folder: Path | None) -> SeedRun | SceneRun:
+    if isinstance(plan.task, Scenes):
+        return SceneRun(plan.task, seed, samples=plan.samples)
     return SeedRun(plan.task, seed, nfe=plan.nfe, samples=plan.samples, folder=folder)
 
 
@@ -69,7 +69,7 @@ def _parts(plan: Plan) -> int:
     return plan.seeds * (1 + len(plan.task.methods))
 
 
-def _measured(plan: Plan, runs: Iterable[SeedRun], log: RowLog, bar: "tqdm[None]") -> TaskResult:
+def _measured(plan: Plan, runs: Iterable[SeedRun | SceneRun], log: RowLog, bar: "tqdm[None]") -> TaskResult:
     task = plan.task
     methods: Mapping[str, Method | None] = {DATA: None, **task.methods}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in methods}

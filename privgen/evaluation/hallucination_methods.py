@@ -68,6 +68,21 @@ def baseline(methods: Mapping[str, Method], name: str) -> str:
     return next(first for first, method in methods.items() if method.sampler == methods[name].sampler)
 
 
+def affordable(nfe: int, kept: int, reject: float, calls: int) -> tuple[int, int]:
+    """How many samples to draw, and with how many steps, so that one that is kept costs `nfe` calls at most.
+
+    Args:
+        nfe: network calls a kept sample.
+        kept: samples.
+        reject: share of those drawn that is dropped; none is looked at if it is 0.
+        calls: of the detector for each sample drawn.
+    """
+    if not reject:
+        return kept, nfe
+    drawn = math.ceil(kept / (1 - reject))
+    return drawn, max(math.floor(nfe * kept / drawn) - calls, 2)
+
+
 def build_scheduler(plain: DDPMScheduler, method: Method) -> DDPMScheduler | DDIMScheduler:
     """The scheduler that a method samples with, from that of the training."""
     if method.sampler == "ddim":
@@ -103,8 +118,7 @@ def sample(
         chunk: samples at a time.
     """
     kept = shape[0]
-    drawn = math.ceil(kept / (1 - method.reject))
-    steps = nfe if not method.reject else max(math.floor(nfe * kept / drawn) - detector.calls, 2)
+    drawn, steps = affordable(nfe, kept, method.reject, detector.calls)
     scheduler = AmplifiedScheduler(build_scheduler(plain, method), method.amplification, watch=WATCHED)
     x = torch.randn(drawn, *shape[1:], generator=generator)
     parts = [_run(denoise, scheduler, part, steps, detector, generator) for part in x.split(chunk)]

@@ -1,10 +1,12 @@
 """What an evaluation of hallucinations measures, and how much of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from privgen.errors import UsageError
-from privgen.evaluation.hallucination_tasks import TASKS, Task
+from privgen.evaluation.hallucination_scenes import Scenes
+from privgen.evaluation.hallucination_task import Task
+from privgen.evaluation.hallucination_tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -15,13 +17,13 @@ class Amount:
         nfe: network calls a sample.
         seeds: trainings.
         samples: that each method keeps, of each seed.
-        training_steps: of each network.
+        training_steps: of each network; scenes are made by the shipped one.
     """
 
     nfe: int
     seeds: int
     samples: int
-    training_steps: int
+    training_steps: int = 0
 
 
 PRESETS: Mapping[str, Mapping[str, Amount]] = {
@@ -29,14 +31,21 @@ PRESETS: Mapping[str, Mapping[str, Amount]] = {
         "grid": Amount(100, 2, 2000, 4000),
         "shapes": Amount(25, 2, 200, 200),
         "chess": Amount(25, 2, 100, 200),
+        "scenes-15": Amount(15, 2, 12),
+        "scenes-25": Amount(25, 2, 12),
     },
     "standard": {
         "grid": Amount(100, 4, 5000, 10_000),
         "shapes": Amount(25, 4, 1000, 600),
         "chess": Amount(25, 4, 1000, 600),
+        "scenes-15": Amount(15, 4, 100),
+        "scenes-25": Amount(25, 4, 100),
     },
 }
-"""By name and task."""
+"""By name and task; scenes are measured at two numbers of steps."""
+
+
+TASK_NAMES = (*TASKS, Scenes.family)
 
 
 MIN_NFE = 12
@@ -57,7 +66,7 @@ class Plan:
         UsageError: fewer than 2 seeds, or fewer calls than `MIN_NFE`.
     """
 
-    task: Task
+    task: Task | Scenes
     nfe: int
     seeds: int
     samples: int
@@ -70,7 +79,7 @@ class Plan:
 
 
 def plan(
-    tasks: Iterable[str],
+    tasks: Collection[str],
     preset: str,
     *,
     nfe: int | None = None,
@@ -81,7 +90,7 @@ def plan(
     """Plans by a preset, with single settings changed.
 
     Args:
-        tasks: names in `TASKS`; none is all.
+        tasks: of `TASK_NAMES`; none is all.
         preset: name in `PRESETS`.
         nfe: see `Amount`, like the rest; None is the preset's.
         seeds: see `Amount`.
@@ -94,8 +103,10 @@ def plan(
     given = {"nfe": nfe, "seeds": seeds, "samples": samples, "training_steps": training_steps}
     changes = {name: value for name, value in given.items() if value is not None}
     plans = []
-    for name in dict.fromkeys(tasks or TASKS):
-        amount = replace(PRESETS[preset][name], **changes)
-        task = TASKS[name]().trained_for(amount.training_steps)
+    for name, amount in PRESETS[preset].items():
+        if tasks and name.split("-")[0] not in tasks:
+            continue
+        amount = replace(amount, **changes)
+        task = Scenes(steps=amount.nfe) if name not in TASKS else TASKS[name]().trained_for(amount.training_steps)
         plans.append(Plan(task, amount.nfe, amount.seeds, amount.samples))
-    return plans
+    return list({plan.task.name: plan for plan in plans}.values())

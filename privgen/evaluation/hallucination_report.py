@@ -45,15 +45,14 @@ class TaskResult:
         elif vsm:
             names = {"_trained": self.ours["vsm"]}
         else:
-            names = {"_sampling": self.ours["sampling"], "_trained": self.ours["trained"]}
+            names = {f"_{kind}": self.ours[kind] for kind in ("sampling", "trained") if kind in self.ours}
         found: dict[str, Any] = {}
         for suffix, name in names.items():
             row = self.methods[name]
             found[f"method{suffix}"] = name
             found[f"reduction{suffix}"] = row["reduction"]
-            found[f"coverage{suffix}"] = row["coverage_ratio"]
-            if "even" in row:
-                found[f"modes{suffix}"] = row["even"]
+            others = {"coverage": "coverage_ratio", "modes": "even"}
+            found |= {f"{key}{suffix}": row[figure] for key, figure in others.items() if figure in row}
         return found
 
 
@@ -81,7 +80,7 @@ class HallucinationEvaluation:
                 **{name: task.summary() for name, task in self.tasks.items()},
                 "detector": detector,
                 **self.costs,
-                "vsm": {name: task.summary(vsm=True) for name, task in self.tasks.items()},
+                "vsm": {name: task.summary(vsm=True) for name, task in self.tasks.items() if "vsm" in task.ours},
                 "tasks": {name: asdict(task) for name, task in self.tasks.items()},
                 "environment": asdict(self.environment),
             }

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from privgen import __version__
 from privgen.evaluation.hallucination_methods import LOSSES, Method, Sampled, sample
-from privgen.evaluation.hallucination_tasks import Task
+from privgen.evaluation.hallucination_task import Task
 from privgen.evaluation.run_log import KeyedLog
 from privgen.files import write_bytes
 from privgen.metrics.hallucination import auroc, nearest_training_distance
@@ -90,6 +91,10 @@ class SeedRun:
             generator=torch.Generator().manual_seed(self.seed),
         )
 
+    def picture(self) -> Image.Image:
+        """Samples of every method, with what is wrong marked."""
+        return self.task.draw({name: self.draw(m, self.task.shown).x for name, m in self.task.methods.items()})
+
     def network(self, loss: str) -> nn.Module:
         """The network for a loss: from memory, from its file, or trained."""
         if loss not in self._networks:
@@ -112,7 +117,7 @@ class SeedRun:
         return network.eval()
 
     def _trained(self, loss: str) -> nn.Module:
-        network, path = self.task.train(self.data, loss, self.seed), self._path(loss)
+        network, path = self.task.train(self.data, loss, self.seed, lambda: self.network("simple")), self._path(loss)
         if path is not None:
             weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
             write_bytes(path, save(weights), overwrite=True)
@@ -131,6 +136,8 @@ class SeedRun:
 def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mapping[str, str]) -> None:
     """Add to every row "reduction", 1 - the hallucinated share over its baseline's, and "coverage_ratio", by seed.
 
+    There is no "coverage_ratio" where nothing is covered.
+
     Args:
         rows: by method, one for each seed.
         baselines: name of what each method is compared with.
@@ -138,6 +145,8 @@ def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mappin
     for name, plain in baselines.items():
         for row, before in zip(rows[name], rows[plain], strict=True):
             for figure, key in (("hallucinated", "reduction"), ("covered", "coverage_ratio")):
+                if figure not in row:
+                    continue
                 ratio = row[figure] / before[figure] if before[figure] else math.nan
                 row[key] = 1 - ratio if key == "reduction" else ratio
 

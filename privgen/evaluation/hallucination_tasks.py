@@ -1,7 +1,7 @@
-"""What `evaluate hallucination` measures on: data with a validator, and small networks that learn them."""
+"""The tasks of `evaluate hallucination` that networks are trained for: points, shapes, chess boards."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -17,7 +17,13 @@ from privgen.data.chess import draw_board, random_position
 from privgen.data.shapes import draw_shapes, sample_shapes
 from privgen.data.toys import GaussianMixture, gaussian_grid
 from privgen.diffusion.detector import Detector
-from privgen.diffusion.train_pictures import PictureTraining, build_picture_network, picture_scheduler, train_pictures
+from privgen.diffusion.train_pictures import (
+    PictureTraining,
+    build_picture_network,
+    picture_scheduler,
+    train_pictures,
+    train_variance,
+)
 from privgen.diffusion.train_toy import ToyTraining, build_toy_network, toy_scheduler, train_toy, training_set
 from privgen.evaluation.hallucination_methods import LOSSES, Denoise, Method
 from privgen.evaluation.hallucination_pictures import draw_points, mark_board, mark_shapes, picture_rows
@@ -32,85 +38,18 @@ from privgen.evaluation.hallucination_settings import (
     SHAPES_METHODS,
     SHAPES_OURS,
 )
+from privgen.evaluation.hallucination_task import Task
 from privgen.metrics.chess import validate_boards
 from privgen.metrics.features import coverage
 from privgen.metrics.hallucination import Validation, mode_coverage, validate_mixture
 from privgen.metrics.shapes import validate_shapes
+from privgen.models.small import SmallDenoiser
 
 
 INTERPOLATED = 5.0
 """Standard deviations from every mode at which a sample is between modes and not in a mode's tail."""
 EVEN = 0.2
 """Deviation from 1 / K within which a mode has its share."""
-
-
-@dataclass(frozen=True)
-class Task(ABC):
-    """Data, how they are learnt, and what is wrong with samples.
-
-    Attributes:
-        methods: of sampling, by name; the first of each sampler is its baseline.
-        ours: names of the methods that stand for this package: "sampling" changes nothing but the sampling,
-            "trained" also has a learned variance, "vsm" is the published loss.
-        detector: of hallucinations.
-        name: of the task.
-        shown: samples in a picture, of each method.
-    """
-
-    methods: Mapping[str, Method]
-    ours: Mapping[str, str]
-    detector: Detector
-    name: ClassVar[str]
-    shown: ClassVar[int]
-
-    @abstractmethod
-    def training_set(self, seed: int) -> Tensor:
-        """What networks are trained on, (N, ...)."""
-
-    @abstractmethod
-    def held_out(self, n: int, seed: int) -> Tensor:
-        """Other data, (n, ...)."""
-
-    @property
-    def reader_error(self) -> float:
-        """Share of real data that the validator takes for hallucinated."""
-        return self.validate(self.held_out(2, 0)).reader_error
-
-    @abstractmethod
-    def trained_for(self, steps: int) -> Self:
-        """The same with another number of training steps."""
-
-    def data_settings(self) -> dict[str, Any]:
-        """All that the data depend on but the seed."""
-        return {}
-
-    @abstractmethod
-    def build(self, loss: str, seed: int) -> nn.Module:
-        """The untrained network for one of `LOSSES`."""
-
-    @abstractmethod
-    def train(self, data: Tensor, loss: str, seed: int) -> nn.Module:
-        """A network that has learnt."""
-
-    @abstractmethod
-    def scheduler(self) -> DDPMScheduler:
-        """Of the training."""
-
-    @abstractmethod
-    def denoiser(self, network: nn.Module) -> Denoise:
-        """A network as samplers call it."""
-
-    @abstractmethod
-    def validate(self, x: Tensor) -> Validation:
-        """Which samples, (B, ...), are hallucinated."""
-
-    @abstractmethod
-    def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
-        """How much of the data samples cover; the same names for any samples, "covered" among them."""
-
-    @abstractmethod
-    def draw(self, samples: Mapping[str, Tensor]) -> Image.Image:
-        """A picture of samples, by method, with what is wrong marked."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +84,7 @@ class Grid(Task):
     def build(self, loss: str, seed: int) -> nn.Module:
         return build_toy_network(2, replace(self.training, variance=LOSSES[loss]), seed=seed)
 
-    def train(self, data: Tensor, loss: str, seed: int) -> nn.Module:
+    def train(self, data: Tensor, loss: str, seed: int, plain: Callable[[], nn.Module]) -> nn.Module:
         return train_toy(data, replace(self.training, variance=LOSSES[loss]), seed=seed)
 
     def scheduler(self) -> DDPMScheduler:
@@ -209,8 +148,13 @@ class PictureTask(Task):
     def build(self, loss: str, seed: int) -> nn.Module:
         return build_picture_network(self.channels, replace(self.training, variance=LOSSES[loss]), seed=seed)
 
-    def train(self, data: Tensor, loss: str, seed: int) -> nn.Module:
-        return train_pictures(data, replace(self.training, variance=LOSSES[loss]), seed=seed)
+    def train(self, data: Tensor, loss: str, seed: int, plain: Callable[[], nn.Module]) -> nn.Module:
+        variance = LOSSES[loss]
+        if variance is None:
+            return train_pictures(data, self.training, seed=seed)
+        finished = plain()
+        assert isinstance(finished, SmallDenoiser)
+        return train_variance(finished, data, replace(self.training, variance=variance), seed=seed)
 
     def scheduler(self) -> DDPMScheduler:
         return picture_scheduler()

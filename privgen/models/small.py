@@ -19,7 +19,8 @@ class SmallDenoiser(nn.Module):
         classes: to be conditioned on; 0 is unconditional.
         learn_variance: give twice the channels, for `variance_type` learned_range. What the second half is made of is
             learnt for the first alone: its loss, large where the reverse step's variance is small, would drown the
-            other's.
+            other's. It is bounded to (-1, 1): what is right beyond, for steps of the training's length, is far too
+            much for the longer steps of sampling.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class SmallDenoiser(nn.Module):
             coarse = block(coarse, condition)
         spread = pixel_shuffle(self.up(coarse), 2)[..., :height, :width]
         h = silu(self.norm(self.last(self.join(torch.cat([fine, spread], 1)), condition)))
-        outputs = [self.leave(h)] if self.variance is None else [self.leave(h), self.variance(h.detach())]
+        outputs = [self.leave(h)] if self.variance is None else [self.leave(h), self.variance(h.detach()).tanh()]
         return pixel_shuffle(torch.cat(outputs, 1), self.patch)
 
 

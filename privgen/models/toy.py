@@ -17,7 +17,7 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
         dimensions: numbers of a sample.
         width: of the hidden layers.
         layers: hidden layers.
-        learn_variance: give twice the numbers, for `variance_type` learned_range.
+        learn_variance: give twice the numbers, for `variance_type` learned_range; the second half is in (-1, 1).
     """
 
     @register_to_config
@@ -56,4 +56,7 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
         for layer in self.hidden:
             x = x + layer(nn.functional.silu(x + time))
         output = self.leave(nn.functional.silu(x))
+        if self.config["learn_variance"]:
+            prediction, variance = output.chunk(2, dim=1)
+            output = torch.cat([prediction, variance.tanh()], dim=1)
         return UNet2DOutput(sample=output) if return_dict else (output,)

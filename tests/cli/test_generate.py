@@ -175,7 +175,6 @@ def test_rejects_hallucinations(generate, tmp_path):
         (["--amplify", "2", "--amplify-gate", "learned"], "needs a network with a learned variance"),
         (["--reject-hallucinations", "0.5"], "A share of 0.5 of 1 images rejects none or all of them"),
         (["--reject-hallucinations", "1"], "--reject-hallucinations"),
-        (["--reject-hallucinations", "0.5", "--n", "2", "-o", "cats"], "1 steps were watched"),
     ],
 )
 def test_wrong_calls_against_hallucination(generate, tmp_path, words, said):

@@ -155,10 +155,12 @@ def test_the_published_penalty_is_inert_and_ours_is_not(schedule):
     assert float(ours.max()) > 0.3
     assert (ours >= 0).all()
     assert float(precision_penalty(low, step).abs().max()) < 1e-9
+    # Below the range there is nothing to gain, so that nothing drives v there.
+    assert torch.equal(precision_penalty(3 * low, step), precision_penalty(low, step))
 
 
 def test_penalties_are_in_the_loss_by_their_weights(generator):
-    output = torch.randn(3, 2, generator=generator, requires_grad=True)
+    output = torch.randn(3, 2, generator=generator).tanh().requires_grad_()
     x_0, noise = (torch.randn(3, 1, generator=generator) for _ in range(2))
     call = (output, x_0, noise, torch.tensor([1, 2, 3]), scheduler().alphas_cumprod)
     plain = hybrid_loss(*call)

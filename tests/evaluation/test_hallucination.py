@@ -12,7 +12,7 @@ from privgen.data.shapes import PlacedShape, draw_shapes
 from privgen.data.toys import ExactDenoiser, gaussian_grid
 from privgen.diffusion.amplification import Amplification
 from privgen.diffusion.detector import Detector
-from privgen.diffusion.train_pictures import PictureTraining
+from privgen.diffusion.train_pictures import PictureTraining, train_variance
 from privgen.diffusion.train_toy import ToyTraining, train_toy, training_set
 from privgen.errors import PrivgenError, UsageError
 from privgen.evaluation import hallucination_runs
@@ -172,15 +172,24 @@ def test_pictures_are_learnt():
     )
     task = Shapes(training=training)
     data = task.training_set(0)
-    nets = [replace(task, training=replace(training, steps=n)).train(data, "precision", 0) for n in (1, 60)]
+    learners = [replace(task, training=replace(training, steps=n)) for n in (1, 60)]
+    simple = [learner.train(data, "simple", 0, pytest.fail) for learner in learners]
     noisy = 0.9 * data + 0.4 * torch.randn(data.shape, generator=torch.Generator().manual_seed(0))
-    outputs = [task.denoiser(net)(noisy, torch.tensor(150)).detach() for net in nets]
-    assert outputs[0].shape == (16, 2, 64, 64)
-    errors = [float((output[:, :1] - data).square().mean()) for output in outputs]
+    outputs = [task.denoiser(net)(noisy, torch.tensor(150)).detach() for net in simple]
+    errors = [float((output - data).square().mean()) for output in outputs]
     assert errors[1] < 0.5 * errors[0]
     # The variance is learnt from what the prediction has learnt, and changes nothing of it.
-    simple = replace(task, training=replace(training, steps=60)).train(data, "simple", 0)
-    assert torch.allclose(task.denoiser(simple)(noisy, torch.tensor(150)), outputs[1][:, :1], atol=0.05)
+    learnt = [learner.train(data, "precision", 0, lambda: simple[1]) for learner in learners]
+    predictions, variances = [], []
+    for net in learnt:
+        prediction, variance = task.denoiser(net)(noisy, torch.tensor(150)).detach().chunk(2, 1)
+        predictions.append(prediction)
+        variances.append(variance)
+    assert all(torch.equal(prediction, outputs[1]) for prediction in predictions)
+    assert not torch.allclose(*variances, atol=0.01)
+    assert max(float(variance.abs().max()) for variance in variances) <= 1
+    with pytest.raises(ValueError, match="with a variance"):
+        train_variance(simple[1], data, training, seed=0)
 
 
 def test_bad_shapes_are_outlined():
@@ -230,6 +239,10 @@ def test_methods_of_tasks(task):
 
 def test_plans():
     found = plan((), "standard", seeds=3, training_steps=7)
-    assert [(p.task.name, p.seeds, p.task.training.steps) for p in found] == [(name, 3, 7) for name in TASKS]
+    assert [p.task.name for p in found] == [*TASKS, "scenes-15", "scenes-25"]
+    assert {p.seeds for p in found} == {3}
+    assert [p.task.training.steps for p in found[: len(TASKS)]] == [7] * len(TASKS)
+    assert [(p.task.steps, p.nfe) for p in found[len(TASKS) :]] == [(15, 15), (25, 25)]
+    assert [p.task.name for p in plan(["scenes"], "quick", nfe=20)] == ["scenes-20"]
     with pytest.raises(UsageError, match="1 seeds and 25 network calls; give at least 2 and 12"):
         plan(["shapes"], "standard", seeds=1)

@@ -1,0 +1,137 @@
+"""The detector of hallucinations inside any pipeline: one more network call for a finished batch."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from torch import Tensor, nn
+
+from privgen.diffusion.amplification import Amplification, AmplifiedScheduler, Window, amplified
+from privgen.diffusion.detector import Detector
+from privgen.errors import UsageError
+
+
+DETECTOR = Detector((800,))
+"""At the noise level at which a network decides what is there; chosen on shapes and on scenes."""
+WATCHED: Window = (0.0, 400.0)
+"""Timesteps over which the variance of predictions is taken."""
+
+
+class PipelineDetector:
+    """What a pipeline's network says of the batch that it has just made.
+
+    The network is asked with the conditions of its last call, so with the prompt; under classifier-free guidance that
+    is the second half of them. Made by `detecting`.
+
+    Args:
+        pipeline: whose network it is.
+        scheduler: that it steps with.
+        detector: what is asked.
+
+    Raises:
+        UsageError: the scheduler is not for a network with DDPM's noise schedule.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline, scheduler: AmplifiedScheduler, detector: Detector) -> None:
+        if not hasattr(scheduler, "alphas_cumprod"):
+            raise UsageError(
+                f"{type(scheduler.scheduler).__name__} has no noise schedule of DDPM, which the detector of "
+                "hallucinations needs; take a model that was trained with one, such as Stable Diffusion."
+            )
+        self.scheduler, self.detector = scheduler, detector
+        self.network: nn.Module = getattr(pipeline, "unet", None) or pipeline.transformer
+        self._training = DDIMScheduler.from_config(scheduler.scheduler.config)
+        self._call: _Call | None = None
+        self._asking = False
+
+    def note(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Remember a call of the network; a forward pre-hook."""
+        if not self._asking:
+            self._call = _Call(args, dict(kwargs))
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """Of the batch, (B,); high ones tell of hallucinations.
+
+        Raises:
+            UsageError: nothing has been made.
+        """
+        made, call = self.scheduler.made, self._call
+        if made is None or call is None:
+            raise UsageError("Nothing has been made that could be looked at; call the pipeline first.")
+        dtype = next(self.network.parameters()).dtype
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            args, kwargs = call.with_inputs(x.to(dtype), t.to(x.device))
+            output: Tensor = self.network(*args, **{**kwargs, "return_dict": False})[0]
+            return output.float()
+
+        self._asking = True
+        try:
+            return self.detector.scores(denoise, self._training, made.float()).cpu()
+        finally:
+            self._asking = False
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a denoising network, whose first inputs are a sample (rows, ...) and a timestep."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def with_inputs(self, x: Tensor, t: Tensor) -> tuple[list[Any], dict[str, Any]]:
+        """The same for the last rows, with another sample and timestep."""
+        rows = len(self.args[0] if self.args else self.kwargs[_sample_name(self.kwargs)])
+        chosen = slice(rows - len(x), rows)
+        args = [_rows(value, chosen, rows) for value in self.args]
+        kwargs = {name: _rows(value, chosen, rows) for name, value in self.kwargs.items()}
+        args[:2] = [x, t][: len(args)]
+        if not args:
+            kwargs[_sample_name(kwargs)] = x
+        if len(args) < 2:
+            was = kwargs["timestep"]
+            kwargs["timestep"] = t.expand(len(x)) if isinstance(was, Tensor) and was.ndim else t
+        return args, kwargs
+
+
+def _sample_name(kwargs: Mapping[str, Any]) -> str:
+    return "sample" if "sample" in kwargs else "hidden_states"
+
+
+@contextmanager
+def detecting(
+    pipeline: DiffusionPipeline, amplification: Amplification | None = None, *, detector: Detector = DETECTOR
+) -> Iterator[PipelineDetector]:
+    """Lend a pipeline a scheduler that is watched, and its network a hook; afterwards it has neither.
+
+    Args:
+        pipeline: any pipeline with one scheduler, and a network that is its `unet` or `transformer`.
+        amplification: of the score while it samples.
+        detector: what is asked.
+
+    Yields:
+        Whose `scores` are those of the batch that was made last.
+
+    Raises:
+        UsageError: as `PipelineDetector` says.
+    """
+    with amplified(pipeline, amplification, watch=WATCHED) as scheduler:
+        found = PipelineDetector(pipeline, scheduler, detector)
+        hook = found.network.register_forward_pre_hook(found.note, with_kwargs=True)
+        try:
+            yield found
+        finally:
+            hook.remove()
+
+
+def _rows(value: Any, chosen: slice, of: int) -> Any:
+    """The rows of a condition, which may be nested, and None."""
+    if isinstance(value, Tensor):
+        return value[chosen] if value.ndim and len(value) == of else value
+    if isinstance(value, Mapping):
+        return {name: _rows(part, chosen, of) for name, part in value.items()}
+    return value

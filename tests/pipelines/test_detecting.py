@@ -1,0 +1,66 @@
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
+from privgen.diffusion.amplification import Amplification
+from privgen.diffusion.detector import Detector
+from privgen.errors import UsageError
+from privgen.pipelines.detecting import detecting
+
+
+@pytest.fixture
+def pipe(tiny):
+    return tiny.tiny_pipeline("sd21")
+
+
+def run(pipe, prompts=("cat", "dog"), **options):
+    generator = [torch.Generator().manual_seed(seed) for seed in range(1, 1 + len(prompts))]
+    return pipe(list(prompts), num_inference_steps=3, generator=generator, output_type="latent", **options).images
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler])
+def test_is_the_network_s_noise_in_finished_latents(pipe, guidance, scheduler):
+    if scheduler is not None:
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    plain = run(pipe, guidance_scale=guidance)
+    with detecting(pipe, detector=Detector((500,))) as detector:
+        latents = run(pipe, guidance_scale=guidance)
+        found = detector.scores()
+        assert torch.equal(detector.scores(), found)
+    assert torch.equal(latents, plain)
+    words = pipe.encode_prompt(["cat", "dog"], "cpu", 1, False)[0]
+    alpha_bar = pipe.scheduler.alphas_cumprod[500]
+    x_t = alpha_bar.sqrt() * latents
+    with torch.no_grad():
+        velocity = pipe.unet(x_t, 500, encoder_hidden_states=words).sample
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    noise = alpha_bar.sqrt() * velocity + (1 - alpha_bar).sqrt() * x_t
+    assert torch.allclose(found, noise.square().mean((1, 2, 3)), rtol=1e-4)
+
+
+def test_batched_equals_single(pipe):
+    with detecting(pipe, Amplification(1.3)) as detector:
+        run(pipe)
+        both = detector.scores()
+        run(pipe, ["cat"])
+        assert torch.allclose(detector.scores(), both[:1], rtol=1e-4)
+
+
+def test_leaves_the_pipeline_as_it_was(pipe):
+    scheduler = pipe.scheduler
+    with pytest.raises(KeyError), detecting(pipe):
+        raise KeyError
+    assert pipe.scheduler is scheduler
+    assert not pipe.unet._forward_pre_hooks
+
+
+def test_what_it_cannot_look_at(pipe):
+    with detecting(pipe) as detector, pytest.raises(UsageError, match="call the pipeline first"):
+        detector.scores()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    with (
+        pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler has no noise"),
+        detecting(pipe),
+    ):
+        pass
