@@ -63,10 +63,11 @@ class ExtractorRecipe:
         token_share: share of the marks that they write.
         moved_share: share of the marked images that are cut out or turned, and put back not quite where they were.
             Above 0 an `Aligner` is trained: the one in `start` further, or one with the extractor's encoder.
-        fitted_images: from which an aligner's patterns are measured at first.
+        fitted_images: from which an aligner's patterns, and what content is like, are measured at first.
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
         clean_images: images, none of them marked, on which the logits are whitened at the end.
-        generated_images: as many more for that, which the text-to-image model generates.
+        generated_images: as many more for that, which the text-to-image model generates; an aligner is fitted to parts
+            of them too.
     """
 
     vae: Path = Path("runs/vae/model/vae")
