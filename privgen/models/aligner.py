@@ -1,5 +1,8 @@
 """The reader of marks of which only a part is seen, on images that are cut out or turned and put back."""
 
+from typing import Self
+
+import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -9,13 +12,19 @@ from torch.nn import functional as F
 from privgen.models.watermark import LEAST_VARIANCE, Extractor, latent_encoder, to_side
 
 
+_MOST_KEPT = 512  # parts of the canvas: those of a plain search, and some more
+
+
 class Aligner(ModelMixin, ConfigMixin):
     """Reads what is left of a mark, in closed form.
 
-    A mark adds to the latents of an image the sum of its bits' patterns P, content adds noise of variance D in each of
-    the latent values, and both are known. So whatever is seen, the best linear reader of it is too (linear minimum
-    mean square error; S. Kay, Fundamentals of Statistical Signal Processing I, chapter 12): a bit that lies beyond
-    the edge is read as nothing, and one that is half there as half as clear.
+    A mark adds to the latents of an image the sum of its bits' patterns P, content adds noise of covariance S, and
+    both are known. So whatever is seen, the best linear reader of it is too (linear minimum mean square error; S. Kay,
+    Fundamentals of Statistical Signal Processing I, chapter 12): a bit that lies beyond the edge is read as nothing,
+    one that is half there as half as clear, and content that goes on from place to place is told from marks by that.
+
+    Out of training the filters of each part of the canvas are kept, because a search looks at the same parts of all
+    images; whoever changes patterns or covariance then calls `forget`.
 
     Args:
         n_bits: bits of a message.
@@ -43,11 +52,13 @@ class Aligner(ModelMixin, ConfigMixin):
         self.encoder = latent_encoder(latent_channels, widths, layers_per_block, norm_num_groups, mid_block_attention)
         values = latent_channels * (size >> (len(widths) - 1)) ** 2
         self.patterns = nn.Parameter(torch.zeros(n_bits, values))
-        self.log_variance = nn.Parameter(torch.zeros(values))
-        # How much surer the model of independent noise is than it should be; content is alike from place to place.
+        # How much surer than it should be it is, content being no Gaussian noise.
         self.log_temperature = nn.Parameter(torch.zeros(()))
         self.mean: Tensor
+        self.covariance: Tensor
         self.register_buffer("mean", torch.zeros(values))
+        self.register_buffer("covariance", torch.eye(values))
+        self._filters: dict[bytes, Tensor] = {}
 
     @classmethod
     def from_extractor(cls, extractor: Extractor) -> "Aligner":
@@ -93,25 +104,45 @@ class Aligner(ModelMixin, ConfigMixin):
         Returns:
             Logits (G, B, n_bits).
         """
-        patterns, precision = self.patterns.float(), (-self.log_variance.float()).exp()
-        cells = cells.float()
-        weights = precision * cells.repeat(1, latents.shape[2])
+        shown = cells.bool().repeat(1, latents.shape[2])
         values = (latents.flatten(2) - self.mean).float()
-        heard = (weights[:, None] * values) @ patterns.T
-        n_bits, by_cell = len(patterns), (latents.shape[2], -1)
-        scaled = (precision * patterns).unflatten(1, by_cell)
-        among = torch.einsum("ncs,mcs->snm", patterns.unflatten(1, by_cell), scaled).flatten(1)
-        among = (cells @ among).view(-1, n_bits, n_bits)
-        known = torch.linalg.solve(torch.eye(n_bits, device=among.device) + among, among)
+        variance = self.covariance.diagonal().float()
+        bits, loudness = [], []
+        for group, part in zip(values, shown, strict=True):
+            seen = group[:, part]
+            bits.append(seen @ self._filters_of(part).T)
+            # How loud an image's content is, beside what it was expected to be.
+            loudness.append((seen.square() / variance[part]).sum(dim=1) / max(1, seen.shape[1]))
+        scale = 2 / (torch.stack(loudness) + LEAST_VARIANCE) / self.log_temperature.float().exp()
+        return scale[..., None] * torch.stack(bits)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; filters are kept in evaluation only."""
+        self.forget()
+        return super().train(mode)
+
+    def forget(self) -> None:
+        """Solve for all filters anew, because patterns or covariance are others now."""
+        self._filters.clear()
+
+    def _filters_of(self, part: Tensor) -> Tensor:
+        """Filters (n_bits, n) of the n latent values that `part`, (values,) of bool, shows."""
+        if self.training:
+            return self._solve(part)
+        key = np.packbits(part.cpu().numpy()).tobytes()
+        if key not in self._filters:
+            if len(self._filters) >= _MOST_KEPT:
+                self._filters.pop(next(iter(self._filters)))
+            self._filters[key] = self._solve(part)
+        return self._filters[key]
+
+    def _solve(self, part: Tensor) -> Tensor:
+        patterns = self.patterns.float()[:, part]
+        root = torch.linalg.cholesky(self.covariance.float()[part][:, part])
+        heard = torch.cholesky_solve(patterns.T, root).T
         # By the matrix inversion lemma, the other bits being noise too.
-        share = known.diagonal(dim1=1, dim2=2)[:, None]
-        estimate = heard - heard @ known.mT
-        # How loud an image's content is, beside what it was expected to be.
-        loudness = torch.einsum("gbd,gd->gb", values.square(), weights) / (weights > 0).sum(dim=1)[:, None].clamp(
-            min=1
-        )
-        scale = 2 / (loudness + LEAST_VARIANCE) / self.log_temperature.float().exp()
-        return scale[..., None] * estimate / (1 - share).clamp(min=1e-4)
+        posterior = torch.linalg.inv(torch.eye(len(patterns), device=part.device) + heard @ patterns.T)
+        return posterior @ heard / posterior.diagonal()[:, None]
 
 
 def whole(seen: Tensor, side: tuple[int, int]) -> Tensor:

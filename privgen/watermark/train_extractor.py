@@ -34,6 +34,8 @@ from privgen.watermark.training_marks import TokenWriter, draw_pose, rows_of_mar
 STRENGTH = 0.25
 """RMS of a residual, in units of scaled latents, before its decoded difference is brought to the quality asked for."""
 
+_SHOWN = 4  # parts of each generated image that an aligner is fitted to
+
 Attack = Callable[..., Tensor]
 """Called as `attack(images, generator=[one for each image])`, images (B, 3, H, W) in [0, 1]."""
 
@@ -61,10 +63,11 @@ class ExtractorRecipe:
         token_share: share of the marks that they write.
         moved_share: share of the marked images that are cut out or turned, and put back not quite where they were.
             Above 0 an `Aligner` is trained: the one in `start` further, or one with the extractor's encoder.
-        fitted_images: from which an aligner's patterns are measured at first.
+        fitted_images: from which an aligner's patterns, and what content is like, are measured at first.
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
         clean_images: images, none of them marked, on which the logits are whitened at the end.
-        generated_images: as many more for that, which the text-to-image model generates.
+        generated_images: as many more for that, which the text-to-image model generates; an aligner is fitted to parts
+            of them too.
     """
 
     vae: Path = Path("runs/vae/model/vae")
@@ -148,15 +151,28 @@ class ExtractorTask(Task):
 
     @torch.no_grad()
     def _views(self, batch_size: int = 16) -> Iterator[View]:
-        """Parts of marked images that training does not draw."""
+        """Parts of marked images that training does not draw, and of generated ones."""
         first = self.recipe.samples
-        for start in tqdm(range(first, first + self.recipe.fitted_images, batch_size), "patterns", unit="batch"):
+        generated = self._generated()
+        shown = -(-_SHOWN * len(generated) // batch_size) * batch_size
+        last = first + self.recipe.fitted_images + shown
+        for start in tqdm(range(first, last, batch_size), "patterns", unit="batch"):
             batch = self.batch(list(range(start, start + batch_size)))
             batch["by_token"] = torch.zeros(batch_size, dtype=torch.bool)
-            poses = Poses(batch["pose"])
+            if start >= last - shown:
+                batch["pixels"] = generated[torch.arange(start, start + batch_size) % len(generated)]
+                batch["as_decoded"] = torch.zeros(batch_size, dtype=torch.bool)
+            # Some of them whole, for what lies at the rim.
+            poses = Poses.of().expand(batch_size) if start // batch_size % 4 == 0 else Poses(batch["pose"])
             canvases, seen = put_back(take(self.mark(batch), poses), poses)
             opposite, _ = put_back(take(self.mark({**batch, "bits": 1 - batch["bits"]}), poses), poses)
             yield View(canvases, opposite, seen, batch["bits"])
+
+    def _generated(self) -> Tensor:
+        """Generated images without a mark, (B, 3, S, S) in [0, 1]; none without a model."""
+        if self.writer is None or not self.recipe.generated_images:
+            return torch.zeros(0)
+        return self.writer.unmarked(self.recipe.generated_images, self.seed).to(self.vae.device)
 
     def batch(self, indices: list[int]) -> Batch:
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 1, i])) for i in indices]
@@ -246,9 +262,7 @@ class ExtractorTask(Task):
         if isinstance(self.extractor, Aligner):
             self.extractor.to(memory_format=torch.contiguous_format).save_pretrained(folder / "aligner")
             return
-        generated = torch.zeros(0)
-        if self.writer is not None and self.recipe.generated_images:
-            generated = self.writer.unmarked(self.recipe.generated_images, self.seed).to(self.vae.device)
+        generated = self._generated()
         self.extractor.whiten(self._clean_logits(self.extractor, generated))
         self.mapper.register_to_config(strength=self._calibrate(generated))
         for name, network in (("extractor", self.extractor), ("latent_mapper", self.mapper)):

@@ -15,7 +15,8 @@ def aligner(generator):
     """Loud patterns, so that every term counts."""
     aligner = Aligner(N_BITS, SIZE, 2, (8, 8, 8), 1, 8).eval().requires_grad_(False)
     aligner.patterns.normal_(generator=generator).mul_(0.3)
-    aligner.log_variance.normal_(generator=generator)
+    mixing = torch.randn(128, 128, generator=generator) / 128**0.5
+    aligner.covariance.copy_(mixing @ mixing.T + 0.5 * torch.eye(128))
     aligner.mean.normal_(generator=generator)
     return aligner
 
@@ -41,7 +42,7 @@ def test_it_is_the_best_linear_reader(aligner, latents, left, part):
         shown[..., 4:] = False
     rows = shown.flatten()
     patterns, values = aligner.patterns[:, rows].double(), (latents.flatten(1) - aligner.mean)[:, rows].double()
-    content = torch.diag(aligner.log_variance[rows].double().exp())
+    content = aligner.covariance[rows][:, rows].double()
     expected = []
     for bit in range(N_BITS):
         others = torch.cat([patterns[:bit], patterns[bit + 1 :]])
@@ -65,6 +66,16 @@ def test_what_is_not_seen_is_not_read(aligner, latents, left):
 def test_loud_content_makes_bits_less_sure(aligner, latents):
     quiet, loud = (aligner.read(aligner.mean.view(2, 8, 8) + gain * latents) for gain in (1.0, 4.0))
     assert float(loud.abs().mean()) < float(quiet.abs().mean())
+
+
+def test_filters_are_kept_until_they_are_forgotten(aligner, latents):
+    before = aligner.read(latents)
+    aligner.patterns.mul_(-1)
+    assert torch.equal(aligner.read(latents), before)
+    aligner.forget()
+    torch.testing.assert_close(aligner.read(latents), -before)
+    aligner.patterns.mul_(-1)
+    torch.testing.assert_close(aligner.train().read(latents), before)
 
 
 def test_many_equal_one_by_one(aligner, generator, left):
