@@ -14,17 +14,24 @@ def training(root):
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "name", "table"),
+    ("page", "script", "arguments", "name", "table"),
     [
-        ("training_table", " docs/results/training.json", "training", lambda module, record: module.table(record)),
-        ("assignment", "", "assignment", lambda module, record: module.markdown(record["table"])),
+        ("immiscible", "training_table", " docs/results/training.json", "training", lambda m, record: m.table(record)),
+        ("immiscible", "assignment", "", "assignment", lambda m, record: m.markdown(record["table"])),
+        (
+            "evaluation",
+            "hallucination_table",
+            " docs/results/hallucination.json",
+            "hallucination",
+            lambda m, record: m.tables(record),
+        ),
     ],
 )
-def test_tables_are_those_of_the_records(root, script, arguments, name, table):
+def test_tables_are_those_of_the_records(root, page, script, arguments, name, table):
     spec = importlib.util.spec_from_file_location(script, root / "benchmarks" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text = (root / "docs" / "immiscible.md").read_text()
+    text = (root / "docs" / f"{page}.md").read_text()
     start = f"<!-- table: python benchmarks/{script}.py{arguments} -->\n"
     shown = text.partition(start)[2].partition("\n<!-- end of table -->")[0]
     assert shown == table(module, json.loads((root / "docs" / "results" / f"{name}.json").read_text()))

@@ -69,41 +69,46 @@ class Aligner(ModelMixin, ConfigMixin):
         aligner.encoder.load_state_dict(extractor.encoder.state_dict())
         return aligner
 
-    def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, seen: Tensor | None = None, *, quick: bool = False) -> Tensor:
         """Read images.
 
         Args:
             images: shape (B, 3, H, W) in [0, 1], canvases with an image in its place.
             seen: shape (B, 1, H', W') of 0 and 1, what of them the image shows; by default all. See
                 `privgen.watermark.alignment.put_back`.
+            quick: see `read_alike`.
 
         Returns:
             Logits of shape (B, n_bits); positive reads as bit 1.
         """
-        return self.read(self.encode(images), seen)
+        return self.read(self.encode(images), seen, quick=quick)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B, C, h, w) of images (B, 3, H, W) in [0, 1], any H and W."""
         latents: Tensor = self.encoder(2 * to_side(images.to(self.patterns), self.config.size) - 1)
         return latents
 
-    def read(self, latents: Tensor, seen: Tensor | None = None) -> Tensor:
+    def read(self, latents: Tensor, seen: Tensor | None = None, *, quick: bool = False) -> Tensor:
         """Logits (B, n_bits) of latents (B, C, h, w), of which only those that see nothing beyond the edge count."""
         side = (latents.shape[2], latents.shape[3])
         if seen is None:
-            return self.read_alike(latents[None], latents.new_ones(1, side[0] * side[1]))[0]
-        return self.read_alike(latents[:, None], whole(seen.to(latents), side))[:, 0]
+            return self.read_alike(latents[None], latents.new_ones(1, side[0] * side[1]), quick=quick)[0]
+        return self.read_alike(latents[:, None], whole(seen.to(latents), side), quick=quick)[:, 0]
 
-    def read_alike(self, latents: Tensor, cells: Tensor) -> Tensor:
+    def read_alike(self, latents: Tensor, cells: Tensor, *, quick: bool = False) -> Tensor:
         """Read groups of images of which the same part is seen, which takes little longer than one of each group.
 
         Args:
             latents: (G, B, C, h, w), G groups of B.
             cells: (G, h w) of 0 and 1, what of them counts; see `whole`.
+            quick: take content for independent from place to place, which reads less: the filters of a part are then
+                found in a hundredth of the time.
 
         Returns:
             Logits (G, B, n_bits).
         """
+        if quick:
+            return self._read_quickly(latents, cells.float())
         shown = cells.bool().repeat(1, latents.shape[2])
         values = (latents.flatten(2) - self.mean).float()
         variance = self.covariance.diagonal().float()
@@ -115,6 +120,24 @@ class Aligner(ModelMixin, ConfigMixin):
             loudness.append((seen.square() / variance[part]).sum(dim=1) / max(1, seen.shape[1]))
         scale = 2 / (torch.stack(loudness) + LEAST_VARIANCE) / self.log_temperature.float().exp()
         return scale[..., None] * torch.stack(bits)
+
+    def _read_quickly(self, latents: Tensor, cells: Tensor) -> Tensor:
+        patterns, precision = self.patterns.float(), 1 / self.covariance.diagonal().float()
+        weights = precision * cells.repeat(1, latents.shape[2])
+        values = (latents.flatten(2) - self.mean).float()
+        heard = (weights[:, None] * values) @ patterns.T
+        n_bits, by_cell = len(patterns), (latents.shape[2], -1)
+        scaled = (precision * patterns).unflatten(1, by_cell)
+        among = torch.einsum("ncs,mcs->snm", patterns.unflatten(1, by_cell), scaled).flatten(1)
+        among = (cells @ among).view(-1, n_bits, n_bits)
+        known = torch.linalg.solve(torch.eye(n_bits, device=among.device) + among, among)
+        # By the matrix inversion lemma, the other bits being noise too.
+        share = known.diagonal(dim1=1, dim2=2)[:, None]
+        estimate = heard - heard @ known.mT
+        seen = (weights > 0).sum(dim=1)[:, None].clamp(min=1)
+        loudness = torch.einsum("gbd,gd->gb", values.square(), weights) / seen
+        scale = 2 / (loudness + LEAST_VARIANCE) / self.log_temperature.float().exp()
+        return scale[..., None] * estimate / (1 - share).clamp(min=1e-4)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module; filters are kept in evaluation only."""

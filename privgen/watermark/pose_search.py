@@ -1,7 +1,8 @@
 """Marks in images that were cut out of what was marked, or turned.
 
 Each key's message is looked for at a grid of places, and from the best one uphill: angles, and cut-outs that are not
-turned. A thorough search looks for turned cut-outs as well, and climbs from the best places of several angles.
+turned. A thorough search looks for turned cut-outs as well, and climbs from the best places of several angles. At
+the places of the grid the aligner reads quickly; from the best one on it reads all that it can.
 
 What is climbed is the correlation of message and logits, so that an image is tried at many places for each key, and
 one of them matches by chance more easily: p-values are multiplied by their number, `places_of` (Bonferroni). That is
@@ -149,7 +150,8 @@ def search(
     messages = messages.expand(len(images), -1, -1)
     groups = [_Best(messages)]
     whole_canvas = torch.cat([Poses.of(degrees=float(degrees)).values for degrees in _DEGREES])
-    groups[0].keep(*_read(reader, images, whole_canvas[:, None].expand(-1, len(images), -1).to(images), aspect))
+    whole_canvas = whole_canvas[:, None].expand(-1, len(images), -1).to(images)
+    groups[0].keep(*_read(reader, images, whole_canvas, aspect, quick=True))
     for degrees in (0, *(_TURNED if thorough else ())):
         groups.append(_Best(messages))
         for side in _SIDES:
@@ -158,10 +160,15 @@ def search(
     best = _Best(messages)
     for group in groups:
         best.merge(group)
-    steps = (_COARSE, *_STEPS) if thorough else _STEPS
     for key in best.leading(_CLIMBED):
-        for start in _starts(groups, key, _HILLS if thorough else 1):
-            best.merge_one(_uphill(reader, images, aspect, start, messages[_rows(key), key], steps), key)
+        message = messages[_rows(key), key]
+        starts = list(_starts(groups, key, _HILLS if thorough else 1))
+        if thorough:
+            top = _Best(message[:, None])
+            for start in starts:
+                top.merge(_uphill(reader, images, aspect, start, message, (_COARSE, *_STEPS), quick=True))
+            starts = [top.poses[:, 0]]
+        best.merge_one(_uphill(reader, images, aspect, starts[0], message, _STEPS), key)
     return best.logits, best.poses
 
 
@@ -220,23 +227,32 @@ def _starts(groups: Sequence[_Best], key: Tensor, count: int) -> Iterator[Tensor
 
 
 def _uphill(
-    reader: Aligner, images: Tensor, aspect: float, start: Tensor, message: Tensor, steps: Sequence[tuple[float, ...]]
+    reader: Aligner,
+    images: Tensor,
+    aspect: float,
+    start: Tensor,
+    message: Tensor,
+    steps: Sequence[tuple[float, ...]],
+    *,
+    quick: bool = False,
 ) -> _Best:
     """The best place near a start (B, 4), for one message (B, n_bits) an image; two rounds with each of the steps."""
     best = _Best(message[:, None])
-    best.keep(*_read(reader, images, start[None], aspect))
+    best.keep(*_read(reader, images, start[None], aspect, quick=quick))
     for step in [step for step in steps for _ in range(_ROUNDS)]:
         around = best.poses[:, 0] + _neighbours(*step).to(images)[:, None]
-        best.keep(*_read(reader, images, around, aspect))
+        best.keep(*_read(reader, images, around, aspect, quick=quick))
     return best
 
 
-def _read(reader: Aligner, images: Tensor, values: Tensor, aspect: float) -> tuple[Tensor, Tensor]:
+def _read(
+    reader: Aligner, images: Tensor, values: Tensor, aspect: float, *, quick: bool = False
+) -> tuple[Tensor, Tensor]:
     """Places (P, B, 4) as they are, and logits there (P, B, n_bits)."""
     logits = []
     for some in values.split(max(1, _AT_ONCE // len(images))):
         canvases, seen = put_back(images.repeat(len(some), 1, 1, 1), Poses(some.flatten(0, 1)), aspect)
-        logits.append(reader(canvases, seen).float().unflatten(0, some.shape[:2]))
+        logits.append(reader(canvases, seen, quick=quick).float().unflatten(0, some.shape[:2]))
     return values, torch.cat(logits)
 
 
@@ -279,7 +295,7 @@ def _cut_outs(
             inside.append(pad(cells, by).flatten())
             changes.append([0, right * _PATCH / _CANVAS, down * _PATCH / _CANVAS, 0])
         values = (base.values + torch.tensor(changes))[:, None].expand(-1, len(images), -1)
-        yield values.to(images), reader.read_alike(torch.stack(moved), torch.stack(inside)).float()
+        yield values.to(images), reader.read_alike(torch.stack(moved), torch.stack(inside), quick=True).float()
 
 
 def places_of(thorough: bool) -> int:
