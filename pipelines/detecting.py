@@ -9,15 +9,14 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
-from privgen.diffusion.amplification import Amplification, AmplifiedScheduler, Window, amplified
+from privgen.diffusion.amplification import Amplification, AmplifiedScheduler, amplified
 from privgen.diffusion.detector import Detector
+from privgen.diffusion.trajectory import WATCHED
 from privgen.errors import UsageError
 
 
 DETECTOR = Detector((800,))
 """At the noise level at which a network decides what is there; chosen on shapes and on scenes."""
-WATCHED: Window = (0.0, 400.0)
-"""Timesteps over which the variance of predictions is taken."""
 
 
 class PipelineDetector:
@@ -44,13 +43,13 @@ class PipelineDetector:
         self.scheduler, self.detector = scheduler, detector
         self.network: nn.Module = getattr(pipeline, "unet", None) or pipeline.transformer
         self._training = DDIMScheduler.from_config(scheduler.scheduler.config)
-        self._call: _Call | None = None
+        self._call: Call | None = None
         self._asking = False
 
     def note(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Remember a call of the network; a forward pre-hook."""
         if not self._asking:
-            self._call = _Call(args, dict(kwargs))
+            self._call = Call(args, dict(kwargs))
 
     @torch.no_grad()
     def scores(self) -> Tensor:
@@ -77,7 +76,7 @@ class PipelineDetector:
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """A call of a denoising network, whose first inputs are a sample (rows, ...) and a timestep."""
 
     args: tuple[Any, ...]
@@ -134,4 +133,6 @@ def _rows(value: Any, chosen: slice, of: int) -> Any:
         return value[chosen] if value.ndim and len(value) == of else value
     if isinstance(value, Mapping):
         return {name: _rows(part, chosen, of) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rows(part, chosen, of) for part in value]
     return value

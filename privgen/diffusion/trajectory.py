@@ -5,6 +5,10 @@ from torch import Tensor, zeros_like
 from privgen.errors import UsageError
 
 
+WATCHED = (0.0, 400.0)
+"""Timesteps, of 1000, over which the variance of predictions is taken."""
+
+
 class RunningVariance:
     """The variance of predictions over time, kept in two tensors by Welford's algorithm.
 

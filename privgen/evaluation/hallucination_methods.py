@@ -9,16 +9,15 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
-from privgen.diffusion.amplification import Amplification, AmplifiedScheduler, Window
+from privgen.diffusion.amplification import Amplification, AmplifiedScheduler
 from privgen.diffusion.detector import Detector
 from privgen.diffusion.learned_variance import HybridLoss
+from privgen.diffusion.trajectory import WATCHED
 from privgen.metrics.hallucination import keep_best
 
 
 Sampler = Literal["ddim", "ddpm"]
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm")
-WATCHED: Window = (0.0, 400.0)
-"""Timesteps over which the variance of predictions is taken."""
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """From x_t, (B, ...), and a timestep to the network's output, with the learned variance if it has one."""
 

@@ -45,9 +45,6 @@ PRESETS: Mapping[str, Mapping[str, Amount]] = {
 """By name and task; scenes are measured at two numbers of steps."""
 
 
-TASK_NAMES = (*TASKS, Scenes.family)
-
-
 MIN_NFE = 12
 """Network calls with which the detector has something to look at, also when samples are rejected."""
 
@@ -90,7 +87,7 @@ def plan(
     """Plans by a preset, with single settings changed.
 
     Args:
-        tasks: of `TASK_NAMES`; none is all.
+        tasks: names in `TASKS`, or "scenes"; none is all.
         preset: name in `PRESETS`.
         nfe: see `Amount`, like the rest; None is the preset's.
         seeds: see `Amount`.

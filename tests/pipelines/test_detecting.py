@@ -5,7 +5,7 @@ from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from privgen.diffusion.amplification import Amplification
 from privgen.diffusion.detector import Detector
 from privgen.errors import UsageError
-from privgen.pipelines.detecting import detecting
+from privgen.pipelines.detecting import Call, detecting
 
 
 @pytest.fixture
@@ -45,6 +45,21 @@ def test_batched_equals_single(pipe):
         both = detector.scores()
         run(pipe, ["cat"])
         assert torch.allclose(detector.scores(), both[:1], rtol=1e-4)
+
+
+def test_asks_with_the_conditions_of_the_prompt():
+    """The last rows of all, the residuals of a ControlNet too, which come as a list."""
+    rows, x, t = torch.arange(4.0)[:, None], torch.ones(2, 1), torch.tensor(800)
+    kwargs = {"residuals": [rows, (rows,)], "added": {"size": rows}, "scale": 2.0, "mask": None}
+    args, found = Call((rows, torch.tensor(3)), kwargs).with_inputs(x, t)
+    assert [*args] == [x, t]
+    last = [found["residuals"][0], found["residuals"][1][0], found["added"]["size"]]
+    assert all(torch.equal(part, rows[2:]) for part in last)
+    assert (found["scale"], found["mask"]) == (2.0, None)
+    args, found = Call((), {"hidden_states": rows, "timestep": torch.full((4,), 3)}).with_inputs(x, t)
+    assert args == []
+    assert found["hidden_states"] is x
+    assert found["timestep"].tolist() == [800, 800]
 
 
 def test_leaves_the_pipeline_as_it_was(pipe):
