@@ -242,6 +242,7 @@ def load_denoiser(
     pipeline.set_progress_bar_config(disable=True)
     found = denoiser_of(pipeline, os.fspath(model))
     freeze(pipeline)
+    found.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # PyTorch's overloads lack it
     if space not in (None, found.space):
         raise PrivgenError(
             f"The model {os.fspath(model)} has no {space} denoiser; leave the space out, or use another."

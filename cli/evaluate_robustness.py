@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @options.model()
 @click.option(
     "--preset",
-    type=click.Choice(["quick", "standard"]),
+    type=click.Choice(["quick", "standard", "full"]),
     default="quick",
     show_default=True,
     help="How many images, strengths and methods.",
@@ -65,6 +65,14 @@ if TYPE_CHECKING:
     help="Method to measure; repeatable.",
 )
 @click.option("--no-rivals", is_flag=True, help="Leave the watermarks of other packages out.")
+@click.option(
+    "--no-perceptual",
+    "perceptual",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Leave ST-LPIPS and FD-MNv2 out where they are installed; they take a tenth of a second an image and attack.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance.")

@@ -9,7 +9,8 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
-from privgen.diffusion.amplification import Amplification, AmplifiedScheduler, amplified
+from privgen.diffusion.amplification import Amplification
+from privgen.diffusion.amplified_scheduler import AmplifiedScheduler, amplified
 from privgen.diffusion.detector import Detector
 from privgen.diffusion.trajectory import WATCHED
 from privgen.errors import UsageError

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from privgen import __version__
 from privgen.batches import Ledger, progress_bar
-from privgen.diffusion.amplification import Amplification, amplified
+from privgen.diffusion.amplification import Amplification
+from privgen.diffusion.amplified_scheduler import amplified
 from privgen.errors import UsageError
 from privgen.files import refuse_existing, write_bytes
 from privgen.generate import BATCH_SIZE, GUIDANCE, STEPS, generate_batches

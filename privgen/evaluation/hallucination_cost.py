@@ -7,7 +7,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from privgen.diffusion.amplification import Amplification, AmplifiedScheduler
+from privgen.diffusion.amplification import Amplification
+from privgen.diffusion.amplified_scheduler import AmplifiedScheduler
 from privgen.evaluation.spread import Measured, median
 from privgen.hub import resolve_model
 

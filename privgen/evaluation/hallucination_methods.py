@@ -9,7 +9,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
-from privgen.diffusion.amplification import Amplification, AmplifiedScheduler
+from privgen.diffusion.amplification import Amplification
+from privgen.diffusion.amplified_scheduler import AmplifiedScheduler
 from privgen.diffusion.detector import Detector
 from privgen.diffusion.learned_variance import HybridLoss
 from privgen.diffusion.trajectory import WATCHED
@@ -100,7 +101,7 @@ def sample(
     nfe: int,
     shape: tuple[int, ...],
     generator: torch.Generator,
-    chunk: int = 250,
+    chunk: int,
 ) -> Sampled:
     """Sample with a method, at `nfe` network calls for every sample that is kept.
 

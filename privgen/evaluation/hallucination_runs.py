@@ -89,6 +89,7 @@ class SeedRun:
             nfe=self.nfe,
             shape=(n, *self.held_out.shape[1:]),
             generator=torch.Generator().manual_seed(self.seed),
+            chunk=task.chunk,
         )
 
     def picture(self) -> Image.Image:

@@ -25,6 +25,7 @@ class Task(ABC):
         detector: of hallucinations.
         name: of the task.
         shown: samples in a picture, of each method.
+        chunk: samples that are drawn at a time.
     """
 
     methods: Mapping[str, Method]
@@ -32,6 +33,7 @@ class Task(ABC):
     detector: Detector
     name: ClassVar[str]
     shown: ClassVar[int]
+    chunk: ClassVar[int] = 250
 
     @abstractmethod
     def training_set(self, seed: int) -> Tensor:

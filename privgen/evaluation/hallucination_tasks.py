@@ -66,6 +66,7 @@ class Grid(Task):
     training: ToyTraining = field(default_factory=ToyTraining)
     name: ClassVar[str] = "grid"
     shown: ClassVar[int] = 2000
+    chunk: ClassVar[int] = 10_000
 
     @property
     def mixture(self) -> GaussianMixture:

@@ -56,6 +56,7 @@ def evaluate_robustness(
     methods: Sequence[str] = (),
     rivals: Sequence[str] | None = None,
     read: Reader | None = None,
+    perceptual: bool = True,
     batch_size: int = BATCH_SIZE,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
@@ -77,6 +78,7 @@ def evaluate_robustness(
             rivals that it has time for.
         rivals: which rivals may take part; None means all, () none.
         read: reads our marks instead of the model's extractor.
+        perceptual: compare images by ST-LPIPS and FD-MNv2 too, where they are installed.
         batch_size: images at a time.
         steps: denoising steps.
         guidance: scale of classifier-free guidance.
@@ -101,7 +103,7 @@ def evaluate_robustness(
     planned = plan_attacks(chosen, model=model.name, pipeline=model.pipeline, device=device, only=attacks)
     keys = draw_keys(chosen.n, torch.Generator().manual_seed(seed), "image")
     # A method that was asked for by name is measured, however slow.
-    work = Work(contestants, planned, generation, keys, chosen.slow or chosen.few, chosen.negatives)
+    work = Work(contestants, planned, generation, keys, chosen.slow or chosen.few, chosen.negatives, perceptual)
     log = Log(None if folder is None else Path(folder), _works(model, work), shared.rank)
     rows = sorted(measure(work, log, shared), key=lambda row: row.image)
     scores = _all_scores(work, rows)
@@ -117,6 +119,8 @@ def evaluate_robustness(
         "guidance": guidance,
         "reader": repr(read or ExtractorReader(model.extractor)),
     }
+    flags = [*_search_flags(read), *(["--no-rivals"] if rivals == () else [])]
+    flags += [] if perceptual else ["--no-perceptual"]
     return RobustnessEvaluation(
         settings,
         carrier,
@@ -127,7 +131,7 @@ def evaluate_robustness(
         environment(),
         marked,
         shown,
-        _command(settings, attacks, methods, rivals == (), read),
+        _command(settings, attacks, methods, flags),
     )
 
 
@@ -253,14 +257,13 @@ def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[lis
 
 
 def _command(
-    settings: Mapping[str, object], attacks: Sequence[str], methods: Sequence[str], alone: bool, read: Reader | None
+    settings: Mapping[str, object], attacks: Sequence[str], methods: Sequence[str], flags: Sequence[str]
 ) -> str:
     """The command that makes the same results."""
     names = ("model", "preset", "n", "negatives", "seed", "steps", "guidance")
     options = [part for name in names for part in (f"--{name}", str(settings[name]))]
     options += [part for name in attacks for part in ("--attack", name)]
     options += [part for name in methods for part in ("--method", name)]
-    flags = [*(["--no-rivals"] if alone else []), *_search_flags(read)]
     return shlex.join(["privgen", "evaluate", "robustness", *options, *flags])
 
 

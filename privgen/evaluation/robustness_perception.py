@@ -22,8 +22,8 @@ FEWEST = 64
 """Images that a Frechet distance takes at least."""
 
 
-class Perceived(TypedDict):
-    """What a row notes of an image beside PSNR and SSIM."""
+class Perceived(TypedDict, total=False):
+    """What a row notes of an image beside PSNR and SSIM; empty where nobody asked."""
 
     st_lpips: float | None
     features: str | None

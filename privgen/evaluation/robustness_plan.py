@@ -29,51 +29,43 @@ class Preset:
     Attributes:
         name: what the command line calls it.
         n: images.
+        ends: images for distortions at both ends of their range; 0 leaves those strengths out.
         few: images for attacks that take tenths of a second for each: classical denoisers, regeneration.
         fewest: images for attacks that take seconds: purification by a pixel denoiser.
         slow: images for methods that are slow themselves; 0 leaves them out.
         negatives: images without a mark that go through every attack; each is compared with all keys.
         carriers: how many of the model's carriers, the default one first.
-        mild_and_hard: whether distortions run at both ends of their range too.
         more: strengths of other attacks beside those that every preset has.
     """
 
     name: str
     n: int
+    ends: int
     few: int
     fewest: int
     slow: int
     negatives: int
     carriers: int
-    mild_and_hard: bool
     more: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-PRESETS = {
-    "quick": Preset("quick", n=16, few=4, fewest=2, slow=0, negatives=2, carriers=1, mild_and_hard=False),
-    "standard": Preset(
-        "standard",
-        n=100,
-        few=25,
-        fewest=25,
-        slow=20,
-        negatives=25,
-        carriers=2,
-        mild_and_hard=True,
-        more={
-            "median": (1, 3),
-            "non_local_means": (0.2,),
-            "total_variation": (0.2,),
-            "bilateral_guided": (128,),
-            "regeneration": (30, 100),
-            "rinsing": (4,),
-            "diffpure": (75, 150),
-            "gridpure": (15,),
-            "super_resolution": (2,),
-        },
-    ),
+_MORE: dict[str, tuple[float, ...]] = {
+    "median": (1, 3),
+    "non_local_means": (0.2,),
+    "total_variation": (0.2,),
+    "bilateral_guided": (128,),
+    "regeneration": (30, 100),
+    "rinsing": (4,),
+    "super_resolution": (2,),
 }
-"""By name. quick is meant for 3 minutes on two cores; standard for 60, which the search for moved marks exceeds."""
+_ALL = {**_MORE, "diffpure": (75, 150), "gridpure": (15,)}
+
+PRESETS = {
+    "quick": Preset("quick", n=16, ends=0, few=4, fewest=2, slow=0, negatives=2, carriers=1),
+    "standard": Preset("standard", n=100, ends=16, few=16, fewest=16, slow=16, negatives=8, carriers=2, more=_MORE),
+    "full": Preset("full", n=100, ends=100, few=100, fewest=25, slow=100, negatives=100, carriers=2, more=_ALL),
+}
+"""By name. On two cores quick is meant for 3 minutes, standard for 60; full takes many hours."""
 
 ALWAYS: dict[str, tuple[float, ...]] = {
     "jpeg": (50,),
@@ -183,7 +175,7 @@ def strengths(kind: type[Attack], preset: Preset) -> list[float]:
     """Strengths of an attack in a preset, from mild to hard; none if the preset leaves it out."""
     chosen = {*ALWAYS.get(kind.name, ()), *preset.more.get(kind.name, ())}
     if kind.kind == "D":
-        chosen |= {middle(kind), *((kind.sweep[0], kind.sweep[-1]) if preset.mild_and_hard else ())}
+        chosen |= {middle(kind), *((kind.sweep[0], kind.sweep[-1]) if preset.ends else ())}
     return sorted(chosen, key=lambda strength: abs(strength - kind.identity))
 
 
@@ -199,14 +191,23 @@ def attack_key(name: str, strength: float) -> str:
 
 def _planned(kind: type[Attack], strength: float, preset: Preset, make: Callable[..., Attack]) -> Planned:
     at_middle = kind.kind == "D" and strength == middle(kind)
-    n = preset.n if kind.kind == "D" else min(preset.n, preset.fewest if kind.name in _FEWEST else preset.few)
-    entry = Planned(attack_key(kind.name, strength), kind.name, strength, kind.unit, n, at_middle, None)
+    at_most = _images(kind, strength, preset)
+    entry = Planned(
+        attack_key(kind.name, strength), kind.name, strength, kind.unit, min(preset.n, at_most), at_middle, None
+    )
     try:
         attack = make(strength=strength)
         attack.prepare()
     except PrivgenError as error:
         return replace(entry, reason=" ".join(str(error).split()))
     return replace(entry, attack=attack)
+
+
+def _images(kind: type[Attack], strength: float, preset: Preset) -> int:
+    """How many images a preset has for an attack."""
+    if kind.kind == "D":
+        return preset.n if strength in (middle(kind), *ALWAYS.get(kind.name, ())) else preset.ends
+    return preset.fewest if kind.name in _FEWEST else preset.few
 
 
 def _purifier(kind: type[DiffPure] | type[GrIDPure], model: str, device: str, strength: float) -> Attack:

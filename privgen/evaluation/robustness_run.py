@@ -15,7 +15,7 @@ from privgen.attacks import Attack
 from privgen.evaluation.marking_methods import Contestant, Reader, SearchingReader, read_weighed
 from privgen.evaluation.processes import Processes
 from privgen.evaluation.robustness_log import Log, Row, finite_or_none
-from privgen.evaluation.robustness_perception import FEWEST, perceive
+from privgen.evaluation.robustness_perception import FEWEST, Perceived, perceive
 from privgen.evaluation.robustness_plan import Planned
 from privgen.evaluation.watermark_reading import CLEAN, Bits, Generation, Weighed, as_saved
 from privgen.metrics.quality import psnr, ssim
@@ -33,6 +33,7 @@ class Work:
         keys: one an image.
         slow: images for slow methods, at most.
         negatives: of how many images the one without a mark is read too.
+        perceptual: whether networks, where they are installed, compare images too.
     """
 
     contestants: Sequence[Contestant] = field(repr=False)
@@ -41,6 +42,7 @@ class Work:
     keys: Sequence[Key] = field(repr=False)
     slow: int
     negatives: int
+    perceptual: bool = True
 
     def numbers(self, contestant: Contestant, entry: Planned | None, among: Sequence[int]) -> list[int]:
         """Which of some images a method is measured on under an attack, or under none."""
@@ -157,7 +159,7 @@ def _new_rows(
     decibels, similarity = map(finite_or_none, psnr(result, before).tolist()), ssim(result, before).tolist()
     columns = (found.tolist(), told, decibels, similarity, places, unmarked_places)
     enough = len(batch.work.numbers(contestant, entry, range(len(batch.work.keys)))) >= FEWEST
-    seen = perceive(result, before, with_features=enough)
+    seen = perceive(result, before, with_features=enough) if batch.work.perceptual else [Perceived()] * len(numbers)
     return [
         Row(contestant.name, key, *row, **perceived)
         for row, perceived in zip(zip(numbers, *columns, strict=True), seen, strict=True)

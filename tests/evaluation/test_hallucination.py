@@ -121,6 +121,7 @@ def test_rejection_costs_no_more_calls():
             nfe=20,
             shape=(30, 2),
             generator=torch.Generator().manual_seed(1),
+            chunk=50,
         )
         assert (len(calls), len(found.x), len(found.scores)) == (steps + 1, 30, 30)
         # The detector's call counts where it is put to use.

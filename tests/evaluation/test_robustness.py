@@ -91,6 +91,24 @@ def test_the_record(result):
     json.dumps(record, allow_nan=False)
 
 
+def test_networks_look_only_where_they_are_asked(model, monkeypatch):
+    asked = []
+
+    def perceive(images, before, *, with_features):
+        asked.append(len(images))
+        return [{"st_lpips": 0.25, "features": None}] * len(images)
+
+    monkeypatch.setattr("privgen.evaluation.robustness_run.perceive", perceive)
+    measured = [
+        evaluate_robustness(model, **SMALL, attacks=["jpeg_50"], rivals=(), perceptual=perceptual).record()
+        for perceptual in (True, False)
+    ]
+    assert asked == [2, 2, 1, 1], "two batches without an attack and with one, in the first evaluation only"
+    assert measured[0]["attacks"]["jpeg_50"]["st_lpips"] == 0.25
+    assert "st_lpips" not in measured[1]["attacks"]["jpeg_50"]
+    assert ["--no-perceptual" in record["command"] for record in measured] == [False, True]
+
+
 def test_intervals_hold_the_values(result):
     record = result.record()
     for block in (record, record["clean"], *filter(None, record["attacks"].values())):

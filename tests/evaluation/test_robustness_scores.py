@@ -141,7 +141,7 @@ def test_barred_strengths_are_among_those_run(name):
 
 def test_plan(tiny_pipe, tmp_path):
     tiny_pipe.save_pretrained(tmp_path / "model")
-    preset = get_preset("standard", 30)
+    preset = get_preset("standard", 30, 5)
     options = {"model": str(tmp_path / "model"), "pipeline": tiny_pipe, "device": "cpu"}
     planned = plan_attacks(preset, **options)
     middle = [entry for entry in planned if entry.middle]
@@ -158,6 +158,8 @@ def test_plan(tiny_pipe, tmp_path):
     assert all(entry.attack is not None for entry in planned if not entry.reason)
     jpegs = [entry.strength for entry in planned if entry.name == "jpeg"]
     assert jpegs == [90, 50, 10]  # mild to hard
+    assert [by_key[f"jpeg_{strength}"].n for strength in jpegs] == [preset.ends, 30, preset.ends]
+    assert (by_key["crop_0_75"].n, by_key["crop_0_5"].n, by_key["crop_0_9"].n) == (30, 30, preset.ends)
     chosen = plan_attacks(preset, **options, only=["jpeg_50", "rinsing"])
     assert [entry.key for entry in chosen] == ["jpeg_50", "rinse_2x", "rinse_4x"]
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 
-from privgen.diffusion.amplification import Amplification, AmplifiedScheduler, amplified
+from privgen.diffusion.amplification import Amplification
+from privgen.diffusion.amplified_scheduler import AmplifiedScheduler, amplified
 from privgen.diffusion.noise_level import noise_level
 from privgen.diffusion.score import amplify_tangent, predict_noise, predict_original
 from privgen.errors import UsageError
