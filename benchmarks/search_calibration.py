@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from privgen.attacks import parse_attack
 from privgen.evaluation.watermark_marking import load_watermark_model
 from privgen.evaluation.watermark_reading import Generation
 from privgen.hub import load_extra
+from privgen.models.aligner import Aligner
 from privgen.watermark.bits import weigh_bits
 from privgen.watermark.detection import p_values_of
 from privgen.watermark.pose_search import places_of, search
@@ -24,9 +26,9 @@ RATES = (0.5, 0.3, 0.2, 0.1, 0.05)
 
 
 @torch.no_grad()
-def smallest(image: torch.Tensor, messages: torch.Tensor, *, thorough: bool) -> float:
+def smallest(aligner: Aligner, image: torch.Tensor, messages: torch.Tensor, *, thorough: bool) -> float:
     """The smallest p-value of an image (3, S, S), corrected for messages (K, n_bits) of 0 and 1 and for places."""
-    logits, _ = search(load_extra("aligner"), image[None], 2.0 * messages - 1, thorough=thorough)
+    logits, _ = search(aligner, image[None], 2.0 * messages - 1, thorough=thorough)
     p = [p_values_of(weigh_bits(row), message, "weighted") for row, message in zip(logits[0], messages, strict=True)]
     return min(1.0, float(np.min(p)) * len(messages) * places_of(thorough))
 
@@ -35,14 +37,18 @@ def smallest(image: torch.Tensor, messages: torch.Tensor, *, thorough: bool) -> 
 @click.option("--images", type=click.IntRange(1), default=24, show_default=True)
 @click.option("--keys", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of images and keys.")
+@click.option("--attack", help="That images go through before, such as degradation=0.5.")
 @click.option("--thorough", is_flag=True, help="Search for turned cut-outs too.")
-def main(images: int, keys: int, seed: int, thorough: bool) -> None:
+def main(images: int, keys: int, seed: int, attack: str | None, thorough: bool) -> None:
     generation = Generation(load_watermark_model("mini", carriers=()).pipeline, seed=seed, batch_size=1)
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    aligner, found = load_extra("aligner"), []
     for number in tqdm(range(images), unit="image"):
         messages = torch.randint(2, (keys, 48), generator=generator)
-        found.append(smallest(generation.images([number])[0], messages, thorough=thorough))
+        image = generation.images([number])
+        if attack:
+            image = parse_attack(attack)(image, generator=torch.Generator().manual_seed(number))
+        found.append(smallest(aligner, image[0], messages, thorough=thorough))
     values = np.sort(found)
     for rate in RATES:
         click.echo(f"at or below {rate:g}: {(values <= rate).mean():.3f} of {images} images")

@@ -20,10 +20,10 @@ from privgen.cli.output import echo
 @click.option(
     "--task",
     "tasks",
-    type=click.Choice(["grid", "shapes", "chess", "scenes"]),
+    type=click.Choice(["line", "grid", "shapes", "chess", "scenes"]),
     multiple=True,
     show_default="all",
-    help="25 Gaussians, pictures of three shapes, chess boards, or scenes by mini; repeatable.",
+    help="3 Gaussians on a line, 25 on a grid, pictures of three shapes, chess boards, or scenes by mini; repeatable.",
 )
 @click.option(
     "--preset",
@@ -54,10 +54,10 @@ def hallucination(
 ) -> None:
     """Measure methods against hallucination, at equal network calls.
 
-    Small networks learn data whose every sample can be checked: a grid of 25 Gaussians, where a sample farther than 3
-    standard deviations from every one is hallucinated; pictures of at most one triangle, square and pentagon; chess
-    boards. The shipped model makes scenes, in which a classifier looks for what was asked for. "reduction" says by
-    what share hallucinations become fewer than with plain sampling of the same kind, "coverage" what is left of its
+    Small networks learn data whose every sample can be checked: Gaussians on a line or a grid, where a sample farther
+    than 3 standard deviations from every one is hallucinated; pictures of at most one triangle, square and pentagon;
+    chess boards. The shipped model makes scenes, in which a classifier looks for what was asked for. "reduction" says
+    by what share hallucinations become fewer than with plain sampling of the same kind, "coverage" what is left of its
     coverage. Figures come with 95 % intervals over the seeds.
 
     Three networks are trained for each seed of a task but scenes. With -o they are kept, with finished methods, and an

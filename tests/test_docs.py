@@ -8,6 +8,9 @@ import pytest
 from privgen.evaluation.training_settings import METHODS, SETTINGS
 
 
+RECORDS = "docs/results"
+
+
 @pytest.fixture(scope="module")
 def training(root):
     return json.loads((root / "docs" / "results" / "training.json").read_text())
@@ -16,22 +19,24 @@ def training(root):
 @pytest.mark.parametrize(
     ("page", "script", "arguments", "name", "table"),
     [
-        ("immiscible", "training_table", " docs/results/training.json", "training", lambda m, record: m.table(record)),
-        ("immiscible", "assignment", "", "assignment", lambda m, record: m.markdown(record["table"])),
+        ("docs/immiscible", "training_table", f" {RECORDS}/training.json", "training", lambda m, r: m.table(r)),
+        ("docs/immiscible", "assignment", "", "assignment", lambda m, r: m.markdown(r["table"])),
         (
-            "evaluation",
+            "docs/evaluation",
             "hallucination_table",
-            " docs/results/hallucination.json",
+            f" {RECORDS}/hallucination.json",
             "hallucination",
-            lambda m, record: m.tables(record),
+            lambda m, r: m.tables(r),
         ),
+        ("docs/evaluation", "robustness_table", f" {RECORDS}/robustness.json", "robustness", lambda m, r: m.full(r)),
+        ("README", "robustness_table", f" {RECORDS}/robustness.json --short", "robustness", lambda m, r: m.short(r)),
     ],
 )
 def test_tables_are_those_of_the_records(root, page, script, arguments, name, table):
     spec = importlib.util.spec_from_file_location(script, root / "benchmarks" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text = (root / "docs" / f"{page}.md").read_text()
+    text = (root / f"{page}.md").read_text()
     start = f"<!-- table: python benchmarks/{script}.py{arguments} -->\n"
     shown = text.partition(start)[2].partition("\n<!-- end of table -->")[0]
     assert shown == table(module, json.loads((root / "docs" / "results" / f"{name}.json").read_text()))

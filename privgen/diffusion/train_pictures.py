@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 
 from privgen.diffusion.learned_variance import HybridLoss, hybrid_loss
 from privgen.diffusion.muon import Muon
+from privgen.diffusion.times import even_times
 from privgen.models.small import SmallDenoiser
 
 
@@ -143,10 +144,8 @@ def _pace(step: int, steps: int) -> float:
 
 def _loss(network: SmallDenoiser, x_0: Tensor, training: PictureTraining, generator: torch.Generator) -> Tensor:
     scheduler = picture_scheduler()
-    size, timesteps = len(x_0), len(scheduler.alphas_cumprod)
-    # Timesteps cover the schedule evenly in every batch.
-    even = (torch.arange(size) + torch.rand(1, generator=generator)) / size
-    t = (even * timesteps).long().clamp_max(timesteps - 1)
+    timesteps = len(scheduler.alphas_cumprod)
+    t = (even_times(len(x_0), generator) * timesteps).long()
     noise = torch.randn(x_0.shape, generator=generator)
     x_t = scheduler.add_noise(x_0, noise, t)
     with torch.autocast(x_0.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16"):

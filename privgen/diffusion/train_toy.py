@@ -8,6 +8,7 @@ from torch.nn.functional import mse_loss
 
 from privgen.data.toys import GaussianMixture
 from privgen.diffusion.learned_variance import HybridLoss, hybrid_loss
+from privgen.diffusion.times import even_times
 from privgen.models.toy import ToyDenoiser
 
 
@@ -62,7 +63,7 @@ def train_toy(data: torch.Tensor, training: ToyTraining, *, seed: int) -> ToyDen
     alphas = toy_scheduler().alphas_cumprod
     for _ in range(training.steps):
         x_0 = data[torch.randint(len(data), (training.batch_size,), generator=generator)]
-        t = torch.randint(len(alphas), (len(x_0),), generator=generator)
+        t = (even_times(len(x_0), generator) * len(alphas)).long()
         noise = torch.randn(x_0.shape, generator=generator)
         alpha_bar = alphas[t][:, None]
         output = network(alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise, t).sample

@@ -27,7 +27,8 @@ def draw_points(samples: Mapping[str, tuple[Tensor, Tensor]]) -> Image.Image:
     """One panel a method: valid samples blue, hallucinated ones red.
 
     Args:
-        samples: by method, (B, 2), and which are hallucinated, (B,) bool.
+        samples: by method, (B, 2), or (B, 1), which are strewn along the other axis; and which are hallucinated, (B,)
+            bool.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ def draw_points(samples: Mapping[str, tuple[Tensor, Tensor]]) -> Image.Image:
     figure = Figure(figsize=(2.4 * columns, 2.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for i, (name, (x, wrong)) in enumerate(samples.items()):
+        x = x if x.shape[1] == 2 else torch.cat([x, torch.linspace(-1, 1, len(x))[:, None]], 1)
         axes = figure.add_subplot(rows, columns, i + 1)
         for chosen, colour in ((~wrong, "tab:blue"), (wrong, "tab:red")):
             axes.scatter(x[chosen, 0].tolist(), x[chosen, 1].tolist(), s=0.6, color=colour)

@@ -28,6 +28,7 @@ class Amount:
 
 PRESETS: Mapping[str, Mapping[str, Amount]] = {
     "quick": {
+        "line": Amount(100, 2, 2000, 1000),
         "grid": Amount(100, 2, 2000, 4000),
         "shapes": Amount(25, 2, 200, 200),
         "chess": Amount(25, 2, 100, 200),
@@ -35,7 +36,8 @@ PRESETS: Mapping[str, Mapping[str, Amount]] = {
         "scenes-25": Amount(25, 2, 12),
     },
     "standard": {
-        "grid": Amount(100, 4, 5000, 10_000),
+        "line": Amount(100, 4, 5000, 4000),
+        "grid": Amount(100, 4, 20_000, 10_000),
         "shapes": Amount(25, 4, 1000, 600),
         "chess": Amount(25, 4, 1000, 600),
         "scenes-15": Amount(15, 4, 100),

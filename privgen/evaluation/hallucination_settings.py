@@ -14,7 +14,7 @@ LATE: Window = (0.0, 100.0)
 LOW: Window = (0.0, 400.0)
 """The same for pictures, "below 400": amplified before, on that seed they had more wrong than plain ones."""
 
-_GRID: Mapping[str, Variant] = {
+_MIXTURE: Mapping[str, Variant] = {
     "plain": ("simple", None, 0.0),
     "gamma 1.1": ("simple", Amplification(1.1), 0.0),
     "gamma 1.3 late": ("simple", Amplification(1.3, window=LATE), 0.0),
@@ -57,9 +57,9 @@ def _for_samplers(variants: Mapping[str, Variant], samplers: Iterable[Sampler] =
     }
 
 
-GRID_METHODS = _for_samplers(_GRID)
-GRID_OURS = {"sampling": "ddpm reject 0.2", "trained": "ddpm precision penalty", "vsm": "ddpm vsm loss"}
-GRID_DETECTOR = Detector((20,))
+MIXTURE_METHODS = _for_samplers(_MIXTURE)
+MIXTURE_OURS = {"sampling": "ddpm reject 0.2", "trained": "ddpm precision penalty", "vsm": "ddpm vsm loss"}
+MIXTURE_DETECTOR = Detector((20,))
 SHAPES_METHODS = _for_samplers(_SHAPES)
 SHAPES_OURS = {"sampling": "ddim reject 0.1", "trained": "ddpm precision penalty, reject 0.1", "vsm": "ddpm vsm loss"}
 SHAPES_DETECTOR = Detector((800,))

@@ -1,4 +1,4 @@
-"""The tasks of `evaluate hallucination` that networks are trained for: points, shapes, chess boards."""
+"""The tasks of `evaluate hallucination` that networks are trained for, those of pictures: shapes, chess boards."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,7 +15,6 @@ from torch.nn.functional import avg_pool2d
 
 from privgen.data.chess import draw_board, random_position
 from privgen.data.shapes import draw_shapes, sample_shapes
-from privgen.data.toys import GaussianMixture, gaussian_grid
 from privgen.diffusion.detector import Detector
 from privgen.diffusion.train_pictures import (
     PictureTraining,
@@ -24,16 +23,13 @@ from privgen.diffusion.train_pictures import (
     train_pictures,
     train_variance,
 )
-from privgen.diffusion.train_toy import ToyTraining, build_toy_network, toy_scheduler, train_toy, training_set
 from privgen.evaluation.hallucination_methods import LOSSES, Denoise, Method
-from privgen.evaluation.hallucination_pictures import draw_points, mark_board, mark_shapes, picture_rows
+from privgen.evaluation.hallucination_mixtures import Grid, Line
+from privgen.evaluation.hallucination_pictures import mark_board, mark_shapes, picture_rows
 from privgen.evaluation.hallucination_settings import (
     CHESS_DETECTOR,
     CHESS_METHODS,
     CHESS_OURS,
-    GRID_DETECTOR,
-    GRID_METHODS,
-    GRID_OURS,
     SHAPES_DETECTOR,
     SHAPES_METHODS,
     SHAPES_OURS,
@@ -41,78 +37,9 @@ from privgen.evaluation.hallucination_settings import (
 from privgen.evaluation.hallucination_task import Task
 from privgen.metrics.chess import validate_boards
 from privgen.metrics.features import coverage
-from privgen.metrics.hallucination import Validation, mode_coverage, validate_mixture
+from privgen.metrics.hallucination import Validation
 from privgen.metrics.shapes import validate_shapes
 from privgen.models.small import SmallDenoiser
-
-
-INTERPOLATED = 5.0
-"""Standard deviations from every mode at which a sample is between modes and not in a mode's tail."""
-EVEN = 0.2
-"""Deviation from 1 / K within which a mode has its share."""
-
-
-@dataclass(frozen=True)
-class Grid(Task):
-    """The grid of 25 Gaussians; a sample farther than 3 standard deviations from every one is hallucinated.
-
-    Attributes:
-        training: of the networks.
-    """
-
-    methods: Mapping[str, Method] = field(default_factory=lambda: dict(GRID_METHODS))
-    ours: Mapping[str, str] = field(default_factory=lambda: dict(GRID_OURS))
-    detector: Detector = GRID_DETECTOR
-    training: ToyTraining = field(default_factory=ToyTraining)
-    name: ClassVar[str] = "grid"
-    shown: ClassVar[int] = 2000
-    chunk: ClassVar[int] = 10_000
-
-    @property
-    def mixture(self) -> GaussianMixture:
-        """The law of the data."""
-        return gaussian_grid()
-
-    def trained_for(self, steps: int) -> Self:
-        return replace(self, training=replace(self.training, steps=steps))
-
-    def training_set(self, seed: int) -> Tensor:
-        return training_set(self.mixture, self.training, seed=seed)
-
-    def held_out(self, n: int, seed: int) -> Tensor:
-        return self.mixture.sample(n, torch.Generator().manual_seed(seed + 2_000_003))
-
-    def build(self, loss: str, seed: int) -> nn.Module:
-        return build_toy_network(2, replace(self.training, variance=LOSSES[loss]), seed=seed)
-
-    def train(self, data: Tensor, loss: str, seed: int, plain: Callable[[], nn.Module]) -> nn.Module:
-        return train_toy(data, replace(self.training, variance=LOSSES[loss]), seed=seed)
-
-    def scheduler(self) -> DDPMScheduler:
-        return toy_scheduler()
-
-    def denoiser(self, network: nn.Module) -> Denoise:
-        return lambda x, t: network(x, t).sample
-
-    def validate(self, x: Tensor) -> Validation:
-        return validate_mixture(x, self.mixture)
-
-    def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
-        """Modes and widths, see `ModeCoverage`.
-
-        "even" counts modes whose share is within 20 % of uniform, "interpolated" is the share of samples farther than
-        5 standard deviations from every mode, where real data have none.
-        """
-        between = {"interpolated": validate_mixture(x, self.mixture, radius=INTERPOLATED).share.value}
-        if bool(self.validate(x).hallucinated.all()):
-            return {"covered": 0.0, "even": 0.0, "imbalance": float("nan"), "spread": float("nan"), **between}
-        modes = mode_coverage(x, self.mixture)
-        even = (modes.shares * len(modes.shares) - 1).abs() <= EVEN
-        counts = {"covered": float(modes.covered), "even": float(even.sum())}
-        return {**counts, "imbalance": modes.imbalance, "spread": modes.spread, **between}
-
-    def draw(self, samples: Mapping[str, Tensor]) -> Image.Image:
-        return draw_points({name: (x, self.validate(x).hallucinated) for name, x in samples.items()})
 
 
 @dataclass(frozen=True)
@@ -243,5 +170,7 @@ class Chess(PictureTask):
         return mark_board(pixels)
 
 
-TASKS: Mapping[str, type[Grid] | type[Shapes] | type[Chess]] = {task.name: task for task in (Grid, Shapes, Chess)}
+TASKS: Mapping[str, type[Line] | type[Grid] | type[Shapes] | type[Chess]] = {
+    task.name: task for task in (Line, Grid, Shapes, Chess)
+}
 """By name."""

@@ -185,8 +185,8 @@ def _pictures(result: RobustnessEvaluation) -> str:
     if not result.marked:
         return ""
     plain, *others = result.marked
-    differences = [_difference(shown, plain) for shown in others]
-    marked, attacked = ("".join(map(_figure, shown)) for shown in ([*result.marked, *differences], result.attacked))
+    pairs = (f"<div>{_figure(shown)}{_figure(_difference(shown, plain))}</div>" for shown in others)
+    marked, attacked = _figure(plain) + "".join(pairs), "".join(map(_figure, result.attacked))
     name = escape(result.methods[0].name)
     after = f"<h2>The mark of {name} under every attack</h2><div class='shots'>{attacked}</div>" if attacked else ""
     return f"<h2>One image, marked</h2><div class='shots'>{marked}</div>{after}"
@@ -194,7 +194,7 @@ def _pictures(result: RobustnessEvaluation) -> str:
 
 def _difference(marked: Shown, plain: Shown) -> Shown:
     """What a mark changes, so enlarged that it is seen."""
-    title = f"{marked.title}: {ENLARGED} x the difference"
+    title = f"{ENLARGED} x the difference of {marked.title}"
     return Shown((0.5 + ENLARGED * (marked.pixels - plain.pixels)).clamp(0, 1), title, 0, 0)
 
 

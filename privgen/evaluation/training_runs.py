@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from privgen.diffusion.muon import Muon
+from privgen.diffusion.times import even_times
 from privgen.diffusion.train_diffusion import build_scheduler
 from privgen.evaluation.training_data import TrainingData
 from privgen.evaluation.training_settings import Method, RunOptions, Setting
@@ -141,8 +142,7 @@ def _draw(data: TrainingData, seed: int, step: int, size: int) -> tuple[Tensor, 
     generator = torch.Generator().manual_seed(_number(seed, step))
     rows = torch.randint(len(data.x_0), (size,), generator=generator)
     noise = torch.randn(size, *data.x_0.shape[1:], generator=generator)
-    t = (torch.arange(size) + torch.rand(1, generator=generator)) / size
-    return data.x_0[rows], noise, t.clamp(max=1 - 1e-6), rows
+    return data.x_0[rows], noise, even_times(size, generator), rows
 
 
 def noise_schedule(betas: str) -> DDIMScheduler:

@@ -34,7 +34,7 @@ _SIDES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _DEGREES = tuple(range(-45, 46, 5))
 _CANVAS, _PATCH = 128, 8  # pixels: of the canvas, of a latent
 _SPACING, _TURNED_SPACING = 4, 8  # pixels between places that are tried first
-_COARSE = (0.02, 0.03, 2.5)  # steps of side, place and degrees, uphill from a turned cut-out, and then
+_COARSE = (0.02, 0.03, 2.5)  # steps of side, place and degrees, up each hill of a thorough search, and then
 _STEPS = ((0.012, 0.016, 2.0), (0.006, 0.008, 1.0), (0.003, 0.004, 0.5))
 _ROUNDS = 2  # with each of these
 _CLIMBED = 3  # keys, the best ones of an image
@@ -171,7 +171,7 @@ def search(
         if thorough:
             top = _Best(message[:, None])
             for start in starts:
-                top.merge(_uphill(reader, some, aspect, start, message, (_COARSE, *_STEPS), quick=True))
+                top.merge(_uphill(reader, some, aspect, start, message, (_COARSE,), quick=True))
             starts = [top.poses[:, 0]]
         best.merge_one(_uphill(reader, some, aspect, starts[0], message, _STEPS), rows, key[rows])
     return best.logits, best.poses

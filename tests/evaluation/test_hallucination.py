@@ -155,6 +155,23 @@ def test_box_of_the_detector_looks_for_the_worst_place():
         Detector(())
 
 
+def test_mixtures_of_one_dimension():
+    line = TASKS["line"]()
+    real = line.held_out(3000, 0)
+    assert real.shape == (3000, 1)
+    assert line.cover(real, real) == pytest.approx(
+        {"covered": 3, "even": 3, "imbalance": 0, "spread": 0.97, "interpolated": 0}, abs=0.1
+    )
+    between = real + 0.25
+    assert line.validate(real).share.value < 0.01 < 0.9 < line.validate(between).share.value
+    denoise = line.denoiser(line.build("precision", 0))
+    assert denoise(real[:5], torch.tensor(3)).shape == (5, 2)
+    panels = np.asarray(line.draw({"real": real[:99], "between": between[:99]}))[60:].astype(int)
+    reddish = panels[..., 0] - panels[..., 2] > 60
+    half = panels.shape[1] // 2
+    assert reddish[:, half:].sum() > 50 * max(1, reddish[:, :half].sum())
+
+
 def test_training_is_seeded_and_learns():
     data = training_set(gaussian_grid(), SHORT, seed=0)
     a, b, c = (train_toy(data, SHORT, seed=seed) for seed in (0, 0, 1))
