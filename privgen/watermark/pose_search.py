@@ -2,7 +2,8 @@
 
 Each key's message is looked for at a grid of places, and from the best one uphill: angles, and cut-outs that are not
 turned. A thorough search looks for turned cut-outs as well, and climbs from the best places of several angles. At
-the places of the grid the aligner reads quickly; from the best one on it reads all that it can.
+the places of the grid, and up the hills of a thorough search, the aligner reads quickly; from the best one on it reads
+all that it can.
 
 What is climbed is the correlation of message and logits, so that an image is tried at many places for each key, and
 one of them matches by chance more easily: p-values are multiplied by their number, `places_of` (Bonferroni). That is
@@ -10,7 +11,7 @@ strict for the grid. The steps uphill choose where to go by the key, so that the
 count `UPHILL` times the grid, which `benchmarks/search_calibration.py` measures. An image is first read as it is, and
 searched if that does not tell; thoroughly only if a plain search does not tell either. These readings share the
 false-positive rate in equal parts. A plain search does not climb where the best place of the grid is no better than
-those of most unmarked images, which takes a third less time of these.
+those of most unmarked images.
 """
 
 from collections.abc import Iterator, Sequence
