@@ -48,8 +48,6 @@ PARTS = {
     "denoiser": {".": "privgen/denoiser"},
     "classifier": {"classifier": "privgen/classifier"},
 }
-# A run of an extractor, too.
-KINDS = {"aligner": "extractor"}
 # What makes a folder a model of that kind.
 ESSENTIAL = {
     "diffusion": "unet",
@@ -74,8 +72,7 @@ def take_run(kind: str, run: Path, staging: Path, *, checkpoint: bool) -> str:
     with exported(kind, run, checkpoint=checkpoint) as (model, source):
         found = {name: place for name, place in PARTS[kind].items() if (model / name).exists()}
         if ESSENTIAL[kind] not in found:
-            run_kind = KINDS.get(kind, kind)
-            raise PrivgenError(f"{model} holds no {kind}; name the folder of a run of `privgen train {run_kind}`.")
+            raise PrivgenError(f"{model} holds no {kind}; name the folder of a run of `privgen train {kind}`.")
         if kind == "vae" and (staging / "vae").is_dir():
             check_same_encoder(model / "vae", staging / "vae")
         for name, place in found.items():
@@ -96,7 +93,7 @@ def exported(kind: str, run: Path, *, checkpoint: bool) -> Iterator[tuple[Path, 
         yield run / "model", f"{run}/model"
         return
     with tempfile.TemporaryDirectory() as folder:
-        recipe = load_recipe(KINDS.get(kind, kind), run / RECIPE if (run / RECIPE).is_file() else None)
+        recipe = load_recipe(kind, run / RECIPE if (run / RECIPE).is_file() else None)
         if kind == "diffusion":  # its scenes are not needed any more
             few = replace(recipe.model, scenes=1, latents=Path(folder) / "latents.safetensors")
             recipe = Recipe(kind, few, recipe.loop)
@@ -238,7 +235,7 @@ def report(folder: Path) -> None:
 @click.option("--token", type=click.Path(path_type=Path), help="Run of `privgen train token`, instead of --diffusion.")
 @click.option("--vae", type=click.Path(path_type=Path), help="Run of `privgen train vae`, with the same encoder.")
 @click.option("--extractor", type=click.Path(path_type=Path), help="Run of `privgen train extractor`.")
-@click.option("--aligner", type=click.Path(path_type=Path), help="Run of it with the recipe aligner.toml.")
+@click.option("--aligner", type=click.Path(path_type=Path), help="Run of it.")
 @click.option("--denoiser", type=click.Path(path_type=Path), help="Run of `privgen train denoiser`.")
 @click.option("--mapper", type=click.Path(path_type=Path), help="Run of `privgen train mapper`.")
 @click.option("--classifier", type=click.Path(path_type=Path), help="Run of `privgen train classifier`.")

@@ -26,11 +26,11 @@ RATES = (0.5, 0.3, 0.2, 0.1, 0.05)
 
 
 @torch.no_grad()
-def smallest(aligner: Aligner, image: torch.Tensor, messages: torch.Tensor, *, thorough: bool) -> float:
+def smallest(aligner: Aligner, image: torch.Tensor, messages: torch.Tensor, *, turned: bool) -> float:
     """The smallest p-value of an image (3, S, S), corrected for messages (K, n_bits) of 0 and 1 and for places."""
-    logits, _ = search(aligner, image[None], 2.0 * messages - 1, thorough=thorough)
+    logits, _ = search(aligner, image[None], 2.0 * messages - 1, turned=turned)
     p = [p_values_of(weigh_bits(row), message, "weighted") for row, message in zip(logits[0], messages, strict=True)]
-    return min(1.0, float(np.min(p)) * len(messages) * places_of(thorough))
+    return min(1.0, float(np.min(p)) * len(messages) * places_of(turned))
 
 
 @click.command(help=__doc__.split("\n")[0])
@@ -38,8 +38,8 @@ def smallest(aligner: Aligner, image: torch.Tensor, messages: torch.Tensor, *, t
 @click.option("--keys", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of images and keys.")
 @click.option("--attack", help="That images go through before, such as degradation=0.5.")
-@click.option("--thorough", is_flag=True, help="Search for turned cut-outs too.")
-def main(images: int, keys: int, seed: int, attack: str | None, thorough: bool) -> None:
+@click.option("--turned", is_flag=True, help="Search for turned cut-outs instead of all else.")
+def main(images: int, keys: int, seed: int, attack: str | None, turned: bool) -> None:
     generation = Generation(load_watermark_model("mini", carriers=()).pipeline, seed=seed, batch_size=1)
     generator = torch.Generator().manual_seed(seed)
     aligner, found = load_extra("aligner"), []
@@ -48,7 +48,7 @@ def main(images: int, keys: int, seed: int, attack: str | None, thorough: bool) 
         image = generation.images([number])
         if attack:
             image = parse_attack(attack)(image, generator=torch.Generator().manual_seed(number))
-        found.append(smallest(aligner, image[0], messages, thorough=thorough))
+        found.append(smallest(aligner, image[0], messages, turned=turned))
     values = np.sort(found)
     for rate in RATES:
         click.echo(f"at or below {rate:g}: {(values <= rate).mean():.3f} of {images} images")

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     show_default="where the model can",
     help="Look for our marks in images that were cut out or turned, as `watermark detect --search` does.",
 )
-@click.option("--thorough", is_flag=True, help="Look as `watermark detect --thorough` does: much longer.")
 @options.seed(help="Seed of prompts, noise, keys and attacks; the same seed gives the same images.")
 @options.output(metavar="DIR", help="Folder for results.json, the page robustness.html, and what a rerun takes up.")
 @click.option(
@@ -86,7 +85,6 @@ def robustness(
     methods: tuple[str, ...],
     no_rivals: bool,
     search: bool | None,
-    thorough: bool,
     device: str,
     dtype: str,
     as_json: bool,
@@ -114,7 +112,7 @@ def robustness(
     loaded = load_watermark_model(model, device=place, dtype=dtype)
     result = evaluate_robustness(
         loaded,
-        read=_reader(model, search, thorough, place),
+        read=_reader(model, search, place),
         methods=methods,
         rivals=() if no_rivals else None,
         device=place,
@@ -129,19 +127,19 @@ def robustness(
     echo(result.record() if as_json else result.summary(), as_json=as_json)
 
 
-def _reader(model: str, search: bool | None, thorough: bool, device: str) -> Reader | None:
+def _reader(model: str, search: bool | None, device: str) -> Reader | None:
     """What reads our marks: with a search where it was asked for, or where nothing was said and the model has one."""
     from privgen.errors import PrivgenError
     from privgen.evaluation.marking_methods import SearchingReader
     from privgen.hub import load_extra
     from privgen.watermark.pose_search import AlignedReader
 
-    if search is False and not thorough:
+    if search is False:
         return None
     try:
         extractor, aligner = (load_extra(name, model, device=device) for name in ("extractor", "aligner"))
     except PrivgenError:
-        if search or thorough:
+        if search:
             raise
         return None
-    return SearchingReader(AlignedReader(extractor, aligner, thorough))
+    return SearchingReader(AlignedReader(extractor, aligner))

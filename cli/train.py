@@ -96,7 +96,6 @@ def diffusion(immiscible: bool, learn_variance: bool, changes: tuple[str, ...], 
     epilog=options.examples(
         "privgen train extractor",
         "privgen train extractor --recipe privgen:recipes/extractor-further.toml -o runs/further",
-        "privgen train extractor --recipe privgen:recipes/aligner.toml -o runs/aligner",
     )
 )
 @_options("extractor")
@@ -107,6 +106,19 @@ def extractor(**chosen: Any) -> None:
     survive.
     """
     _train("extractor", **chosen)
+
+
+@train.command(
+    epilog=options.examples("privgen train aligner", "privgen train aligner -o runs/short --set aligner.views=1024")
+)
+@_options("aligner")
+def aligner(**chosen: Any) -> None:
+    """Train the aligner that reads marks in images that were cut out or turned.
+
+    It needs a trained extractor, and a text-to-image model that knows the language of tokens. Marked images are made
+    first, once: about a quarter of an hour.
+    """
+    _train("aligner", **chosen)
 
 
 @train.command(epilog=options.examples("privgen train token", "privgen train token -o runs/short --steps 500"))

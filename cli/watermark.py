@@ -154,10 +154,7 @@ def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: 
 @click.option(
     "--search",
     is_flag=True,
-    help="Find marks in images that were cropped (half of the area kept, or more) or turned too: seconds an image.",
-)
-@click.option(
-    "--thorough", is_flag=True, help="Find them in images that were cropped and turned as well: some ten seconds each."
+    help="Find marks in images that were cropped (half of the area kept, or more), turned or both: seconds an image.",
 )
 @click.option(
     "--test",
@@ -198,7 +195,7 @@ def detect(
         echo(found, as_json=True)
     else:
         click.echo(f"p: how likely an image without the mark matches so well. Marked means p <= {fpr:g}.", err=True)
-        if not (chosen["search"] or chosen["thorough"] or all(file.detected or file.error for file in found)):
+        if not (chosen["search"] or all(file.detected or file.error for file in found)):
             click.echo("Hint: --search also looks for marks in images that were cropped or turned.", err=True)
     if any(file.error for file in found):
         raise click.exceptions.Exit(EXIT_FAILED)

@@ -28,6 +28,7 @@ KINDS = {
     "diffusion": ("privgen.diffusion.train_diffusion", "DiffusionRecipe", "DiffusionTask"),
     "denoiser": ("privgen.diffusion.train_denoiser", "DenoiserRecipe", "DenoiserTask"),
     "extractor": ("privgen.watermark.train_extractor", "ExtractorRecipe", "ExtractorTask"),
+    "aligner": ("privgen.watermark.train_aligner", "AlignerRecipe", "AlignerTask"),
     "token": ("privgen.watermark.train_token", "TokenRecipe", "TokenTask"),
     "mapper": ("privgen.watermark.train_mapper", "MapperRecipe", "MapperTask"),
 }
@@ -116,7 +117,7 @@ def load_recipe(kind: str, path: str | os.PathLike[str] | None = None, changes: 
 
     Args:
         kind: a key of `KINDS`.
-        path: the file, also "privgen:recipes/aligner.toml"; by default the recipe that ships for the kind.
+        path: the file, also "privgen:recipes/extractor-further.toml"; by default the recipe that ships for the kind.
         changes: fields to set after reading, such as "loop.steps=100"; values as TOML writes them, or bare texts.
 
     Raises:

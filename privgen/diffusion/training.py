@@ -30,6 +30,8 @@ _INPUTS = {
 """Field of a recipe: what it names, and the kind whose training makes that."""
 _OTHER_INPUTS = {
     ("extractor", "start"): ("extractor with its patterns", "extractor"),
+    ("aligner", "start"): ("extractor with its patterns", "extractor"),
+    ("aligner", "model"): ("text-to-image model with a token mapper", "token"),
     ("extractor", "model"): ("text-to-image model with a token mapper", "token"),
 }
 """The same for kinds whose field of that name is something else."""

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
-from privgen.diffusion.amplification import Amplification
+from privgen.diffusion.amplification import Amplification, Window
 from privgen.diffusion.amplified_scheduler import AmplifiedScheduler
 from privgen.diffusion.detector import Detector
 from privgen.diffusion.learned_variance import HybridLoss
@@ -18,6 +19,9 @@ from privgen.metrics.hallucination import keep_best
 
 
 Sampler = Literal["ddim", "ddpm"]
+MIDWAY: Window = (400.0, 600.0)
+"""Timesteps at which a network decides what is in a picture."""
+_SEEN_BY = 2  # predictions at least, of which there is a variance
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm")
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """From x_t, (B, ...), and a timestep to the network's output, with the learned variance if it has one."""
@@ -40,12 +44,36 @@ class Method:
         loss: of the network that it samples from, one of `LOSSES`.
         amplification: of the score.
         reject: share of the samples to drop by the detector.
+        screen: share of the samples begun to drop midway: those of which the network decides last what is there, by
+            the variance of predicted x_0 over `MIDWAY`. It costs no call of its own, and spares the later ones.
     """
 
     sampler: Sampler
     loss: str = "simple"
     amplification: Amplification | None = None
     reject: float = 0.0
+    screen: float = 0.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is to be computed for the samples that are kept.
+
+    Attributes:
+        begun: samples.
+        finished: of these, after the screening.
+        steps: of each of these.
+        early: steps before the screening; 0 if there is none.
+    """
+
+    begun: int
+    finished: int
+    steps: int
+    early: int = 0
+
+    def calls(self, detector: int) -> int:
+        """Network calls, with so many of the detector for every finished sample."""
+        return self.begun * self.early + self.finished * (self.steps - self.early + detector)
 
 
 @dataclass(frozen=True)
@@ -68,19 +96,37 @@ def baseline(methods: Mapping[str, Method], name: str) -> str:
     return next(first for first, method in methods.items() if method.sampler == methods[name].sampler)
 
 
-def affordable(nfe: int, kept: int, reject: float, calls: int) -> tuple[int, int]:
-    """How many samples to draw, and with how many steps, so that one that is kept costs `nfe` calls at most.
+def affordable(
+    nfe: int, kept: int, method: Method, detector: Detector, timesteps: Callable[[int], Tensor] | None = None
+) -> Budget:
+    """As many steps as can be, so that a sample that is kept costs `nfe` network calls at most.
 
     Args:
         nfe: network calls a kept sample.
         kept: samples.
-        reject: share of those drawn that is dropped; none is looked at if it is 0.
-        calls: of the detector for each sample drawn.
+        method: how many it drops.
+        detector: of hallucinations; none is asked if the method does not reject by it.
+        timesteps: from a number of steps to the scheduler's timesteps; only methods that screen need it.
+
+    Raises:
+        ValueError: a method screens, and so few calls leave less than two steps to see by.
     """
-    if not reject:
-        return kept, nfe
-    drawn = math.ceil(kept / (1 - reject))
-    return drawn, max(math.floor(nfe * kept / drawn) - calls, 2)
+    asked = detector.calls if method.reject else 0
+    finished = math.ceil(kept / (1 - method.reject))
+    begun = math.ceil(finished / (1 - method.screen))
+
+    def budget(steps: int) -> Budget | None:
+        if not method.screen or timesteps is None:
+            return Budget(begun, finished, steps)
+        times = timesteps(steps)
+        early, before = (int((times >= edge).sum()) for edge in (MIDWAY[0], MIDWAY[1] + 1))
+        return Budget(begun, finished, steps, early) if early - before >= _SEEN_BY else None
+
+    possible = (found for steps in range(nfe, 1, -1) if (found := budget(steps)) is not None)
+    enough = next((found for found in possible if found.calls(asked) <= nfe * kept), budget(2))
+    if enough is None:
+        raise ValueError(f"{nfe} network calls a sample are too few to screen by")
+    return enough
 
 
 def build_scheduler(plain: DDPMScheduler, method: Method) -> DDPMScheduler | DDIMScheduler:
@@ -105,7 +151,7 @@ def sample(
 ) -> Sampled:
     """Sample with a method, at `nfe` network calls for every sample that is kept.
 
-    One that rejects draws more samples with fewer steps, and the detector's own calls are taken off too.
+    One that drops samples draws more of them with fewer steps, and the detector's own calls are taken off too.
 
     Args:
         denoise: the network.
@@ -117,28 +163,47 @@ def sample(
         generator: of all noise.
         chunk: samples at a time.
     """
-    kept = shape[0]
-    drawn, steps = affordable(nfe, kept, method.reject, detector.calls)
-    scheduler = AmplifiedScheduler(build_scheduler(plain, method), method.amplification, watch=WATCHED)
-    x = torch.randn(drawn, *shape[1:], generator=generator)
-    parts = [_run(denoise, scheduler, part, steps, detector, generator) for part in x.split(chunk)]
-    x, scores, wavering = (torch.cat([part[i] for part in parts]) for i in range(3))
-    best = keep_best(scores, (drawn - kept) / drawn)
+    kept, scheduler = shape[0], build_scheduler(plain, method)
+    budget = affordable(nfe, kept, method, detector, partial(_timesteps, scheduler))
+    run = _Run(denoise, scheduler, method.amplification, budget.steps, generator)
+    x = torch.randn(budget.begun, *shape[1:], generator=generator)
+    if budget.early:
+        parts = [run.between(part, 0, budget.early, MIDWAY) for part in x.split(chunk)]
+        x, wavering = (torch.cat(found) for found in zip(*parts, strict=True))
+        x = x[keep_best(wavering, (budget.begun - budget.finished) / budget.begun)]
+    parts = [run.between(part, budget.early, budget.steps, WATCHED) for part in x.split(chunk)]
+    x, wavering = (torch.cat(found) for found in zip(*parts, strict=True))
+    scores = torch.cat([run.scores(detector, part) for part in x.split(chunk)])
+    best = keep_best(scores, (budget.finished - kept) / budget.finished)
     return Sampled(x[best], scores[best], wavering[best])
 
 
-@torch.inference_mode()
-def _run(
-    denoise: Denoise,
-    scheduler: AmplifiedScheduler,
-    x: Tensor,
-    steps: int,
-    detector: Detector,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
-    ancestral = isinstance(scheduler.scheduler, DDPMScheduler)
-    noise = {"generator": generator} if ancestral else {}
+def _timesteps(scheduler: DDPMScheduler | DDIMScheduler, steps: int) -> Tensor:
     scheduler.set_timesteps(steps)
-    for t in scheduler.timesteps:
-        x = scheduler.step(denoise(x, t), t, x, return_dict=False, **noise)[0]
-    return x, detector.scores(denoise, scheduler.scheduler, x), scheduler.trajectory_variance()
+    return scheduler.timesteps
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The reverse process of samples that go through it together."""
+
+    denoise: Denoise
+    scheduler: DDPMScheduler | DDIMScheduler
+    amplification: Amplification | None
+    steps: int
+    generator: torch.Generator
+
+    @torch.inference_mode()
+    def between(self, x: Tensor, first: int, last: int, watch: Window) -> tuple[Tensor, Tensor]:
+        """Samples (B, ...) after the steps first to last - 1, and how their predicted x_0 varied in a window, (B,)."""
+        scheduler = AmplifiedScheduler(self.scheduler, self.amplification, watch=watch)
+        noise = {"generator": self.generator} if isinstance(self.scheduler, DDPMScheduler) else {}
+        scheduler.set_timesteps(self.steps)
+        for t in scheduler.timesteps[first:last]:
+            x = scheduler.step(self.denoise(x, t), t, x, return_dict=False, **noise)[0]
+        return x, scheduler.trajectory_variance()
+
+    @torch.inference_mode()
+    def scores(self, detector: Detector, x: Tensor) -> Tensor:
+        """What the detector says of finished samples (B, ...), (B,)."""
+        return detector.scores(self.denoise, self.scheduler, x)

@@ -120,7 +120,8 @@ class SceneRun:
         return picture_rows(rows, columns=self.task.shown)
 
     def _make(self, method: Method, kept: int) -> _Made:
-        drawn, steps = affordable(self.task.steps, kept, method.reject, DETECTOR.calls)
+        budget = affordable(self.task.steps, kept, method, DETECTOR)
+        drawn, steps = budget.finished, budget.steps
         first = PREVIEW_SEED + _SPACING * (self.seed + _FIRST)
         specs = [sample_spec(first + i, count=1 + i % 2) for i in range(drawn)]
         images, scores, wavering = [], [], []

@@ -38,6 +38,8 @@ _SHAPES: Mapping[str, Variant] = {
     "precision penalty": ("precision", None, 0.0),
     "precision penalty, reject 0.1": ("precision", None, 0.1),
 }
+UNDECIDED: Window = (0.0, 600.0)
+"""From where on, in pictures, what is there is decided."""
 _STRONGER = Amplification(1.2, window=LOW)
 _CHESS: Mapping[str, Variant] = {
     "plain": ("simple", None, 0.0),
@@ -65,7 +67,13 @@ SHAPES_OURS = {"sampling": "ddim reject 0.1", "trained": "ddpm precision penalty
 SHAPES_DETECTOR = Detector((800,))
 """At a noise level at which the network decides what is there: of what has few copies in the data it sees less. At
 t = 100, where it decides only what edges look like, half as many were found on that seed."""
-CHESS_METHODS = {"ddim plain": Method("ddim"), **_for_samplers(_CHESS, ("ddpm",))}
+CHESS_METHODS = {
+    "ddim plain": Method("ddim"),
+    **_for_samplers(_CHESS, ("ddpm",)),
+    "ddpm gamma 1.3 below 600, screen 0.55": Method(
+        "ddpm", "simple", Amplification(1.3, window=UNDECIDED), screen=0.55
+    ),
+}
 CHESS_OURS = {
     "sampling": "ddpm gamma 1.2 below 400, reject 0.5",
     "trained": "ddpm precision penalty, gamma 1.2 below 400, reject 0.5",

@@ -21,7 +21,7 @@ from privgen.watermark.carriers import Carrier
 from privgen.watermark.embed import as_read, read_logits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import N_BITS, ExtractorLike, config_value
-from privgen.watermark.pose_search import AlignedReader, places_of
+from privgen.watermark.pose_search import SEARCH, AlignedReader
 
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class SearchingReader:
         from privgen.attacks.denoiser import digest
 
         networks = digest(self.aligned.extractor), digest(self.aligned.aligner)
-        return f"SearchingReader({'_'.join(networks)}, {places_of(self.aligned.thorough)}, {self.fpr:g})"
+        return f"SearchingReader({'_'.join(networks)}, {SEARCH}, {self.fpr:g})"
 
 
 @dataclass(frozen=True, eq=False)

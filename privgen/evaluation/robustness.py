@@ -268,6 +268,4 @@ def _command(
 
 
 def _search_flags(read: Reader | None) -> list[str]:
-    if not isinstance(read, SearchingReader):
-        return ["--no-search"]
-    return ["--thorough"] if read.aligned.thorough else []
+    return [] if isinstance(read, SearchingReader) else ["--no-search"]

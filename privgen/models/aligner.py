@@ -108,7 +108,9 @@ class Aligner(ModelMixin, ConfigMixin):
             Logits (G, B, n_bits).
         """
         if quick:
-            return self._read_quickly(latents, cells.float())
+            variance = self.covariance.diagonal().float()
+            temperature = self.log_temperature.float().exp()
+            return read_independent(latents, cells, self.patterns.float(), self.mean.float(), variance, temperature)
         shown = cells.bool().repeat(1, latents.shape[2])
         values = (latents.flatten(2) - self.mean).float()
         variance = self.covariance.diagonal().float()
@@ -120,24 +122,6 @@ class Aligner(ModelMixin, ConfigMixin):
             loudness.append((seen.square() / variance[part]).sum(dim=1) / max(1, seen.shape[1]))
         scale = 2 / (torch.stack(loudness) + LEAST_VARIANCE) / self.log_temperature.float().exp()
         return scale[..., None] * torch.stack(bits)
-
-    def _read_quickly(self, latents: Tensor, cells: Tensor) -> Tensor:
-        patterns, precision = self.patterns.float(), 1 / self.covariance.diagonal().float()
-        weights = precision * cells.repeat(1, latents.shape[2])
-        values = (latents.flatten(2) - self.mean).float()
-        heard = (weights[:, None] * values) @ patterns.T
-        n_bits, by_cell = len(patterns), (latents.shape[2], -1)
-        scaled = (precision * patterns).unflatten(1, by_cell)
-        among = torch.einsum("ncs,mcs->snm", patterns.unflatten(1, by_cell), scaled).flatten(1)
-        among = (cells @ among).view(-1, n_bits, n_bits)
-        known = torch.linalg.solve(torch.eye(n_bits, device=among.device) + among, among)
-        # By the matrix inversion lemma, the other bits being noise too.
-        share = known.diagonal(dim1=1, dim2=2)[:, None]
-        estimate = heard - heard @ known.mT
-        seen = (weights > 0).sum(dim=1)[:, None].clamp(min=1)
-        loudness = torch.einsum("gbd,gd->gb", values.square(), weights) / seen
-        scale = 2 / (loudness + LEAST_VARIANCE) / self.log_temperature.float().exp()
-        return scale[..., None] * estimate / (1 - share).clamp(min=1e-4)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module; filters are kept in evaluation only."""
@@ -166,6 +150,40 @@ class Aligner(ModelMixin, ConfigMixin):
         # By the matrix inversion lemma, the other bits being noise too.
         posterior = torch.linalg.inv(torch.eye(len(patterns), device=part.device) + heard @ patterns.T)
         return posterior @ heard / posterior.diagonal()[:, None]
+
+
+def read_independent(
+    latents: Tensor, cells: Tensor, patterns: Tensor, mean: Tensor, variance: Tensor, temperature: Tensor
+) -> Tensor:
+    """The best linear reading among content whose latent values are independent of each other.
+
+    Args:
+        latents: (G, B, C, h, w), G groups of B.
+        cells: (G, h w) of 0 and 1, what of them counts.
+        patterns: (n_bits, d), d being C h w.
+        mean: (d,) of content.
+        variance: (d,) of content.
+        temperature: that logits are divided by.
+
+    Returns:
+        Logits (G, B, n_bits).
+    """
+    weights = cells.float().repeat(1, latents.shape[2]) / variance
+    values = (latents.flatten(2) - mean).float()
+    heard = (weights[:, None] * values) @ patterns.T
+    n_bits, by_cell = len(patterns), (latents.shape[2], -1)
+    scaled = (patterns / variance).unflatten(1, by_cell)
+    among = torch.einsum("ncs,mcs->snm", patterns.unflatten(1, by_cell), scaled).flatten(1)
+    among = (cells.float() @ among).view(-1, n_bits, n_bits)
+    known = torch.linalg.solve(torch.eye(n_bits, device=among.device) + among, among)
+    # By the matrix inversion lemma, the other bits being noise too.
+    share = known.diagonal(dim1=1, dim2=2)[:, None]
+    estimate = heard - heard @ known.mT
+    seen = (weights > 0).sum(dim=1)[:, None].clamp(min=1)
+    loudness = torch.einsum("gbd,gd->gb", values.square(), weights) / seen
+    # How loud an image's content is, beside what it was expected to be.
+    scale = 2 / (loudness + LEAST_VARIANCE) / temperature
+    return scale[..., None] * estimate / (1 - share).clamp(min=1e-4)
 
 
 def whole(seen: Tensor, side: tuple[int, int]) -> Tensor:

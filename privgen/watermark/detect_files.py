@@ -101,7 +101,6 @@ def detect_files(
     dtype: str = "auto",
     batch_size: int = 16,
     search: bool = False,
-    thorough: bool = False,
     test: Test = "weighted",
     progress: bool = False,
     report: Callable[[DetectedFile], None] = lambda file: None,
@@ -118,9 +117,8 @@ def detect_files(
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`, but "auto" is always float32.
         batch_size: images that are read at a time.
-        search: look for marks in what may be cut out of a marked image (half of its area at least, in its own shape)
-            or turned (by 45 degrees at most) too: some seconds an image. False positives stay as rare as `fpr` says.
-        thorough: search for what is cut out and turned, too: some ten seconds an image.
+        search: look for marks in what may be cut out of a marked image (half of its area at least, in its own shape),
+            turned (by 45 degrees at most) or both: some seconds an image. False positives stay as rare as `fpr` says.
         test: "weighted" goes by how clearly bits are read, "binomial" counts them: see `privgen.watermark.detection`.
         progress: show a bar on standard error, if that is a terminal.
         report: called with each file when it is through.
@@ -138,8 +136,8 @@ def detect_files(
         raise UsageError(f"Name at least one {'image' if keys else 'key'}.")
     extractor = load_extra("extractor", model, device=device)
     reader = None
-    if search or thorough:
-        reader = AlignedReader(extractor, load_extra("aligner", model, device=device), thorough)
+    if search:
+        reader = AlignedReader(extractor, load_extra("aligner", model, device=device))
     if dtype != "auto":
         for network in (extractor, reader.aligner) if reader else (extractor,):
             Module.to(network, resolve_dtype(dtype))  # Diffusers' own `to` warns of what does not matter here

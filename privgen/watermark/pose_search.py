@@ -1,17 +1,15 @@
 """Marks in images that were cut out of what was marked, or turned.
 
-Each key's message is looked for at a grid of places, and from the best one uphill: angles, and cut-outs that are not
-turned. A thorough search looks for turned cut-outs as well, and climbs from the best places of several angles. At
-the places of the grid, and up the hills of a thorough search, the aligner reads quickly; from the best one on it reads
-all that it can.
+An image is first read as it is. If that does not tell, each key's message is looked for at a grid of places: angles of
+the whole canvas, and cut-outs that are not turned; and from the best one uphill. If that does not tell either, it is
+looked for in cut-outs that are turned. These readings share the false-positive rate in equal parts.
 
 What is climbed is the correlation of message and logits, so that an image is tried at many places for each key, and
 one of them matches by chance more easily: p-values are multiplied by their number, `places_of` (Bonferroni). That is
 strict for the grid. The steps uphill choose where to go by the key, so that they find more than they visit: they
-count `UPHILL` times the grid, which `benchmarks/search_calibration.py` measures. An image is first read as it is, and
-searched if that does not tell; thoroughly only if a plain search does not tell either. These readings share the
-false-positive rate in equal parts. A plain search does not climb where the best place of the grid is no better than
-those of most unmarked images.
+count `UPHILL` times the grid, which `benchmarks/search_calibration.py` measures. On the way the aligner reads quickly;
+at the place where a way ends it reads all that it can. Where the best place of the grid is no better than those of
+most unmarked images nothing is climbed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,14 +33,19 @@ _SIDES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _DEGREES = tuple(range(-45, 46, 5))
 _CANVAS, _PATCH = 128, 8  # pixels: of the canvas, of a latent
 _SPACING, _TURNED_SPACING = 4, 8  # pixels between places that are tried first
-_COARSE = (0.02, 0.03, 2.5)  # steps of side, place and degrees, up each hill of a thorough search, and then
+_COARSE = (0.02, 0.03, 2.5)  # steps of side, place and degrees, up the hills of turned cut-outs, and then
 _STEPS = ((0.012, 0.016, 2.0), (0.006, 0.008, 1.0), (0.003, 0.004, 0.5))
 _ROUNDS = 2  # with each of these
 _CLIMBED = 3  # keys, the best ones of an image
-_WORTH_CLIMBING = 2.75  # standard deviations of the correlation; what was found was above 3 at the grid already
-_TURNED = tuple(degrees for degrees in _DEGREES if degrees)  # of cut-outs, in a thorough search
+_WORTH_CLIMBING = 3.2  # standard deviations of the correlation; the best of the grid by chance is 2 to 3.5
+_TURNED = tuple(degrees for degrees in _DEGREES if degrees)  # of cut-outs
 _AT_ONCE, _AT_ONCE_CPU = 64, 8  # images that are encoded at a time; on a CPU so few that they stay in its cache
-_HILLS = 6  # that it climbs for each key
+_HILLS = 2  # that are climbed for each key, those of turned cut-outs
+_FOUND = 1e-3  # p-values from which on the place is known, however strict the rate is that is asked for
+SEARCH = 2
+"""Of how images are searched: a log that holds results of another number is not taken up."""
+READINGS = 3
+"""As they are, straight, and turned."""
 UPHILL = 16
 """How many places the best one near a place of the grid is worth; measured, see the module."""
 
@@ -80,12 +83,10 @@ class AlignedReader:
     Attributes:
         extractor: reads images as they are.
         aligner: reads the others, put back to where they may come from.
-        thorough: look for cut-outs that are turned, too: some ten seconds an image.
     """
 
     extractor: Extractor
     aligner: Aligner
-    thorough: bool = False
 
     @torch.no_grad()
     def __call__(
@@ -103,22 +104,21 @@ class AlignedReader:
         messages = messages.expand(len(images), -1, -1)
         keys = messages.shape[1]
         logits = self.extractor(images).float()
-        stages = (False, True) if self.thorough else (False,)
-        readings = 1 + len(stages)
         found = Found(
             logits[:, None].repeat(1, keys, 1),
             Poses.of().values.to(images).repeat(len(images), keys, 1),
-            np.full((len(images), keys), readings),
-            readings * np.stack([_p_values(*row, test) for row in zip(logits[:, None], messages, strict=True)]),
+            np.full((len(images), keys), READINGS),
+            READINGS * np.stack([_p_values(*row, test) for row in zip(logits[:, None], messages, strict=True)]),
         )
         aspects = torch.as_tensor(aspect, dtype=images.dtype).expand(len(images))
-        for thorough in stages:
-            places = readings * places_of(thorough)
-            doubtful = torch.from_numpy(np.flatnonzero(keys * found.p.min(axis=1) > fpr))
+        for turned in (False, True):
+            places = READINGS * places_of(turned)
+            enough = max(fpr, _FOUND) if turned else fpr
+            doubtful = torch.from_numpy(np.flatnonzero(keys * found.p.min(axis=1) > enough))
             for shape in aspects[doubtful].unique().tolist():
                 rows = doubtful[aspects[doubtful] == shape]
                 wanted = signs(messages[rows]).to(images)
-                logits, poses = search(self.aligner, images[rows], wanted, shape, thorough=thorough)
+                logits, poses = search(self.aligner, images[rows], wanted, shape, turned=turned)
                 p = [_p_own(*image, test) for image in zip(logits, messages[rows], strict=True)]
                 found.take_over(rows.numpy(), logits, poses, places * np.stack(p), places)
         return found
@@ -136,7 +136,7 @@ def _p_own(logits: Tensor, messages: Tensor, test: Test) -> NDArray[np.float64]:
 
 @torch.no_grad()
 def search(
-    reader: Aligner, images: Tensor, messages: Tensor, aspect: float = 1.0, *, thorough: bool = False
+    reader: Aligner, images: Tensor, messages: Tensor, aspect: float = 1.0, *, turned: bool = False
 ) -> tuple[Tensor, Tensor]:
     """For each key the place at which what is read correlates best with its message.
 
@@ -145,37 +145,52 @@ def search(
         images: (B, 3, S, S) in [0, 1].
         messages: (K, n_bits) of -1 and 1; or (B, K, n_bits), other keys for each image.
         aspect: width by height of the images before they were squeezed to squares.
-        thorough: look for cut-outs that are turned, too.
+        turned: look for cut-outs that are turned, and for nothing else.
 
     Returns:
         Logits there (B, K, n_bits), and poses (B, K, 4).
     """
     messages = messages.expand(len(images), -1, -1)
-    groups = [_Best(messages)]
-    whole_canvas = torch.cat([Poses.of(degrees=float(degrees)).values for degrees in _DEGREES])
-    whole_canvas = whole_canvas[:, None].expand(-1, len(images), -1).to(images)
-    groups[0].keep(*_read(reader, images, whole_canvas, aspect, quick=True))
-    for degrees in (0, *(_TURNED if thorough else ())):
-        groups.append(_Best(messages))
-        for side in _SIDES:
-            for values, logits in _cut_outs(reader, images, aspect, side, degrees):
-                groups[-1].keep(values, logits)
+    groups = list((_turned_hills if turned else _straight_hill)(reader, images, messages, aspect))
     best = _Best(messages)
     for group in groups:
         best.merge(group)
     for key in best.leading(_CLIMBED):
-        rows = _rows(key) if thorough else (best.of(key) >= _WORTH_CLIMBING).nonzero()[:, 0]
+        rows = (best.of(key) >= _WORTH_CLIMBING).nonzero()[:, 0]
         if not len(rows):
             break  # the next keys are worse
         some, message = images[rows], messages[rows, key[rows]]
-        starts = [start[rows] for start in _starts(groups, key, _HILLS if thorough else 1)]
-        if thorough:
-            top = _Best(message[:, None])
-            for start in starts:
-                top.merge(_uphill(reader, some, aspect, start, message, (_COARSE,), quick=True))
-            starts = [top.poses[:, 0]]
-        best.merge_one(_uphill(reader, some, aspect, starts[0], message, _STEPS), rows, key[rows])
+        starts = [start[rows] for start in _starts(groups, key, _HILLS)]
+        top = _Best(message[:, None])
+        for start in starts:
+            top.merge(_uphill(reader, some, aspect, start, message, (_COARSE,) if turned else _STEPS))
+        if turned:
+            top = _uphill(reader, some, aspect, top.poses[:, 0], message, _STEPS)
+        _, logits = _read(reader, some, top.poses[None, :, 0], aspect)
+        best.settle(rows, key[rows], logits[0], top.poses[:, 0])
     return best.logits, best.poses
+
+
+def _straight_hill(reader: Aligner, images: Tensor, messages: Tensor, aspect: float) -> Iterator["_Best"]:
+    """The best places among angles of the whole canvas, and cut-outs that are not turned: one group."""
+    group = _Best(messages)
+    whole_canvas = torch.cat([Poses.of(degrees=float(degrees)).values for degrees in _DEGREES])
+    whole_canvas = whole_canvas[:, None].expand(-1, len(images), -1).to(images)
+    group.keep(*_read(reader, images, whole_canvas, aspect, quick=True))
+    for side in _SIDES:
+        for values, logits in _cut_outs(reader, images, aspect, side, 0):
+            group.keep(values, logits)
+    yield group
+
+
+def _turned_hills(reader: Aligner, images: Tensor, messages: Tensor, aspect: float) -> Iterator["_Best"]:
+    """The best places among cut-outs that are turned: a group for each angle."""
+    for degrees in _TURNED:
+        group = _Best(messages)
+        for side in _SIDES:
+            for values, logits in _cut_outs(reader, images, aspect, side, degrees):
+                group.keep(values, logits)
+        yield group
 
 
 class _Best:
@@ -206,13 +221,9 @@ class _Best:
         """Scores (B,) of one key (B,) an image."""
         return self.score[_rows(key), key]
 
-    def merge_one(self, other: "_Best", rows: Tensor, key: Tensor) -> None:
-        """Take over what is better elsewhere, where in some images, rows (R,), one key (R,) was looked for."""
-        better = other.score[:, 0] > self.score[rows, key]
-        rows, key = rows[better], key[better]
-        self.score[rows, key] = other.score[better, 0]
-        self.logits[rows, key] = other.logits[better, 0]
-        self.poses[rows, key] = other.poses[better, 0]
+    def settle(self, rows: Tensor, key: Tensor, logits: Tensor, poses: Tensor) -> None:
+        """Take over logits (R, n_bits) and poses (R, 4) of one key (R,) in some of the images, rows (R,)."""
+        self.logits[rows, key], self.poses[rows, key] = logits, poses
 
     def _take(self, score: Tensor, logits: Tensor, poses: Tensor, better: Tensor) -> None:
         self.score = torch.where(better, score, self.score)
@@ -244,15 +255,13 @@ def _uphill(
     start: Tensor,
     message: Tensor,
     steps: Sequence[tuple[float, ...]],
-    *,
-    quick: bool = False,
 ) -> _Best:
     """The best place near a start (B, 4), for one message (B, n_bits) an image; two rounds with each of the steps."""
     best = _Best(message[:, None])
-    best.keep(*_read(reader, images, start[None], aspect, quick=quick))
+    best.keep(*_read(reader, images, start[None], aspect, quick=True))
     for step in [step for step in steps for _ in range(_ROUNDS)]:
         around = best.poses[:, 0] + _neighbours(*step).to(images)[:, None]
-        best.keep(*_read(reader, images, around, aspect, quick=quick))
+        best.keep(*_read(reader, images, around, aspect, quick=True))
     return best
 
 
@@ -309,7 +318,7 @@ def _cut_outs(
         yield values.to(images), reader.read_alike(torch.stack(moved), torch.stack(inside), quick=True).float()
 
 
-def places_of(thorough: bool) -> int:
+def places_of(turned: bool) -> int:
     """What a p-value is multiplied by: places at which a key is looked for in an image, those uphill included."""
-    straight, turned = (sum(len(s) for side in _SIDES for _, s in _corners(side, turned)) for turned in (False, True))
-    return UPHILL * (len(_DEGREES) + straight + turned * len(_TURNED) * thorough)
+    cut_outs = sum(len(shifts) for side in _SIDES for _, shifts in _corners(side, turned))
+    return UPHILL * (len(_TURNED) * cut_outs if turned else len(_DEGREES) + cut_outs)

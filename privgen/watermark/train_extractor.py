@@ -5,7 +5,7 @@ residual encoder adds a pattern to the latents, the decoder makes pixels of it, 
 extractor reads the message. Here the budget is exact: every marked image has the PSNR that its step asks for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,24 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.loop import Batch, Task, sample_generator
-from privgen.models.aligner import Aligner
 from privgen.models.watermark import Extractor, LatentMapper
-from privgen.watermark.alignment import Poses, put_back, take
 from privgen.watermark.embed import at_psnr, decoded, decoded_difference, encode_canvas
-from privgen.watermark.fit_aligner import View, fit_aligner
 from privgen.watermark.initial_code import load_or_solve_code
-from privgen.watermark.training_marks import TokenWriter, draw_pose, rows_of_marks
+from privgen.watermark.training_marks import TokenWriter, rows_of_marks
 
 
 STRENGTH = 0.25
 """RMS of a residual, in units of scaled latents, before its decoded difference is brought to the quality asked for."""
-
-_SHOWN = 4  # parts of each generated image that an aligner is fitted to
 
 Attack = Callable[..., Tensor]
 """Called as `attack(images, generator=[one for each image])`, images (B, 3, H, W) in [0, 1]."""
@@ -61,13 +55,9 @@ class ExtractorRecipe:
         start: folder with an `extractor` and a `latent_mapper` to go on from, instead of from the code.
         model: folder of a text-to-image model with a token mapper, whose tokens write marks too.
         token_share: share of the marks that they write.
-        moved_share: share of the marked images that are cut out or turned, and put back not quite where they were.
-            Above 0 an `Aligner` is trained: the one in `start` further, or one with the extractor's encoder.
-        fitted_images: from which an aligner's patterns, and what content is like, are measured at first.
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
         clean_images: images, none of them marked, on which the logits are whitened at the end.
-        generated_images: as many more for that, which the text-to-image model generates; an aligner is fitted to parts
-            of them too.
+        generated_images: as many more for that, which the text-to-image model generates.
     """
 
     vae: Path = Path("runs/vae/model/vae")
@@ -86,8 +76,6 @@ class ExtractorRecipe:
     start: Path | None = None
     model: Path | None = None
     token_share: float = 0.0
-    moved_share: float = 0.0
-    fitted_images: int = 384
     samples: int = 40_000
     clean_images: int = 2_048
     generated_images: int = 0
@@ -122,10 +110,8 @@ class ExtractorTask(Task):
         self.mapper.requires_grad_(recipe.learn_patterns)
         self.writer = None if recipe.model is None else TokenWriter(recipe.model)
         self.extractor = extractor.to(memory_format=torch.channels_last)
-        if isinstance(extractor, Aligner):
-            fit_aligner(extractor, self._views())
 
-    def _coded(self) -> tuple[Extractor | Aligner, LatentMapper]:
+    def _coded(self) -> tuple[Extractor, LatentMapper]:
         recipe = self.recipe
         code = load_or_solve_code(
             recipe.code,
@@ -141,32 +127,11 @@ class ExtractorTask(Task):
         mapper.patterns.data.copy_(code["patterns"].view_as(mapper.patterns))
         return linear_extractor(self.vae, code, recipe.psnr_to), mapper
 
-    def _going_on(self, start: Path) -> tuple[Extractor | Aligner, LatentMapper]:
+    def _going_on(self, start: Path) -> tuple[Extractor, LatentMapper]:
         mapper = LatentMapper.from_pretrained(start / "latent_mapper")
-        if self.recipe.moved_share > 0 and (start / "aligner").is_dir():
-            return Aligner.from_pretrained(start / "aligner").train(), mapper
         extractor = Extractor.from_pretrained(start / "extractor").train()
         extractor.unwhiten()
-        return Aligner.from_extractor(extractor) if self.recipe.moved_share > 0 else extractor, mapper
-
-    @torch.no_grad()
-    def _views(self, batch_size: int = 16) -> Iterator[View]:
-        """Parts of marked images that training does not draw, and of generated ones."""
-        first = self.recipe.samples
-        generated = self._generated()
-        shown = -(-_SHOWN * len(generated) // batch_size) * batch_size
-        last = first + self.recipe.fitted_images + shown
-        for start in tqdm(range(first, last, batch_size), "patterns", unit="batch"):
-            batch = self.batch(list(range(start, start + batch_size)))
-            batch["by_token"] = torch.zeros(batch_size, dtype=torch.bool)
-            if start >= last - shown:
-                batch["pixels"] = generated[torch.arange(start, start + batch_size) % len(generated)]
-                batch["as_decoded"] = torch.zeros(batch_size, dtype=torch.bool)
-            # Some of them whole, for what lies at the rim.
-            poses = Poses.of().expand(batch_size) if start // batch_size % 4 == 0 else Poses(batch["pose"])
-            canvases, seen = put_back(take(self.mark(batch), poses), poses)
-            opposite, _ = put_back(take(self.mark({**batch, "bits": 1 - batch["bits"]}), poses), poses)
-            yield View(canvases, opposite, seen, batch["bits"])
+        return extractor, mapper
 
     def _generated(self) -> Tensor:
         """Generated images without a mark, (B, 3, S, S) in [0, 1]; none without a model."""
@@ -180,8 +145,6 @@ class ExtractorTask(Task):
         pixels = [self._image(*drawn) for drawn in zip(indices, photo, rngs, strict=True)]
         progress = torch.tensor(indices) / self.recipe.samples
         decoded = [not is_photo and rng.random() < 0.75 for is_photo, rng in zip(photo, rngs, strict=True)]
-        poses = torch.stack([draw_pose(rng) for rng in rngs])
-        moved = [rng.random() < self.recipe.moved_share for rng in rngs]
         by_token = [rng.random() < self.recipe.token_share for rng in rngs]
         return {
             "pixels": torch.from_numpy(np.stack(pixels)).contiguous(memory_format=torch.channels_last),
@@ -189,9 +152,6 @@ class ExtractorTask(Task):
             "as_decoded": torch.tensor(decoded),
             "is_photo": torch.tensor(photo),
             "by_token": torch.tensor(by_token),
-            "moved": torch.tensor(moved),
-            "pose": poses[:, 0],
-            "guess": poses[:, 1],
             "ramp": (2 * progress).clamp(max=1),
             "index": torch.tensor(indices),
         }
@@ -202,20 +162,11 @@ class ExtractorTask(Task):
         return draw_scene(index).pixels
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        marked, moved = self.mark(batch), batch["moved"]
-        if bool(moved.any()):
-            marked = marked.index_put((moved,), take(marked[moved], Poses(batch["pose"][moved])))
+        marked = self.mark(batch)
         if self.attack is not None:
             generators = [sample_generator(self.seed, int(i)) for i in batch["index"]]
             marked = self.attack(marked, generator=generators)
-        if isinstance(self.extractor, Aligner):
-            seen = torch.ones_like(marked[:, :1])
-            if bool(moved.any()):
-                canvases, seen[moved] = put_back(marked[moved], Poses(batch["guess"][moved]))
-                marked = marked.index_put((moved,), canvases)
-            logits = self.extractor(marked, seen)
-        else:
-            logits = self.extractor(marked)
+        logits = self.extractor(marked)
         target = batch["bits"].to(logits)
         loss = F.binary_cross_entropy_with_logits(logits, target)
         right = ((logits > 0) == (target > 0.5)).float().mean(dim=1)
@@ -226,7 +177,6 @@ class ExtractorTask(Task):
             "bit_accuracy_photos": _mean_where(right, photo),
             "bit_accuracy_scenes": _mean_where(right, ~photo),
             "bit_accuracy_token": _mean_where(right, batch["by_token"]),
-            "bit_accuracy_moved": _mean_where(right, moved),
         }
 
     def mark(self, batch: Batch) -> Tensor:
@@ -255,13 +205,7 @@ class ExtractorTask(Task):
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Whiten on clean images, set the strength that gives the final quality, and save both networks.
-
-        Of an aligner there is nothing to do but to save it.
-        """
-        if isinstance(self.extractor, Aligner):
-            self.extractor.to(memory_format=torch.contiguous_format).save_pretrained(folder / "aligner")
-            return
+        """Whiten on clean images, set the strength that gives the final quality, and save both networks."""
         generated = self._generated()
         self.extractor.whiten(self._clean_logits(self.extractor, generated))
         self.mapper.register_to_config(strength=self._calibrate(generated))

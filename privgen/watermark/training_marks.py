@@ -27,22 +27,19 @@ def rows_of_marks(clean: Tensor, marked: Tensor) -> Image.Image:
     return picture(pixels.cpu().numpy())
 
 
-def draw_pose(rng: np.random.Generator, wrong: float = 0.05) -> Tensor:
+def draw_pose(rng: np.random.Generator) -> Tensor:
     """A cut-out, a rotation or both, and a guess of it that is not quite right: (2, 4), each as in `Poses`.
 
     Guesses are as far off as those of a search over a grid of 4 pixels in 128, and of 5 degrees.
 
     Args:
         rng: draws.
-        wrong: share of the guesses that have nothing to do with the truth, from which a reader learns to be unsure.
     """
-    true = guess = _pose(rng)
-    if rng.random() < wrong:
-        guess = _pose(rng)
+    true = _pose(rng)
     error = rng.uniform(-1, 1, 4) * [0.02, 0.016, 0.016, 2.5]
     # Where the side is wrong, the middle shall stay.
     error[1:3] -= error[0] / 2
-    return torch.tensor(np.stack([true, guess + error]), dtype=torch.float32)
+    return torch.tensor(np.stack([true, true + error]), dtype=torch.float32)
 
 
 def _pose(rng: np.random.Generator) -> NDArray[np.float64]:

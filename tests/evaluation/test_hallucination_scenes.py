@@ -3,7 +3,7 @@ import pytest
 from privgen.diffusion.amplification import Amplification
 from privgen.evaluation import hallucination_scenes
 from privgen.evaluation.hallucination import evaluate_hallucination
-from privgen.evaluation.hallucination_methods import Method, affordable
+from privgen.evaluation.hallucination_methods import Method
 from privgen.evaluation.hallucination_plan import Plan
 from privgen.evaluation.hallucination_scenes import SceneRun, Scenes
 
@@ -53,9 +53,3 @@ def test_rejecting_costs_no_more_calls(monkeypatch):
     SceneRun(Scenes(steps=12), 0, samples=4).figures(FEW["reject 0.2"])
     assert called == [5 * 9]
     assert called[0] <= 4 * 12
-
-
-@pytest.mark.parametrize(("reject", "drawn", "steps"), [(0.0, 100, 25), (0.2, 125, 19), (0.5, 200, 11)])
-def test_affordable(reject, drawn, steps):
-    assert affordable(25, 100, reject, 1) == (drawn, steps)
-    assert drawn * (steps + bool(reject)) <= 100 * 25

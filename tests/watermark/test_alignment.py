@@ -79,7 +79,6 @@ def test_poses_that_training_draws_lie_on_the_canvas():
     drawn = torch.stack([draw_pose(rng) for _ in range(300)])
     side, left, top, degrees = drawn[:, 0].unbind(1)
     assert bool(((side <= 1) & (left >= 0) & (top >= 0) & (left + side <= 1 + 1e-6) & (top + side <= 1 + 1e-6)).all())
-    near = (drawn[:, 1] - drawn[:, 0]).abs()[:, 3] <= 2.5
-    assert float(near.float().mean()) > 0.85
+    assert float((drawn[:, 1] - drawn[:, 0]).abs()[:, 3].max()) <= 2.5
     assert float((degrees == 0).float().mean()) == pytest.approx(0.5, abs=0.1)
     assert float(((degrees != 0) & (side < 1)).float().mean()) == pytest.approx(0.25, abs=0.1)

@@ -1,4 +1,4 @@
-"""The extractor is trained further: from mini's own, on marks of both carriers and on images that are put back."""
+"""The extractor is trained further: from mini's own, on marks of both carriers."""
 
 from dataclasses import replace
 
@@ -7,7 +7,6 @@ import torch
 
 from privgen.hub import load_extra
 from privgen.metrics.quality import psnr
-from privgen.models.aligner import Aligner
 from privgen.models.watermark import LatentMapper
 from privgen.watermark.embed import decoded, encode_canvas
 from privgen.watermark.train_extractor import ExtractorRecipe, ExtractorTask
@@ -49,25 +48,8 @@ def test_both_carriers_marks_are_read_at_the_quality_asked_for(task, recipe, tok
     assert float(figures["bit_accuracy"]) > 0.9
 
 
-def test_an_aligner_is_fitted_and_reads_what_is_left(recipe, tmp_path):
-    """From the extractor's encoder, and a few images whose patterns are measured."""
-    start = recipe.start
-    for name in ("extractor", "latent_mapper"):
-        (tmp_path / name).symlink_to(start / name)
-    task = ExtractorTask(replace(recipe, start=tmp_path, moved_share=1.0, fitted_images=48), 0)
-    assert isinstance(task.extractor, Aligner)
-    batch = task.batch(list(range(8)))
-    assert bool(batch["moved"].all())
-    with torch.no_grad():
-        still = task(batch | {"guess": batch["pose"]})["bit_accuracy"]
-        lost = task(batch | {"guess": batch["pose"].flip(0)})["bit_accuracy"]
-    assert float(still) > float(lost) + 0.15
-    task.export(tmp_path / "out")
-    assert Aligner.from_pretrained(tmp_path / "out" / "aligner").config.n_bits == 48
-
-
 def test_an_image_does_not_depend_on_its_batch(task, recipe):
-    task.recipe = replace(recipe, token_share=0.5, moved_share=0.5)
+    task.recipe = replace(recipe, token_share=0.5)
     whole, last = task.batch([5, 6, 7]), task.batch([7])
     for name, value in whole.items():
         assert torch.equal(value[2:], last[name]), name

@@ -1,0 +1,179 @@
+"""Training of the aligner's encoder: to read marks in images that were cut out or turned, put back to their places.
+
+What is trained reads content as independent from place to place, which costs little more than the encoder, and by
+which the encoder learns to make it so. At the end patterns and covariance are measured anew, of what it has become.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from privgen.data.photos import load_photos
+from privgen.diffusion.loop import Batch, Task, sample_generator
+from privgen.diffusion.recipes import Distort
+from privgen.diffusion.scene_cache import weights_fingerprint
+from privgen.models.aligner import Aligner, read_independent, whole
+from privgen.models.watermark import Extractor, LatentMapper
+from privgen.watermark.alignment import Poses, put_back, take
+from privgen.watermark.embed import at_psnr
+from privgen.watermark.fit_aligner import View, fit_aligner
+from privgen.watermark.mark_bank import Source, by_tokens, generated, load_or_make_bank, photographs, scenes
+from privgen.watermark.training_marks import TokenWriter, draw_pose, rows_of_marks
+
+
+_VERSION = 1  # of how banks are made
+_WHOLE_VIEWS = 4  # of so many batches of views one shows images whole, for what lies at the rim
+
+
+@dataclass(frozen=True)
+class AlignerRecipe:
+    """An aligner and its training.
+
+    Attributes:
+        vae: folder of the frozen autoencoder.
+        photos: folder of photographs.
+        start: folder with a `latent_mapper`, and an `aligner` to train further or an `extractor` whose encoder is
+            taken.
+        model: folder of a text-to-image model with a token mapper: it generates images, and tokens write marks.
+        marks: file of marked images; made when it is missing.
+        counts: how many of them are generated, scenes, photographs, and generated with a token's mark.
+        shares: of these in a batch, in this order; their sum is 1.
+        psnr: of marked images, in dB.
+        whole_share: share of the images that are neither cut out nor turned.
+        distorted_share: share that goes through one of the distortions.
+        distortions: attacks of the training table.
+        distortion_scale: share of that table's strengths, in [0, 1].
+        views: parts of marked images from which patterns and covariance are measured, before and after.
+    """
+
+    vae: Path
+    photos: Path
+    start: Path
+    model: Path
+    marks: Path
+    counts: tuple[int, ...] = (1280, 1504, 3008, 640)
+    shares: tuple[float, ...] = (0.4, 0.15, 0.3, 0.15)
+    psnr: float = 38.1
+    whole_share: float = 0.1
+    distorted_share: float = 0.5
+    distortions: tuple[str, ...] = ()
+    distortion_scale: float = 1.0
+    views: int = 6144
+
+
+class AlignerTask(Task):
+    """Binary cross-entropy of the message, read of images that were put back not quite where they came from."""
+
+    def __init__(self, recipe: AlignerRecipe, seed: int, attack: Distort | None = None) -> None:
+        super().__init__()
+        self.recipe, self.seed, self.attack = recipe, seed, attack
+        self.mapper = LatentMapper.from_pretrained(recipe.start / "latent_mapper").requires_grad_(False)
+        self.bank = load_or_make_bank(recipe.marks, self._fingerprint(), self._sources)
+        self.aligner = self._start().to(memory_format=torch.channels_last)
+        self.mean = nn.Parameter(self.aligner.mean.clone())
+        self.log_variance = nn.Parameter(self.aligner.covariance.diagonal().log())
+
+    def _start(self) -> Aligner:
+        start = self.recipe.start
+        if (start / "aligner").is_dir():
+            return _without_patterns(Aligner.from_pretrained(start / "aligner"))
+        aligner = Aligner.from_extractor(Extractor.from_pretrained(start / "extractor"))
+        fit_aligner(aligner, self._views())
+        return _without_patterns(aligner)
+
+    def _fingerprint(self) -> str:
+        settings = [_VERSION, self.seed, *self.recipe.counts, len(load_photos(self.recipe.photos))]
+        return weights_fingerprint(self.mapper, settings)
+
+    def _sources(self) -> Mapping[str, tuple[int, Source]]:
+        recipe, mapper, seed = self.recipe, self.mapper, self.seed
+        vae = AutoencoderKL.from_pretrained(recipe.vae).to(memory_format=torch.channels_last)
+        writer = TokenWriter(recipe.model)
+        images = writer.unmarked(max(recipe.counts[0], recipe.counts[3]), seed)
+        made = {
+            "generated": generated(vae, mapper, images, seed),
+            "scenes": scenes(vae, mapper, seed),
+            "photographs": photographs(vae, mapper, load_photos(recipe.photos), seed),
+            "tokens": by_tokens(writer, images, mapper.config.n_bits, seed),
+        }
+        return {name: (count, make) for count, (name, make) in zip(recipe.counts, made.items(), strict=True)}
+
+    def batch(self, indices: list[int]) -> Batch:
+        rngs = [np.random.Generator(np.random.PCG64([self.seed, 1, i])) for i in indices]
+        shares = np.cumsum(self.recipe.shares)
+        source = [int((rng.random() >= shares[:-1]).sum()) for rng in rngs]
+        images, changes, bits = (torch.stack(part) for part in zip(*map(self.bank.draw, source, rngs), strict=True))
+        poses = torch.stack([self._pose(rng) for rng in rngs])
+        return {
+            "pixels": images,
+            "marked": at_psnr(images, changes, torch.full((len(images),), self.recipe.psnr)),
+            "opposite": at_psnr(images, -changes, torch.full((len(images),), self.recipe.psnr)),
+            "bits": bits,
+            "source": torch.tensor(source),
+            "pose": poses[:, 0],
+            "guess": poses[:, 1],
+            "distorted": torch.tensor([rng.random() < self.recipe.distorted_share for rng in rngs]),
+            "index": torch.tensor(indices),
+        }
+
+    def _pose(self, rng: np.random.Generator) -> Tensor:
+        """Where an image comes from, and a guess of it, any part of the way to one of a grid: (2, 4)."""
+        if rng.random() < self.recipe.whole_share:
+            return Poses.of().values.repeat(2, 1)
+        true, guess = draw_pose(rng)
+        return torch.stack([true, true + rng.random() * (guess - true)])
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        shown, distorted = take(batch["marked"], Poses(batch["pose"])), batch["distorted"]
+        if self.attack is not None and bool(distorted.any()):
+            generators = [sample_generator(self.seed, int(i)) for i in batch["index"][distorted]]
+            shown = shown.index_put((distorted,), self.attack(shown[distorted], generator=generators))
+        canvases, seen = put_back(shown, Poses(batch["guess"]))
+        latents = self.aligner.encode(canvases.contiguous(memory_format=torch.channels_last))
+        cells = whole(seen, (latents.shape[2], latents.shape[3]))
+        aligner, variance = self.aligner, self.log_variance.exp()
+        temperature = aligner.log_temperature.exp()
+        logits = read_independent(latents[:, None], cells, aligner.patterns, self.mean, variance, temperature)[:, 0]
+        target = batch["bits"].to(logits)
+        right = ((logits > 0) == (target > 0.5)).float().mean(dim=1)
+        return {"loss": F.binary_cross_entropy_with_logits(logits, target), "bit_accuracy": right.mean()}
+
+    @torch.no_grad()
+    def preview(self) -> Image.Image:
+        """Images, the same with marks, and the difference ten times enlarged."""
+        batch = self.batch(list(range(8)))
+        return rows_of_marks(batch["pixels"], batch["marked"])
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """Measure patterns and content anew, and save the aligner."""
+        fit_aligner(self.aligner, self._views())
+        self.aligner.to(memory_format=torch.contiguous_format).save_pretrained(folder / "aligner")
+
+    def _views(self, batch_size: int = 16) -> Iterator[View]:
+        """Parts of marked images, not distorted; a token's marks are left out, being like the others, but noisier."""
+        first = 10**9  # samples that training does not draw
+        for start in tqdm(range(0, self.recipe.views, batch_size), "patterns", unit="batch"):
+            batch = self.batch(list(range(first + start, first + start + batch_size)))
+            poses = Poses(batch["pose"])
+            if start // batch_size % _WHOLE_VIEWS == 0:
+                poses = Poses.of().expand(batch_size)
+            rows = batch["source"] < len(self.recipe.counts) - 1
+            poses = Poses(poses.values[rows])
+            canvases, seen = put_back(take(batch["marked"][rows], poses), poses)
+            opposite, _ = put_back(take(batch["opposite"][rows], poses), poses)
+            yield View(canvases, opposite, seen, batch["bits"][rows])
+
+
+def _without_patterns(aligner: Aligner) -> Aligner:
+    """For training: patterns stay as they were measured, because with wrong guesses they would drift."""
+    aligner.patterns.requires_grad_(False)
+    return aligner.train()
