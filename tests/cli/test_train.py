@@ -174,7 +174,7 @@ def test_before_anything_is_logged_there_is_no_curve(classifier, tmp_path):
         (("classifier", "--set", "loop.stepz=3"), "--set loop.stepz=3: there is no field 'stepz'; choose from steps,"),
         (("classifier", "--recipe", "none.toml"), "The recipe none.toml cannot be read"),
         (("classifier", "--steps", "0"), "--steps"),
-        (("gan",), "No such command 'gan'; choose from classifier, "),
+        (("gan",), "No such command 'gan'; choose from aligner, classifier, "),
     ],
 )
 def test_wrong_usage(cli, arguments, message, tmp_path):
