@@ -235,7 +235,7 @@ def report(folder: Path) -> None:
 @click.option("--token", type=click.Path(path_type=Path), help="Run of `privgen train token`, instead of --diffusion.")
 @click.option("--vae", type=click.Path(path_type=Path), help="Run of `privgen train vae`, with the same encoder.")
 @click.option("--extractor", type=click.Path(path_type=Path), help="Run of `privgen train extractor`.")
-@click.option("--aligner", type=click.Path(path_type=Path), help="Run of it.")
+@click.option("--aligner", type=click.Path(path_type=Path), help="Run of `privgen train aligner`.")
 @click.option("--denoiser", type=click.Path(path_type=Path), help="Run of `privgen train denoiser`.")
 @click.option("--mapper", type=click.Path(path_type=Path), help="Run of `privgen train mapper`.")
 @click.option("--classifier", type=click.Path(path_type=Path), help="Run of `privgen train classifier`.")

@@ -109,15 +109,17 @@ def affordable(
         timesteps: from a number of steps to the scheduler's timesteps; only methods that screen need it.
 
     Raises:
-        ValueError: a method screens, and so few calls leave less than two steps to see by.
+        ValueError: a method screens, and there are no timesteps, or so few calls leave less than two steps to see by.
     """
     asked = detector.calls if method.reject else 0
     finished = math.ceil(kept / (1 - method.reject))
     begun = math.ceil(finished / (1 - method.screen))
 
     def budget(steps: int) -> Budget | None:
-        if not method.screen or timesteps is None:
+        if not method.screen:
             return Budget(begun, finished, steps)
+        if timesteps is None:
+            raise ValueError("expected no screening where samples cannot be looked at midway")
         times = timesteps(steps)
         early, before = (int((times >= edge).sum()) for edge in (MIDWAY[0], MIDWAY[1] + 1))
         return Budget(begun, finished, steps, early) if early - before >= _SEEN_BY else None

@@ -8,18 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw, sample_spec
 from privgen.diffusion.loop import sample_generator
-from privgen.diffusion.scene_cache import FINGERPRINT, weights_fingerprint
-from privgen.errors import PrivgenError
-from privgen.files import write_bytes
+from privgen.diffusion.scene_cache import weights_fingerprint
 from privgen.watermark.embed import encode_canvas
+from privgen.watermark.kept_file import load_kept, save_kept
 from privgen.watermark.linear_code import (
     LinearCode,
     Response,
@@ -78,7 +75,7 @@ def load_or_solve_code(
         vae, [_VERSION, n_bits, pilots, images, cycles, ridge, len(photos), repr(attack)]
     )
     if path.exists():
-        return _load(path, fingerprint)
+        return load_kept(path, fingerprint, "The code")
     content = _content(vae, photos, images, attack)
     response = measure_response(vae, content.examples)
     channels, height, width = content.shape
@@ -86,8 +83,7 @@ def load_or_solve_code(
     code = solve_code(content.covariance, response, n_bits + pilots, span=smooth, ridge=ridge)
     patterns, filters = mixed(code, content.covariance, response, n_bits, ridge)
     solved = {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}
-    contiguous = {name: value.contiguous() for name, value in solved.items()}
-    write_bytes(path, save(contiguous, metadata={FINGERPRINT: fingerprint}), overwrite=True)
+    save_kept(path, solved, fingerprint)
     return solved
 
 
@@ -115,19 +111,6 @@ def mixed(
     # Pilots stand for the bits' noise, so they are scaled to it.
     filters[n_bits:] *= (heard[:n_bits].square().mean().sqrt() / heard[n_bits:])[:, None]
     return patterns[:n_bits], filters
-
-
-def _load(path: Path, fingerprint: str) -> dict[str, Tensor]:
-    remedy = "delete it to have the code solved again, or name another file in the recipe"
-    try:
-        with safe_open(path, "pt") as file:
-            kept, names = (file.metadata() or {}).get(FINGERPRINT), list(file.keys())
-            code = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError) as error:
-        raise PrivgenError(f"The code in {path} cannot be read ({error}); {remedy}.") from error
-    if kept != fingerprint:
-        raise PrivgenError(f"The code in {path} is another autoencoder's, or of other settings; {remedy}.")
-    return code
 
 
 @dataclass(frozen=True, eq=False)

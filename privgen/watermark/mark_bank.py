@@ -5,25 +5,21 @@ turned round, the change is the mark of the opposite message.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.loop import sample_generator
-from privgen.diffusion.scene_cache import FINGERPRINT
-from privgen.errors import PrivgenError
-from privgen.files import write_bytes
 from privgen.watermark.embed import decoded, encode_canvas
+from privgen.watermark.kept_file import load_kept, save_kept
 from privgen.watermark.training_marks import TokenWriter
 
 
@@ -77,14 +73,13 @@ def load_or_make_bank(
         PrivgenError: the file cannot be read or written, or was made of other networks or with other settings.
     """
     if path.exists():
-        return _load(path, fingerprint)
+        return MarkBank(**load_kept(path, fingerprint, "The bank of marks"))
     parts: list[tuple[Tensor, ...]] = []
     for place, (name, (count, make)) in enumerate(prepare().items()):
         parts += [(*part, torch.full((len(part[0]),), place)) for part in _made(name, count, make)]
     images, changes, bits, source = (torch.cat(part) for part in zip(*parts, strict=True))
     bank = MarkBank(images, changes, bits, source.to(torch.uint8))
-    tensors = {field.name: getattr(bank, field.name).contiguous() for field in fields(bank)}
-    write_bytes(path, save(tensors, metadata={FINGERPRINT: fingerprint}), overwrite=True)
+    save_kept(path, vars(bank), fingerprint)
     return bank
 
 
@@ -92,19 +87,6 @@ def _made(name: str, count: int, make: Source) -> Iterator[tuple[Tensor, ...]]:
     for start in tqdm(range(0, count, _BATCH), f"marks: {name}", unit="batch"):
         images, changes, bits = make(list(range(start, min(start + _BATCH, count))))
         yield (255 * images).round().to(torch.uint8).cpu(), changes.half().cpu(), bits.to(torch.uint8)
-
-
-def _load(path: Path, fingerprint: str) -> MarkBank:
-    remedy = "delete it to have it made again, or name another file in the recipe"
-    try:
-        with safe_open(path, "pt") as file:
-            kept = (file.metadata() or {}).get(FINGERPRINT)
-            bank = MarkBank(*(file.get_tensor(field.name) for field in fields(MarkBank)))
-    except (OSError, SafetensorError) as error:
-        raise PrivgenError(f"The marks in {path} cannot be read ({error}); {remedy}.") from error
-    if kept != fingerprint:
-        raise PrivgenError(f"The marks in {path} are of other networks or settings; {remedy}.")
-    return bank
 
 
 def messages(numbers: Sequence[int], n_bits: int, seed: int) -> Tensor:

@@ -77,21 +77,26 @@ class AlignerTask(Task):
         self.recipe, self.seed, self.attack = recipe, seed, attack
         self.mapper = LatentMapper.from_pretrained(recipe.start / "latent_mapper").requires_grad_(False)
         self.bank = load_or_make_bank(recipe.marks, self._fingerprint(), self._sources)
-        self.aligner = self._start().to(memory_format=torch.channels_last)
-        self.mean = nn.Parameter(self.aligner.mean.clone())
-        self.log_variance = nn.Parameter(self.aligner.covariance.diagonal().log())
+        aligner = self._start()
+        # Patterns stay as they were measured: with wrong guesses of the place they would drift.
+        aligner.patterns.requires_grad_(False)
+        self.aligner = aligner.train().to(memory_format=torch.channels_last)
+        self.mean = nn.Parameter(aligner.mean.clone())
+        self.log_variance = nn.Parameter(aligner.covariance.diagonal().log())
 
     def _start(self) -> Aligner:
         start = self.recipe.start
         if (start / "aligner").is_dir():
-            return _without_patterns(Aligner.from_pretrained(start / "aligner"))
+            return Aligner.from_pretrained(start / "aligner")
         aligner = Aligner.from_extractor(Extractor.from_pretrained(start / "extractor"))
         fit_aligner(aligner, self._views())
-        return _without_patterns(aligner)
+        return aligner
 
     def _fingerprint(self) -> str:
-        settings = [_VERSION, self.seed, *self.recipe.counts, len(load_photos(self.recipe.photos))]
-        return weights_fingerprint(self.mapper, settings)
+        recipe = self.recipe
+        writers = nn.ModuleList([self.mapper, AutoencoderKL.from_pretrained(recipe.vae), TokenWriter(recipe.model)])
+        photos = sorted(path.name for path in recipe.photos.iterdir())
+        return weights_fingerprint(writers, [_VERSION, self.seed, *recipe.counts, photos])
 
     def _sources(self) -> Mapping[str, tuple[int, Source]]:
         recipe, mapper, seed = self.recipe, self.mapper, self.seed
@@ -114,8 +119,7 @@ class AlignerTask(Task):
         poses = torch.stack([self._pose(rng) for rng in rngs])
         return {
             "pixels": images,
-            "marked": at_psnr(images, changes, torch.full((len(images),), self.recipe.psnr)),
-            "opposite": at_psnr(images, -changes, torch.full((len(images),), self.recipe.psnr)),
+            "change": changes,
             "bits": bits,
             "source": torch.tensor(source),
             "pose": poses[:, 0],
@@ -123,6 +127,10 @@ class AlignerTask(Task):
             "distorted": torch.tensor([rng.random() < self.recipe.distorted_share for rng in rngs]),
             "index": torch.tensor(indices),
         }
+
+    def _marked(self, images: Tensor, change: Tensor) -> Tensor:
+        """Images with a mark, at the recipe's quality."""
+        return at_psnr(images, change, torch.full((len(images),), self.recipe.psnr, device=images.device))
 
     def _pose(self, rng: np.random.Generator) -> Tensor:
         """Where an image comes from, and a guess of it, any part of the way to one of a grid: (2, 4)."""
@@ -132,7 +140,8 @@ class AlignerTask(Task):
         return torch.stack([true, true + rng.random() * (guess - true)])
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        shown, distorted = take(batch["marked"], Poses(batch["pose"])), batch["distorted"]
+        marked, distorted = self._marked(batch["pixels"], batch["change"]), batch["distorted"]
+        shown = take(marked, Poses(batch["pose"]))
         if self.attack is not None and bool(distorted.any()):
             generators = [sample_generator(self.seed, int(i)) for i in batch["index"][distorted]]
             shown = shown.index_put((distorted,), self.attack(shown[distorted], generator=generators))
@@ -150,7 +159,7 @@ class AlignerTask(Task):
     def preview(self) -> Image.Image:
         """Images, the same with marks, and the difference ten times enlarged."""
         batch = self.batch(list(range(8)))
-        return rows_of_marks(batch["pixels"], batch["marked"])
+        return rows_of_marks(batch["pixels"], self._marked(batch["pixels"], batch["change"]))
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
@@ -167,13 +176,7 @@ class AlignerTask(Task):
             if start // batch_size % _WHOLE_VIEWS == 0:
                 poses = Poses.of().expand(batch_size)
             rows = batch["source"] < len(self.recipe.counts) - 1
-            poses = Poses(poses.values[rows])
-            canvases, seen = put_back(take(batch["marked"][rows], poses), poses)
-            opposite, _ = put_back(take(batch["opposite"][rows], poses), poses)
+            poses, images, change = Poses(poses.values[rows]), batch["pixels"][rows], batch["change"][rows]
+            canvases, seen = put_back(take(self._marked(images, change), poses), poses)
+            opposite, _ = put_back(take(self._marked(images, -change), poses), poses)
             yield View(canvases, opposite, seen, batch["bits"][rows])
-
-
-def _without_patterns(aligner: Aligner) -> Aligner:
-    """For training: patterns stay as they were measured, because with wrong guesses they would drift."""
-    aligner.patterns.requires_grad_(False)
-    return aligner.train()

@@ -50,6 +50,8 @@ def test_there_is_a_variance_to_screen_by(nfe):
 def test_too_few_calls_to_screen_by():
     with pytest.raises(ValueError, match="5 network calls a sample are too few"):
         affordable(5, 50, Method("ddpm", screen=0.55), Detector((800,)), timesteps)
+    with pytest.raises(ValueError, match="no screening"):
+        affordable(25, 50, Method("ddpm", screen=0.55), Detector((800,)))
 
 
 def test_screening_keeps_what_is_decided_midway():

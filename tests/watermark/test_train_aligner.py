@@ -56,7 +56,7 @@ def test_it_reads_at_the_right_place(task):
     batch["guess"] = batch["pose"]
     with torch.no_grad():
         right = float(task(batch)["bit_accuracy"])
-        opposite = float(task(batch | {"marked": batch["opposite"]})["bit_accuracy"])
+        opposite = float(task(batch | {"change": -batch["change"]})["bit_accuracy"])
         wrong = float(task(batch | {"guess": batch["pose"].flip(0)})["bit_accuracy"])
     assert right > max(0.85, wrong + 0.15)
     assert opposite == pytest.approx(1 - right, abs=0.05)
