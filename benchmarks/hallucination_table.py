@@ -13,6 +13,8 @@ import click
 COLUMNS = {
     "hallucinated": "{:.3f}",
     "reduction": "{:.2f}",
+    "matched_reduction": "{:.2f}",
+    "content": "{:.2f}",
     "coverage_ratio": "{:.3f}",
     "even": "{:.1f}",
     "auroc": "{:.2f}",

@@ -15,6 +15,7 @@ from privgen.cli.output import echo
     epilog=options.examples(
         "privgen evaluate hallucination --preset standard --json -o runs/hallucination",
         "privgen evaluate hallucination --task grid --nfe 25 --seeds 3 --samples 10000 --json",
+        "accelerate launch --cpu --num_processes 2 -m privgen evaluate hallucination -o runs/hallucination",
     )
 )
 @click.option(
@@ -61,17 +62,21 @@ def hallucination(
     coverage. Figures come with 95 % intervals over the seeds.
 
     Three networks are trained for each seed of a task but scenes. With -o they are kept, with finished methods, and an
-    interrupted evaluation goes on where it stopped.
+    interrupted evaluation goes on where it stopped. Processes that `accelerate launch` starts share the seeds.
     """
     quiet_loading()
     from privgen.evaluation.hallucination import evaluate_hallucination
     from privgen.evaluation.hallucination_plan import plan
     from privgen.evaluation.model import check_output
+    from privgen.evaluation.processes import processes
 
     if output is not None:
         check_output(output, overwrite=overwrite)
     plans = plan(tasks, preset, nfe=nfe, seeds=seeds, samples=samples, training_steps=training_steps)
-    result = evaluate_hallucination(plans, seed=seed, folder=output)
+    shared = processes()
+    result = evaluate_hallucination(plans, seed=seed, folder=output, processes=shared)
+    if not shared.is_main:
+        return
     if output is not None:
         result.save(output, overwrite=overwrite)
     echo(result.record() if as_json else result.table(), as_json=as_json)

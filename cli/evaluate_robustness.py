@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance.")
+@options.refine()
 @options.device()
 @options.dtype()
 @options.json()
@@ -85,6 +86,7 @@ def robustness(
     methods: tuple[str, ...],
     no_rivals: bool,
     search: bool | None,
+    refine: int,
     device: str,
     dtype: str,
     as_json: bool,
@@ -109,7 +111,7 @@ def robustness(
         check_output(output, overwrite=overwrite)
     shared = processes()
     place = shared.device if device == "auto" else device
-    loaded = load_watermark_model(model, device=place, dtype=dtype)
+    loaded = load_watermark_model(model, refine=refine, device=place, dtype=dtype)
     result = evaluate_robustness(
         loaded,
         read=_reader(model, search, place),

@@ -31,6 +31,13 @@ def seed(**overrides: Any) -> Decorator[Any]:
     return _option("--seed", overrides, type=click.IntRange(0, 2**63 - 1), default=0, help=text)
 
 
+def refine(**overrides: Any) -> Decorator[Any]:
+    """``--refine``: rounds in which marks are fitted to their image, as `refine: int`."""
+    text = "Rounds of fitting the mark to each image, so that it survives regeneration; carrier latent only."
+    kind = click.IntRange(0, 1000)
+    return _option("--refine", overrides, type=kind, default=0, metavar="ROUNDS", help=text)
+
+
 def device(**overrides: Any) -> Decorator[Any]:
     """``--device``: a PyTorch device or `auto`, as `device: str`."""
     text = "PyTorch device such as cpu, cuda:1 or mps; auto takes the fastest that is there."

@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from privgen.errors import UsageError
 from privgen.pipelines.watermark_callback import LatentMarkCallback, WatermarkCallback
 from privgen.watermark.carriers import CARRIERS, Carrier
 from privgen.watermark.keys import Key
-from privgen.watermark.networks import LatentMapperLike, TokenMapperLike, config_value, key_bits
+from privgen.watermark.networks import ExtractorLike, LatentMapperLike, TokenMapperLike, config_value, key_bits
+from privgen.watermark.refine import Refiner
 from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
 
 
@@ -57,6 +59,8 @@ class _Mark:
     tau: float | None
     token_mapper: TokenMapperLike | None
     latent_mapper: LatentMapperLike | None
+    extractor: ExtractorLike | None
+    refine: int
 
 
 def _with_plain_signature(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,10 +85,12 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
     Attributes:
         token_mapper: message bits to token embedding, for the carrier `token`.
         latent_mapper: message bits to latent residual, for the carrier `latent`.
+        extractor: what will read the marks, for `refine`.
     """
 
     token_mapper: TokenMapperLike | None = None
     latent_mapper: LatentMapperLike | None = None
+    extractor: ExtractorLike | None = None
 
     @_with_plain_signature
     @torch.no_grad()
@@ -98,6 +104,8 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         token: Token | None = None,
         token_mapper: TokenMapperLike | None = None,
         latent_mapper: LatentMapperLike | None = None,
+        extractor: ExtractorLike | None = None,
+        refine: int = 0,
         **kwargs: Any,
     ) -> "StableDiffusionWatermarkPipelineOutput | tuple[Any, ...]":
         """Generate images; without key and token bit for bit those of `StableDiffusionPipeline`.
@@ -112,6 +120,9 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             token: the token to use, instead of the mapper's for a key; its own key need not be given.
             token_mapper: instead of the attribute.
             latent_mapper: instead of the attribute.
+            extractor: instead of the attribute.
+            refine: rounds in which the residual of the carrier latent is fitted to its image, so that it survives
+                regeneration; see `privgen.watermark.refine`.
             **kwargs: what `StableDiffusionPipeline` takes by name.
 
         Returns:
@@ -130,6 +141,8 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             tau=tau,
             token_mapper=self.token_mapper if token_mapper is None else token_mapper,
             latent_mapper=self.latent_mapper if latent_mapper is None else latent_mapper,
+            extractor=self.extractor if extractor is None else extractor,
+            refine=refine,
         )
         return_dict, call["return_dict"] = call["return_dict"], False
         ids = None
@@ -153,6 +166,8 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         images = self._count_images(call)
         if len(mark.keys) not in (0, 1, images):
             raise UsageError(f"expected one key for each of {images} images, got {len(mark.keys)}")
+        if mark.refine and mark.carrier == "token":
+            raise UsageError("Marks that text writes are not refined; use the carrier latent.")
         change = self._mark_with_token if mark.carrier == "token" else self._mark_with_latents
         ids = [key.key_id for key in mark.keys] or [mark.token.key_id if mark.token is not None else ""]
         return ids * (images // len(ids)), {**call, **change(call, mark, images)}
@@ -196,6 +211,10 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         }
 
     def _mark_with_latents(self, call: dict[str, Any], mark: _Mark, images: int) -> dict[str, Any]:
+        if mark.refine and mark.tau is not None:
+            raise UsageError("Only a mark that is added after the last step can be refined; leave tau out.")
+        if mark.refine and mark.extractor is None:
+            raise UsageError("A mark is refined for its extractor; pass extractor=, or set the attribute.")
         if mark.token is not None:
             raise UsageError("A token was given, and the carrier is latent; give a key instead, or the carrier token.")
         if mark.latent_mapper is None:
@@ -204,13 +223,17 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         default = (size, size) if isinstance(size, int) else tuple(size)
         asked = (call["height"], call["width"])
         height, width = (side // self.vae_scale_factor for side in asked) if all(asked) else default
-        residual = mark.latent_mapper(key_bits(mark.keys, mark.latent_mapper), height=height, width=width)
+        bits = key_bits(mark.keys, mark.latent_mapper)
+        residual = mark.latent_mapper(bits, height=height, width=width)
         shape = (self.unet.config.in_channels, height, width)
         if tuple(residual.shape[1:]) != shape:
             raise ValueError(
                 f"expected a residual of shape {shape}, got {tuple(residual.shape[1:])}: the mapper is another model's"
             )
-        return _also(call, LatentMarkCallback(residual, tau=mark.tau))
+        refine = None
+        if mark.refine and mark.extractor is not None:
+            refine = partial(Refiner(self, mark.extractor, mark.refine), bits=bits)
+        return _also(call, LatentMarkCallback(residual, tau=mark.tau, refine=refine))
 
     def _first_timestep(self, call: Mapping[str, Any]) -> float:
         """Where denoising begins, on the scale of 1000."""

@@ -8,6 +8,7 @@ state of a run: one can be used for many, and several can be combined with `Mult
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -118,6 +119,8 @@ class LatentMarkCallback(MarkCallback):
         residual: (B, C, h, w) for the B images of the batch, or (1, C, h, w), in units of scaled latents.
         tau: add it when the next timestep is at or below tau, as it is, whatever the noise level, so that the steps
             that follow can adapt to it and wash some of it out; None adds it after the last step.
+        refine: from the latents of the batch and their residuals to better ones, such as a
+            `privgen.watermark.refine.Refiner` makes.
 
     Raises:
         ValueError: at construction, tau is out of range; in a run, shapes do not fit the pipeline's, or no timestep
@@ -126,14 +129,20 @@ class LatentMarkCallback(MarkCallback):
 
     tensor_inputs: ClassVar[list[str]] = ["latents"]
 
-    def __init__(self, residual: Tensor, *, tau: float | None = None) -> None:
+    def __init__(
+        self, residual: Tensor, *, tau: float | None = None, refine: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> None:
         super().__init__(tau)
         self.residual = residual
+        self.refine = refine
 
     def mark(self, pipeline: DiffusionPipeline, tensors: dict[str, Any]) -> None:
         """Add the residual."""
         latents = tensors["latents"]
-        tensors["latents"] = latents + _fit(self.residual, latents, "residual")
+        residual = _fit(self.residual, latents, "residual")
+        if self.refine is not None:
+            residual = self.refine(latents, residual).to(latents)
+        tensors["latents"] = latents + residual
 
 
 def _timesteps(pipeline: DiffusionPipeline, step_index: int, timestep: Any) -> tuple[float, list[float]]:

@@ -71,6 +71,35 @@ def python():
     return run
 
 
+@pytest.fixture
+def launch():
+    """Runs a command in several processes, as `accelerate launch` and `torchrun` do: ``launch(2, "env")`` gives what
+    each of them prints."""
+    import os
+    import socket
+    import subprocess
+
+    def run(count, *args):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+        started = []
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            command = [sys.executable, "-m", "privgen", *map(str, args)]
+            started.append(subprocess.Popen(command, env=os.environ | shared | own, **pipes))
+        try:
+            outputs = [process.communicate(timeout=600) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert [process.returncode for process in started] == [0] * count, "\n".join(error for _, error in outputs)
+        return [output for output, _ in outputs]
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def marked_model(tmp_path_factory, root, tiny):
     """A tiny model folder with an extractor and a latent mapper that work: see `tests/marked.py`."""

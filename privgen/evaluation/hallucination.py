@@ -6,23 +6,29 @@ method that rejects samples draws more of them with fewer steps, so that one it 
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image
 from tqdm import tqdm
 
 from privgen.environment import environment
+from privgen.evaluation.hallucination_content import without_strata
 from privgen.evaluation.hallucination_cost import step_ratios
 from privgen.evaluation.hallucination_methods import LOSSES, Method, baseline
 from privgen.evaluation.hallucination_pictures import draw_shares
 from privgen.evaluation.hallucination_plan import Plan
 from privgen.evaluation.hallucination_report import HallucinationEvaluation, TaskResult
-from privgen.evaluation.hallucination_runs import DATA, LOG, RowLog, SeedRun, add_reductions, fingerprint
+from privgen.evaluation.hallucination_runs import DATA, RowLog, SeedRun, add_reductions, fingerprint
 from privgen.evaluation.hallucination_scenes import SceneRun, Scenes
+from privgen.evaluation.processes import Processes
 from privgen.evaluation.spread import Measured, over_seeds
+
+
+_Row: TypeAlias = tuple[str, str, int, dict[str, float]]
+"""Task, method, seed and figures."""
 
 
 def evaluate_hallucination(
@@ -30,7 +36,8 @@ def evaluate_hallucination(
     *,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
-    cost_steps: int = 40,
+    cost_steps: int = 200,
+    processes: Processes | None = None,
 ) -> HallucinationEvaluation:
     """Train on every task and sample with every method, or go on where an earlier call was interrupted.
 
@@ -39,24 +46,31 @@ def evaluate_hallucination(
         seed: the first one.
         folder: for finished methods and networks; None keeps nothing.
         cost_steps: of which the time is compared.
+        processes: those that share the seeds of the tasks; by default this one alone.
+
+    Returns:
+        The same in every process.
 
     Raises:
         PrivgenError: `folder` cannot be read or written.
     """
-    place = None if folder is None else Path(folder)
-    log = RowLog(None if place is None else place / LOG)
-    tasks: dict[str, TaskResult] = {}
-    pictures: dict[str, Image.Image] = {}
-    with tqdm(total=sum(_parts(plan) for plan in plans), unit="method", file=sys.stderr) as bar:
-        for plan in plans:
-            first = _run(plan, seed, place)
+    shared, place = processes or Processes(), None if folder is None else Path(folder)
+    log = RowLog.of(place, shared.rank)
+    mine = shared.share([(plan, number) for plan in plans for number in range(seed, seed + plan.seeds)])
+    rows: list[_Row] = []
+    drawn: list[tuple[str, Image.Image]] = []
+    with tqdm(total=sum(map(_parts, mine)), unit="method", file=sys.stderr, disable=not shared.is_main) as bar:
+        for plan, number in mine:
             # One at a time: of some tasks, data are large.
-            later = (_run(plan, number, place) for number in range(seed + 1, seed + plan.seeds))
-            result = _measured(plan, chain([first], later), log, bar)
-            tasks[plan.task.name] = result
-            pictures[f"{plan.task.name}-samples"] = first.picture()
-            pictures[f"{plan.task.name}-shares"] = draw_shares(result.methods)
-    return HallucinationEvaluation(tasks, step_ratios(steps=cost_steps), environment(), pictures)
+            run = _run(plan, number, place)
+            rows += _measured(plan, run, log, bar)
+            if number == seed:
+                drawn.append((f"{plan.task.name}-samples", run.picture()))
+    found = {(task, method, number): figures for task, method, number, figures in shared.gather(rows)}
+    tasks = {plan.task.name: _result(plan, seed, found) for plan in plans}
+    shares = {f"{name}-shares": draw_shares(result.methods) for name, result in tasks.items()}
+    costs = shared.gather([step_ratios(steps=cost_steps)] if shared.is_main else [])[0]
+    return HallucinationEvaluation(tasks, costs, environment(), shares | dict(shared.gather(drawn)))
 
 
 def _run(plan: Plan, seed: int, folder: Path | None) -> SeedRun | SceneRun:
@@ -65,26 +79,29 @@ def _run(plan: Plan, seed: int, folder: Path | None) -> SeedRun | SceneRun:
     return SeedRun(plan.task, seed, nfe=plan.nfe, samples=plan.samples, folder=folder)
 
 
-def _parts(plan: Plan) -> int:
-    return plan.seeds * (1 + len(plan.task.methods))
+def _parts(unit: tuple[Plan, int]) -> int:
+    return 1 + len(unit[0].task.methods)
 
 
-def _measured(plan: Plan, runs: Iterable[SeedRun | SceneRun], log: RowLog, bar: "tqdm[None]") -> TaskResult:
-    task = plan.task
-    methods: Mapping[str, Method | None] = {DATA: None, **task.methods}
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
-    for run in runs:
-        for name, method in methods.items():
-            bar.set_description(f"{task.name} {name} seed {run.seed}")
-            work = _work(plan, method)
-            figures = log.get(work, name, run.seed)
-            if figures is None:
-                figures = run.figures(method)
-                log.add(work, task.name, name, run.seed, figures)
-            rows[name].append(dict(figures))
-            bar.update()
+def _measured(plan: Plan, run: SeedRun | SceneRun, log: RowLog, bar: "tqdm[None]") -> Iterator[_Row]:
+    """The figures of data and methods from one seed, from the log where they are there."""
+    methods: Mapping[str, Method | None] = {DATA: None, **plan.task.methods}
+    for name, method in methods.items():
+        bar.set_description(f"{plan.task.name} {name} seed {run.seed}")
+        work = _work(plan, method)
+        figures = log.get(work, name, run.seed)
+        if figures is None:
+            figures = run.figures(method)
+            log.add(work, plan.task.name, name, run.seed, figures)
+        yield plan.task.name, name, run.seed, dict(figures)
+        bar.update()
+
+
+def _result(plan: Plan, seed: int, found: Mapping[tuple[str, str, int], dict[str, float]]) -> TaskResult:
+    task, numbers = plan.task, range(seed, seed + plan.seeds)
+    rows = {name: [found[task.name, name, number] for number in numbers] for name in (DATA, *task.methods)}
     add_reductions(rows, {name: baseline(task.methods, name) for name in task.methods})
-    measured = {name: _over_seeds(found) for name, found in rows.items()}
+    measured = {name: _over_seeds(of_seeds) for name, of_seeds in rows.items()}
     return TaskResult(plan.nfe, plan.seeds, plan.samples, task.reader_error, dict(task.ours), measured)
 
 
@@ -97,4 +114,4 @@ def _work(plan: Plan, method: Method | None) -> str:
 
 
 def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, Measured]:
-    return {key: over_seeds([row[key] for row in rows]) for key in rows[0]}
+    return {key: over_seeds([row[key] for row in rows]) for key in without_strata(rows[0])}

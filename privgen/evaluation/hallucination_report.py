@@ -27,7 +27,8 @@ class TaskResult:
         ours: names of the methods that stand for this package; see `Task`.
         methods: for each method its figures over the seeds: "hallucinated", where there are several rules the share
             that breaks each, "reduction" (of the hallucinated share against the sampler's plain one, by seed),
-            "coverage_ratio" (of "covered" to the plain one's), what `Task.cover` gives, "nearest" (distance to the
+            "coverage_ratio" (of "covered" to the plain one's), where `Task.content` is known "content" (its mean) and
+            "matched_reduction" (at the plain one's content), what `Task.cover` gives, "nearest" (distance to the
             training data) and "auroc" (of the detector); "data" is a held-out set of real samples.
     """
 
@@ -51,7 +52,7 @@ class TaskResult:
             row = self.methods[name]
             found[f"method{suffix}"] = name
             found[f"reduction{suffix}"] = row["reduction"]
-            others = {"coverage": "coverage_ratio", "modes": "even"}
+            others = {"coverage": "coverage_ratio", "matched_reduction": "matched_reduction", "modes": "even"}
             found |= {f"{key}{suffix}": row[figure] for key, figure in others.items() if figure in row}
         return found
 

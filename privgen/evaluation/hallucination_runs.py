@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from privgen import __version__
+from privgen.evaluation.hallucination_content import content_figures, matched_reduction
 from privgen.evaluation.hallucination_methods import LOSSES, Method, Sampled, sample
 from privgen.evaluation.hallucination_task import Task
 from privgen.evaluation.run_log import KeyedLog
@@ -24,7 +25,7 @@ from privgen.metrics.hallucination import auroc, nearest_training_distance
 
 
 LOG = "rows.jsonl"
-"""In the output folder."""
+"""In the output folder, of the first process; that of process 1 is `rows-1.jsonl`, and so on."""
 NETWORKS = "networks"
 """Folder in the output folder."""
 DATA = "data"
@@ -35,6 +36,24 @@ class RowLog(KeyedLog[dict[str, float]]):
     """Figures of finished methods."""
 
     field = "figures"
+
+    @classmethod
+    def of(cls, folder: Path | None, rank: int = 0) -> Self:
+        """The log of one of several processes, with what all of them have written down before.
+
+        Args:
+            folder: where the files are; None keeps nothing.
+            rank: of the process, which writes a file of its own.
+
+        Raises:
+            PrivgenError: a file cannot be read.
+        """
+        if folder is None:
+            return cls(None)
+        log = cls(folder / (f"rows-{rank}.jsonl" if rank else LOG))
+        for other in sorted(folder.glob("rows*.jsonl")):
+            log.take_up(other)
+        return log
 
     def encode(self, value: dict[str, float]) -> Any:
         return {name: figure if math.isfinite(figure) else None for name, figure in value.items()}
@@ -131,13 +150,17 @@ class SeedRun:
         row = {"hallucinated": validation.share.value}
         if len(validation.shares) > 1:
             row |= {name: found.value for name, found in validation.shares.items()}
+        content = self.task.content(x)
+        if content is not None:
+            row |= content_figures(content, validation.hallucinated)
         return row | {**self.task.cover(x, self.held_out), "nearest": nearest}
 
 
 def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mapping[str, str]) -> None:
     """Add to every row "reduction", 1 - the hallucinated share over its baseline's, and "coverage_ratio", by seed.
 
-    There is no "coverage_ratio" where nothing is covered.
+    There is no "coverage_ratio" where nothing is covered. Where contents are told, there is "matched_reduction": see
+    `privgen.evaluation.hallucination_content`.
 
     Args:
         rows: by method, one for each seed.
@@ -150,6 +173,8 @@ def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mappin
                     continue
                 ratio = row[figure] / before[figure] if before[figure] else math.nan
                 row[key] = 1 - ratio if key == "reduction" else ratio
+            if "content" in row:
+                row["matched_reduction"] = matched_reduction(row, before)
 
 
 def fingerprint(*parts: Any) -> str:

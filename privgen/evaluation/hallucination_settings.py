@@ -23,6 +23,7 @@ _MIXTURE: Mapping[str, Variant] = {
     "tangent 1.25 late": ("simple", Amplification(eta=1.25, window=LATE), 0.0),
     "reject 0.1": ("simple", None, 0.1),
     "reject 0.2": ("simple", None, 0.2),
+    "gamma 1.3 late, reject 0.1": ("simple", Amplification(1.3, window=LATE), 0.1),
     "vsm loss": ("vsm", None, 0.0),
     "learned gate 2 late": ("precision", Amplification(2.0, gate="learned", window=LATE), 0.0),
     "precision penalty": ("precision", None, 0.0),
@@ -38,17 +39,17 @@ _SHAPES: Mapping[str, Variant] = {
     "precision penalty": ("precision", None, 0.0),
     "precision penalty, reject 0.1": ("precision", None, 0.1),
 }
-UNDECIDED: Window = (0.0, 600.0)
-"""From where on, in pictures, what is there is decided."""
-_STRONGER = Amplification(1.2, window=LOW)
+UNDECIDED: Window = (200.0, 600.0)
+"""Timesteps at which it is decided what is in a picture; below, only what edges look like, and amplifying there leaves
+shapes and squares empty."""
+_DECIDED = Amplification(3.0, window=UNDECIDED)
 _CHESS: Mapping[str, Variant] = {
     "plain": ("simple", None, 0.0),
-    "gamma 1.2 below 400": ("simple", _STRONGER, 0.0),
+    "gamma 3 at 200 to 600": ("simple", _DECIDED, 0.0),
     "reject 0.5": ("simple", None, 0.5),
-    "gamma 1.2 below 400, reject 0.5": ("simple", _STRONGER, 0.5),
     "vsm loss": ("vsm", None, 0.0),
     "precision penalty": ("precision", None, 0.0),
-    "precision penalty, gamma 1.2 below 400, reject 0.5": ("precision", _STRONGER, 0.5),
+    "precision penalty, gamma 3 at 200 to 600": ("precision", _DECIDED, 0.0),
 }
 
 
@@ -60,7 +61,11 @@ def _for_samplers(variants: Mapping[str, Variant], samplers: Iterable[Sampler] =
 
 
 MIXTURE_METHODS = _for_samplers(_MIXTURE)
-MIXTURE_OURS = {"sampling": "ddpm reject 0.2", "trained": "ddpm precision penalty", "vsm": "ddpm vsm loss"}
+MIXTURE_OURS = {
+    "sampling": "ddim reject 0.2",
+    "trained": "ddpm precision penalty",
+    "vsm": "ddpm vsm loss",
+}
 MIXTURE_DETECTOR = Detector((20,))
 SHAPES_METHODS = _for_samplers(_SHAPES)
 SHAPES_OURS = {"sampling": "ddim reject 0.1", "trained": "ddpm precision penalty, reject 0.1", "vsm": "ddpm vsm loss"}
@@ -70,13 +75,11 @@ t = 100, where it decides only what edges look like, half as many were found on 
 CHESS_METHODS = {
     "ddim plain": Method("ddim"),
     **_for_samplers(_CHESS, ("ddpm",)),
-    "ddpm gamma 1.3 below 600, screen 0.55": Method(
-        "ddpm", "simple", Amplification(1.3, window=UNDECIDED), screen=0.55
-    ),
+    "ddpm gamma 3 at 200 to 600, screen 0.55": Method("ddpm", "simple", _DECIDED, screen=0.55),
 }
 CHESS_OURS = {
-    "sampling": "ddpm gamma 1.2 below 400, reject 0.5",
-    "trained": "ddpm precision penalty, gamma 1.2 below 400, reject 0.5",
+    "sampling": "ddpm gamma 3 at 200 to 600",
+    "trained": "ddpm precision penalty, gamma 3 at 200 to 600",
     "vsm": "ddpm vsm loss",
 }
 CHESS_DETECTOR = SHAPES_DETECTOR

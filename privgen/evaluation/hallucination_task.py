@@ -80,6 +80,10 @@ class Task(ABC):
     def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
         """How much of the data samples cover; the same names for any samples, "covered" among them."""
 
+    def content(self, x: Tensor) -> Tensor | None:
+        """How much there is in each sample that could be wrong, (B,) whole numbers from 0; None if always as much."""
+        return None
+
     @abstractmethod
     def draw(self, samples: Mapping[str, Tensor]) -> Image.Image:
         """A picture of samples, by method, with what is wrong marked."""

@@ -35,10 +35,10 @@ from privgen.evaluation.hallucination_settings import (
     SHAPES_OURS,
 )
 from privgen.evaluation.hallucination_task import Task
-from privgen.metrics.chess import validate_boards
+from privgen.metrics.chess import count_left, validate_boards
 from privgen.metrics.features import coverage
 from privgen.metrics.hallucination import Validation
-from privgen.metrics.shapes import validate_shapes
+from privgen.metrics.shapes import count_kinds, validate_shapes
 from privgen.models.small import SmallDenoiser
 
 
@@ -133,6 +133,10 @@ class Shapes(PictureTask):
     def validate(self, x: Tensor) -> Validation:
         return validate_shapes(x / 2 + 0.5)
 
+    def content(self, x: Tensor) -> Tensor:
+        """Kinds of shapes that are there."""
+        return count_kinds(x / 2 + 0.5)
+
     def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return mark_shapes(pixels)
 
@@ -165,6 +169,10 @@ class Chess(PictureTask):
 
     def validate(self, x: Tensor) -> Validation:
         return validate_boards(x / 2 + 0.5)
+
+    def content(self, x: Tensor) -> Tensor:
+        """Squares that the piece of the starting position has left."""
+        return count_left(x / 2 + 0.5)
 
     def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return mark_board(pixels)

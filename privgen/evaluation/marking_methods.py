@@ -184,7 +184,9 @@ def on_generated(
 
     n_bits = int(config_value(model.extractor, "n_bits", N_BITS))
     settings = {key: value for key, value in dict(getattr(mapper, "config", {})).items() if not key.startswith("_")}
-    return Contestant(carrier, n_bits, f"{carrier} {digest(mapper)} {settings} {reads!r}", mark, reads)
+    rounds = model.rounds(carrier)
+    fitted = f" refined {rounds} for {ExtractorReader(model.extractor)!r}" if rounds else ""
+    return Contestant(carrier, n_bits, f"{carrier} {digest(mapper)} {settings} {reads!r}{fitted}", mark, reads)
 
 
 def on_pixels(method: MarkingMethod, *, slow: bool = False, version: str = "") -> Contestant:

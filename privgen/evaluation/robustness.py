@@ -117,10 +117,12 @@ def evaluate_robustness(
         "seed": seed,
         "steps": steps,
         "guidance": guidance,
+        "refine": model.refine,
         "reader": repr(read or ExtractorReader(model.extractor)),
     }
     flags = [*_search_flags(read), *(["--no-rivals"] if rivals == () else [])]
     flags += [] if perceptual else ["--no-perceptual"]
+    flags += ["--refine", str(model.refine)] if model.refine else []
     return RobustnessEvaluation(
         settings,
         carrier,

@@ -3,6 +3,7 @@
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -66,10 +67,25 @@ class KeyedLog(ABC, Generic[Value]):
         except OSError as error:
             raise PrivgenError(f"{self.path} was not written: {error.strerror}; choose another folder.") from error
 
+    def take_up(self, path: Path) -> None:
+        """Take up the values of another file, such as another process's, without changing it.
+
+        Raises:
+            PrivgenError: the file cannot be read.
+        """
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise PrivgenError(f"{path} cannot be read: {error.strerror}; choose another folder.") from error
+        self._values |= self._decoded(lines)
+
     def _read(self, path: Path) -> dict[tuple[str, str, int], Value]:
+        return self._decoded(whole_lines(path))
+
+    def _decoded(self, lines: Iterable[bytes]) -> dict[tuple[str, str, int], Value]:
         """Strange lines are passed over."""
         values = {}
-        for line in whole_lines(path):
+        for line in lines:
             try:
                 row: dict[str, Any] = json.loads(line)
                 values[row["work"], row["method"], int(row["seed"])] = self.decode(row[self.field])

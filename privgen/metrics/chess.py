@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privgen.data.chess import EMPTY, PIECES, SQUARE, draw_square, is_in_check
+from privgen.data.chess import EMPTY, PIECES, SQUARE, START, draw_square, is_in_check
 from privgen.metrics.hallucination import Validation
 
 
@@ -128,6 +128,12 @@ def validate_boards(images: Tensor) -> Validation:
     broken = {rule: torch.tensor([rule in found for found in faults], dtype=torch.bool) for rule in RULES}
     broken["unreadable"] = torch.tensor([found.unreadable > 0 for found in read], dtype=torch.bool)
     return Validation(broken, 0.0)
+
+
+def count_left(images: Tensor) -> Tensor:
+    """How many squares have lost the piece that a game starts with there, (B,) from 0 to 32; argument as above."""
+    homes = [(square, piece) for square, piece in enumerate(START) if piece != EMPTY]
+    return torch.tensor([sum(read.board[at] != piece for at, piece in homes) for read in read_boards(images)])
 
 
 @cache

@@ -72,6 +72,12 @@ def validate_shapes(images: Tensor) -> Validation:
     return Validation({"repeated": torch.tensor(repeated), "unknown": torch.tensor(unknown) | spoilt}, 0.0)
 
 
+def count_kinds(images: Tensor) -> Tensor:
+    """How many kinds of shapes each picture shows, (B,) from 0 to 3; argument as above."""
+    read = [set(read_shapes(image)) - {None} for image in images.float().cpu().numpy()]
+    return torch.tensor([len(kinds) for kinds in read])
+
+
 def _recognised(mask: NDArray[np.bool_]) -> str | None:
     found = _boxed(mask)
     overlaps = {kind: (found & shape).sum() / (found | shape).sum() for kind, shape in _templates().items()}

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from privgen.errors import PrivgenError, UsageError
 from privgen.hub import load_extra, load_pipeline, resolve_model
-from privgen.watermark.embed import PSNR_DB, at_psnr, latent_residuals
+from privgen.watermark.embed import PSNR_DB, at_psnr, decoded_difference, encode_canvas, latent_residuals
 from privgen.watermark.embed_token import token_residuals
 from privgen.watermark.informed import informed_bits
 from privgen.watermark.keys import Key
 from privgen.watermark.networks import config_value, key_bits
+from privgen.watermark.refine import Refiner
 from privgen.watermark.token import DEFAULT_TAU, token_embeddings
 
 
@@ -76,6 +77,7 @@ def load_marker(
     model: str = "mini",
     carrier: Carrier | None = None,
     seed: int = 0,
+    refine: int = 0,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Marker:
@@ -86,23 +88,31 @@ def load_marker(
         model: an embedded model's name, a folder or a Hub id.
         carrier: by default the model's own choice.
         seed: of the noise that the carrier `token` works through; every image gets the same.
+        refine: see `make_marker`.
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`.
 
     Raises:
         PrivgenError: the model, or its network for that carrier, cannot be found or read.
-        UsageError: an unknown carrier, device or precision.
+        UsageError: an unknown carrier, device or precision, or marks that cannot be refined.
     """
     chosen = default_carrier(model) if carrier is None else carrier
     if chosen not in CARRIERS:
         raise UsageError(f"expected the carrier token or latent, got {chosen!r}")
     mapper, extractor = (load_extra(name, model, device=device) for name in (f"{chosen}_mapper", "extractor"))
     pipe = load_pipeline(model, device=device, dtype=dtype, safety_checker=False)
-    return make_marker(chosen, [key], pipe=pipe, mapper=mapper, extractor=extractor, seed=seed)
+    return make_marker(chosen, [key], pipe=pipe, mapper=mapper, extractor=extractor, seed=seed, refine=refine)
 
 
 def make_marker(
-    carrier: Carrier, keys: Sequence[Key], *, pipe: Any, mapper: Any, extractor: Any = None, seed: int = 0
+    carrier: Carrier,
+    keys: Sequence[Key],
+    *,
+    pipe: Any,
+    mapper: Any,
+    extractor: Any = None,
+    seed: int = 0,
+    refine: int = 0,
 ) -> Marker:
     """What marks images, from a model that is loaded.
 
@@ -114,7 +124,16 @@ def make_marker(
         extractor: what will read the marks: they are written for it, see `privgen.watermark.informed`. Without it all
             bits are equally loud.
         seed: see `load_marker`.
+        refine: rounds in which marks are fitted to their image for the extractor, so that they survive regeneration;
+            see `privgen.watermark.refine`. Only for the carrier `latent`.
+
+    Raises:
+        UsageError: marks that cannot be refined: by the carrier `token`, without an extractor, or through a model
+            whose scheduler is not of the DDPM family.
     """
+    if refine and (carrier == "token" or extractor is None):
+        raise UsageError("Only marks of the carrier latent are refined, and for an extractor; leave refine out.")
+    refiner = Refiner(pipe, extractor, refine) if refine else None
     bits = key_bits(keys, mapper)
 
     def with_latents(canvases: Tensor, message: Tensor) -> Tensor:
@@ -137,7 +156,12 @@ def make_marker(
         def marked(message: Tensor) -> Tensor:
             return at_psnr(canvases, write(canvases, message).to(canvases), quality)
 
-        return write(canvases, informed_bits(bits, canvases, extractor, marked))
+        loud = informed_bits(bits, canvases, extractor, marked)
+        if refiner is None:
+            return write(canvases, loud)
+        z = encode_canvas(pipe.vae, canvases)
+        residual = refiner(z, mapper(loud, height=z.shape[-2], width=z.shape[-1]), bits, canvases=canvases)
+        return decoded_difference(pipe.vae, z, z + residual)
 
     return Marker(carrier, _side(pipe), residuals)
 

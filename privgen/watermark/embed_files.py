@@ -80,6 +80,7 @@ def embed_files(
     carrier: Carrier | None = None,
     psnr_db: float = PSNR_DB,
     seed: int = 0,
+    refine: int = 0,
     device: str = "auto",
     dtype: str = "auto",
     keep_format: bool = False,
@@ -100,6 +101,8 @@ def embed_files(
         carrier: what the mark is written with; by default the model's own choice.
         psnr_db: quality of each result at its own size.
         seed: of the noise that the carrier `token` works through.
+        refine: rounds in which the marks of the carrier `latent` are fitted to their image, so that they survive
+            regeneration; see `privgen.watermark.refine`.
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`.
         keep_format: write the format of the source where possible, lossy ones too; by default all become PNG.
@@ -108,15 +111,15 @@ def embed_files(
         report: called with each file when it is through.
 
     Raises:
-        UsageError: no image, or an output folder that inputs come from.
+        UsageError: no image, an output folder that inputs come from, or marks that cannot be refined.
         PrivgenError: the model, or its networks, cannot be found or read.
     """
     suffix_of = _same_suffix if keep_format else lambda source: ".png"
     targets = name_outputs(paths, output, suffix_of)
     carrier = default_carrier(model) if carrier is None else carrier
-    marker = load_marker(key, model=model, carrier=carrier, seed=seed, device=device, dtype=dtype)
+    marker = load_marker(key, model=model, carrier=carrier, seed=seed, refine=refine, device=device, dtype=dtype)
     extractor = load_extra("extractor", model, device=device)
-    ledger = Ledger(Path(output) / LEDGER, _made_by(key, model, carrier, psnr_db, seed))
+    ledger = Ledger(Path(output) / LEDGER, _made_by(key, model, carrier, psnr_db, seed, refine))
     embed = _Embedding(marker, extractor, key_bits([key], extractor)[0], psnr_db, ledger, overwrite)
     files = []
     with progress_bar(len(targets), "embed", shown=progress) as bar:
@@ -164,13 +167,14 @@ class _Embedding:
         return EmbeddedFile(str(source), str(target), "done", marked.psnr_db, matches, notes)
 
 
-def _made_by(key: Key, model: str, carrier: Carrier, psnr_db: float, seed: int) -> str:
+def _made_by(key: Key, model: str, carrier: Carrier, psnr_db: float, seed: int, refine: int) -> str:
     """All that a marked file depends on beside its source; the key by its public id."""
     folders = [find_extra(name, model) for name in (f"{carrier}_mapper", "extractor")]
     files = ("config.json", "diffusion_pytorch_model.safetensors")
     digests = [sha256_of(folder / name)[:16] for folder in folders for name in files]
     noise = f", seed={seed}" if carrier == "token" else ""
-    return f"networks={'-'.join(digests)}, key={key.key_id}, carrier={carrier}, psnr_db={psnr_db:g}{noise}"
+    rounds = f", refine={refine}" if refine else ""
+    return f"networks={'-'.join(digests)}, key={key.key_id}, carrier={carrier}, psnr_db={psnr_db:g}{noise}{rounds}"
 
 
 def _same_suffix(source: Path) -> str:

@@ -101,7 +101,7 @@ def token_residuals(
     if isinstance(token, Token) and negative_token is None:
         negative_token = token.negative
     marked = encode_with_token(pipe, [prompt] * len(canvases), token)
-    plain, empty = (_encode(pipe, text).expand_as(marked) for text in (prompt, ""))
+    plain, empty = (plain_embeds(pipe, text).expand_as(marked) for text in (prompt, ""))
     negative = empty if negative_token is None else encode_with_token(pipe, [""] * len(canvases), negative_token)
     schedule = Schedule.of(pipe.scheduler)
     timesteps = _timesteps_below(pipe, tau, steps)
@@ -117,7 +117,8 @@ def token_residuals(
     return decoded_difference(pipe.vae, without, with_token)
 
 
-def _encode(pipe: DiffusionPipeline, prompt: str) -> Tensor:
+def plain_embeds(pipe: DiffusionPipeline, prompt: str) -> Tensor:
+    """Embeddings of a prompt without a token, (1, length, dim)."""
     embeds: Tensor = pipe.encode_prompt(prompt, pipe.device, 1, do_classifier_free_guidance=False)[0]
     return embeds
 

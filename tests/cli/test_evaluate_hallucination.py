@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 
 def test_hallucination(cli, tmp_path):
     options = ("--task", "grid", "--nfe", 12, "--seeds", 2, "--samples", 100, "--training-steps", 2)
@@ -18,3 +20,16 @@ def test_hallucination(cli, tmp_path):
 
 def test_too_few_seeds(cli):
     assert cli("evaluate", "hallucination", "--seeds", 1).exit_code == 2
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(launch, tmp_path):
+    options = ("--task", "line", "--nfe", 12, "--seeds", 3, "--samples", 50, "--training-steps", 2, "--json")
+    one, two = (launch(n, "evaluate", "hallucination", *options, "-o", tmp_path / str(n)) for n in (1, 2))
+    assert two[1] == ""  # the second process prints nothing
+    first, both = json.loads(one[0]), json.loads(two[0])
+    assert first["tasks"] == both["tasks"]
+    assert {path.name for path in (tmp_path / "2").glob("*.png")} == {"line-samples.png", "line-shares.png"}
+    # The second process has had the second seed.
+    seeds = {json.loads(line)["seed"] for line in (tmp_path / "2" / "rows-1.jsonl").read_text().splitlines()}
+    assert seeds == {1}

@@ -1,8 +1,4 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -51,29 +47,10 @@ def test_bad_input(cli, marked_model, wrong, message):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_figures_of_one(options, tmp_path):
-    one, two = run(1, options, tmp_path), run(2, options, tmp_path)
+def test_two_processes_give_the_figures_of_one(options, tmp_path, launch):
+    command = ("evaluate", "robustness", *options, "--no-rivals", "--json", "-o")
+    one, two = (launch(count, *command, tmp_path / str(count)) for count in (1, 2))
     assert json.loads(one[0]) == json.loads(two[0])
     assert two[1] == ""  # the second process prints nothing
     assert (tmp_path / "2" / "robustness-1.jsonl").is_file()
     assert json.loads((tmp_path / "2" / "results.json").read_text()) == json.loads(one[0])
-
-
-def run(count, options, folder):
-    """What so many processes print, as `accelerate launch` and `torchrun` start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
-    command = ("-m", "privgen", "evaluate", "robustness", *options, "--no-rivals", "-o", folder / str(count), "--json")
-    started = []
-    for rank in range(count):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen([sys.executable, *map(str, command)], env=os.environ | shared | own, **pipes))
-    try:
-        outputs = [process.communicate(timeout=600) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0] * count, "\n".join(error for _, error in outputs)
-    return [output for output, _ in outputs]

@@ -223,6 +223,8 @@ def test_the_signature_is_stable_diffusions_and_ours():
         "token",
         "token_mapper",
         "latent_mapper",
+        "extractor",
+        "refine",
     ]
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in own)
 

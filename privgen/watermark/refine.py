@@ -1,0 +1,125 @@
+"""Marks fitted to their image, so that they survive its regeneration.
+
+A diffusion model that denoises a marked image takes the mark for noise where the image does not call for it. Which
+changes it keeps depends on the image, so no fixed pattern has them all; but whoever marks has the image, the model and
+the extractor. As adversarial examples are made robust ("Synthesizing Robust Adversarial Examples", arXiv 1707.07397),
+the residual follows the gradient of the message's loss through what is to come: noise, one denoising step, the
+decoder and the extractor, with new noise in every round, and its size in pixels stays what it was.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from privgen.models.watermark import signs
+from privgen.watermark.embed import decoded, encode_canvas
+from privgen.watermark.embed_token import plain_embeds
+from privgen.watermark.networks import ExtractorLike
+from privgen.watermark.unroll import Denoiser, Schedule, decode_images, frozen
+
+
+_TIMESTEP = 120  # of 1000: one step from here stands for two regenerations from 60
+_PACE, _SLOWEST = 0.3, 0.3  # of Adam, in RMS of the residual, and what is left of it in the last round
+_NOISE, _NOISE_WEIGHT = 0.06, 0.2  # of what else may come, so that marks are not fitted to regeneration alone
+_ROUNDS_OF_SCALING = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Refiner:
+    """Fits residuals to images.
+
+    Attributes:
+        pipe: Stable Diffusion 1 or 2, or mini; it is left as it was.
+        extractor: what will read the marks, differentiable.
+        rounds: of gradient descent, each with one call of every network and its gradient; 0 leaves residuals alone.
+
+    Raises:
+        UsageError: the model's scheduler is not of the DDPM family.
+        ValueError: a negative number of rounds.
+    """
+
+    pipe: DiffusionPipeline
+    extractor: ExtractorLike
+    rounds: int = 10
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise ValueError(f"expected at least 0 rounds, got {self.rounds}")
+        Schedule.of(self.pipe.scheduler)
+
+    def __call__(self, z: Tensor, residual: Tensor, bits: Tensor, *, canvases: Tensor | None = None) -> Tensor:
+        """Refine residuals. An image's result does not depend on the others of its batch.
+
+        Args:
+            z: (B, C, h, w), scaled latents of the images.
+            residual: added to them, same shape, not zero.
+            bits: (B, n_bits) of 0 and 1, or (1, n_bits) for all.
+            canvases: (B, 3, S, S) in [0, 1], the images that the decoded difference is added to; by default what `z`
+                is decoded to.
+
+        Returns:
+            (B, C, h, w) float32; decoded, they change the images by as much as before, in RMS of pixels.
+        """
+        if not self.rounds:
+            return residual.float()
+        # A caller may be in inference mode, whose tensors take no part in gradients.
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self._networks()):
+            z, residual, message = (part.detach().clone().float() for part in (z, residual, signs(bits)))
+            with torch.no_grad():
+                clean = decoded(self.pipe.vae, z)
+                base = clean.clamp(0, 1) if canvases is None else canvases.detach().clone().to(clean)
+            return self._descend(z, residual, message.to(z), clean, base)
+
+    def _networks(self) -> list[nn.Module]:
+        networks: list[Any] = [self.pipe.vae, self.pipe.unet, self.extractor]
+        return [network for network in networks if isinstance(network, nn.Module)]
+
+    def _descend(self, z: Tensor, residual: Tensor, message: Tensor, clean: Tensor, base: Tensor) -> Tensor:
+        with torch.no_grad():
+            loud = _rms(decoded(self.pipe.vae, z + residual) - clean)
+            embeds = plain_embeds(self.pipe, "").clone().expand(len(z), -1, -1)
+        unit = _rms(residual)
+        change = (residual / unit).requires_grad_()
+        descent = torch.optim.Adam([change], lr=_PACE)
+        for i in range(self.rounds):
+            descent.param_groups[0]["lr"] = _PACE * (1 - (1 - _SLOWEST) * i / self.rounds)
+            difference = decoded(self.pipe.vae, z + unit * change) - clean
+            marked = (base + loud / _rms(difference) * difference).clamp(0, 1)
+            noise = torch.Generator().manual_seed(i)
+            loss = self._loss(self._regenerated(marked, embeds, noise), message)
+            loss = loss + _NOISE_WEIGHT * self._loss(_noisy(marked, _NOISE, noise).clamp(0, 1), message)
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+        return self._as_loud(z, unit * change.detach(), clean, loud)
+
+    def _loss(self, images: Tensor, message: Tensor) -> Tensor:
+        """Of the message read, summed over the images, so that the gradient of one does not depend on the others."""
+        return softplus(-message * self.extractor(images).float()).mean(dim=1).sum()
+
+    def _regenerated(self, images: Tensor, embeds: Tensor, generator: torch.Generator) -> Tensor:
+        schedule = Schedule.of(self.pipe.scheduler)
+        timestep = schedule.timestep(_TIMESTEP)
+        alpha = schedule.alpha(timestep)
+        z_t = _noisy(alpha**0.5 * encode_canvas(self.pipe.vae, images), (1 - alpha) ** 0.5, generator)
+        denoiser = Denoiser(self.pipe.unet, schedule, 1.0, checkpointing=False)
+        return decode_images(self.pipe.vae, denoiser.run(z_t, [timestep], embeds, embeds)[-1], checkpointing=False)
+
+    @torch.no_grad()
+    def _as_loud(self, z: Tensor, residual: Tensor, clean: Tensor, loud: Tensor) -> Tensor:
+        for _ in range(_ROUNDS_OF_SCALING):
+            residual = residual * (loud / _rms(decoded(self.pipe.vae, z + residual) - clean))
+        return residual
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+
+
+def _noisy(values: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """With the same noise for each of the batch."""
+    return values + scale * torch.randn(values[:1].shape, generator=generator).to(values)
