@@ -211,10 +211,6 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         }
 
     def _mark_with_latents(self, call: dict[str, Any], mark: _Mark, images: int) -> dict[str, Any]:
-        if mark.refine and mark.tau is not None:
-            raise UsageError("Only a mark that is added after the last step can be refined; leave tau out.")
-        if mark.refine and mark.extractor is None:
-            raise UsageError("A mark is refined for its extractor; pass extractor=, or set the attribute.")
         if mark.token is not None:
             raise UsageError("A token was given, and the carrier is latent; give a key instead, or the carrier token.")
         if mark.latent_mapper is None:
@@ -230,10 +226,15 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             raise ValueError(
                 f"expected a residual of shape {shape}, got {tuple(residual.shape[1:])}: the mapper is another model's"
             )
-        refine = None
-        if mark.refine and mark.extractor is not None:
-            refine = partial(Refiner(self, mark.extractor, mark.refine), bits=bits)
+        refine = partial(self._refiner(mark), bits=bits) if mark.refine else None
         return _also(call, LatentMarkCallback(residual, tau=mark.tau, refine=refine))
+
+    def _refiner(self, mark: _Mark) -> Refiner:
+        if mark.tau is not None:
+            raise UsageError("Only a mark that is added after the last step can be refined; leave tau out.")
+        if mark.extractor is None:
+            raise UsageError("A mark is refined for its extractor; pass extractor=, or set the attribute.")
+        return Refiner(self, mark.extractor, mark.refine)
 
     def _first_timestep(self, call: Mapping[str, Any]) -> float:
         """Where denoising begins, on the scale of 1000."""

@@ -120,11 +120,11 @@ class LatentMarkCallback(MarkCallback):
         tau: add it when the next timestep is at or below tau, as it is, whatever the noise level, so that the steps
             that follow can adapt to it and wash some of it out; None adds it after the last step.
         refine: from the latents of the batch and their residuals to better ones, such as a
-            `privgen.watermark.refine.Refiner` makes.
+            `privgen.watermark.refine.Refiner` makes; only after the last step.
 
     Raises:
-        ValueError: at construction, tau is out of range; in a run, shapes do not fit the pipeline's, or no timestep
-            is at or below tau.
+        ValueError: at construction, tau is out of range, or given with refine; in a run, shapes do not fit the
+            pipeline's, or no timestep is at or below tau.
     """
 
     tensor_inputs: ClassVar[list[str]] = ["latents"]
@@ -133,6 +133,8 @@ class LatentMarkCallback(MarkCallback):
         self, residual: Tensor, *, tau: float | None = None, refine: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> None:
         super().__init__(tau)
+        if refine is not None and tau is not None:
+            raise ValueError(f"expected no tau, because latents are refined after the last step, got {tau:g}")
         self.residual = residual
         self.refine = refine
 

@@ -8,6 +8,7 @@ decoder and the extractor, with new noise in every round, and its size in pixels
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class Refiner:
     def __post_init__(self) -> None:
         if self.rounds < 0:
             raise ValueError(f"expected at least 0 rounds, got {self.rounds}")
-        Schedule.of(self.pipe.scheduler)
+        _ = self._schedule  # whether there is one is better said before images are made
 
     def __call__(self, z: Tensor, residual: Tensor, bits: Tensor, *, canvases: Tensor | None = None) -> Tensor:
         """Refine residuals. An image's result does not depend on the others of its batch.
@@ -73,6 +74,10 @@ class Refiner:
                 clean = decoded(self.pipe.vae, z)
                 base = clean.clamp(0, 1) if canvases is None else canvases.detach().clone().to(clean)
             return self._descend(z, residual, message.to(z), clean, base)
+
+    @cached_property
+    def _schedule(self) -> Schedule:
+        return Schedule.of(self.pipe.scheduler)
 
     def _networks(self) -> list[nn.Module]:
         networks: list[Any] = [self.pipe.vae, self.pipe.unet, self.extractor]
@@ -102,7 +107,7 @@ class Refiner:
         return softplus(-message * self.extractor(images).float()).mean(dim=1).sum()
 
     def _regenerated(self, images: Tensor, embeds: Tensor, generator: torch.Generator) -> Tensor:
-        schedule = Schedule.of(self.pipe.scheduler)
+        schedule = self._schedule
         timestep = schedule.timestep(_TIMESTEP)
         alpha = schedule.alpha(timestep)
         z_t = _noisy(alpha**0.5 * encode_canvas(self.pipe.vae, images), (1 - alpha) ** 0.5, generator)

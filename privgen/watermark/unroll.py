@@ -45,7 +45,7 @@ class Schedule:
         kind = scheduler.config.get("prediction_type", "epsilon")
         if not hasattr(scheduler, "alphas_cumprod") or kind not in ("epsilon", "sample", "v_prediction"):
             raise UsageError(
-                "Tokens can be optimised through schedulers of the DDPM family, not through "
+                "Tokens and marks can be optimised through schedulers of the DDPM family, not through "
                 f"{type(scheduler).__name__} with {kind} prediction; use a Stable Diffusion 1 or 2 model."
             )
         ddim = DDIMScheduler.from_config(scheduler.config)

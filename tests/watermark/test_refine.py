@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from privgen.attacks import Rinsing
 from privgen.errors import UsageError
@@ -10,6 +11,7 @@ from privgen.hub import load_extra, load_pipeline
 from privgen.images import load_image
 from privgen.pipelines.generation import generate_files
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
+from privgen.pipelines.watermark_callback import LatentMarkCallback
 from privgen.watermark.carriers import load_marker, make_marker
 from privgen.watermark.embed import add_residual, decoded, encode_canvas, read_logits, to_canvas
 from privgen.watermark.keys import Key, Secret
@@ -174,3 +176,12 @@ def test_what_cannot_be_refined_elsewhere(mini):
         make_marker("latent", [KEY], pipe=mini, mapper=mini.latent_mapper, refine=1)
     with pytest.raises(ValueError, match="at least 0 rounds"):
         Refiner(mini, mini.extractor, -1)
+    with pytest.raises(ValueError, match="expected no tau"):
+        LatentMarkCallback(torch.zeros(1, 8, 16, 16), tau=100, refine=lambda z, residual: residual)
+
+
+def test_flow_matching_cannot_be_refined(mini):
+    pipe = StableDiffusionWatermarkPipeline(**mini.components, requires_safety_checker=False)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(UsageError, match="Tokens and marks can be optimised"):
+        Refiner(pipe, mini.extractor)
