@@ -1,6 +1,6 @@
-"""The tables of the README and of docs/evaluation.md, from the record of `privgen evaluate robustness --json`.
+"""The tables of the README and the docs, from records of `privgen evaluate robustness --json`, and with `--refine`.
 
-python benchmarks/robustness_table.py docs/results/robustness.json [--short]
+python benchmarks/robustness_table.py docs/results/robustness.json [docs/results/robustness-refined.json] [--short]
 """
 
 import json
@@ -32,9 +32,14 @@ SHORT = {
 """Rows of the README, and what they are called there."""
 
 
-def short(record: dict[str, Any]) -> str:
+REFINED = (*SHORT, "jpeg_10", "webp_10", "degradation_1", "regeneration_30", "regeneration_100", "rinse_4x", "vae_1")
+"""Rows of the table of refined marks."""
+
+
+def short(record: dict[str, Any], refined: dict[str, Any] | None = None) -> str:
     """Rates of detection of each method at 1e-3, and of the default carrier at 1e-6, after the attacks of `SHORT`."""
-    columns = _columns(record)
+    own, *others = _columns(record)
+    columns = [own, *([("refined, 1e-3", refined, "tpr_1e-3")] if refined else []), *others]
     names = {key: label for key, label in SHORT.items() if key in record["attacks"]}
     mean = f"mean of {len(record['mean_over'])} distortions"
     rows = [(label, [_attack(method, key).get(rate) for _, method, rate in columns]) for key, label in names.items()]
@@ -53,6 +58,17 @@ def full(record: dict[str, Any]) -> str:
             rows.append((f"`{key}`", [own["n"], *rates, *(own[figure] for figure in more)]))
     heads = ["false positives, 1e-3", "bits right", "PSNR, dB"]
     return _table(["attack", "n", *(name for name, _, _ in columns), *heads], rows)
+
+
+def compared(record: dict[str, Any], refined: dict[str, Any]) -> str:
+    """What refining changes, by the default carrier, after the attacks of `REFINED`."""
+    figures = {"tpr_1e-3": "found at 1e-3", "tpr_1e-6": "at 1e-6", "bit_accuracy": "bits right"}
+    rows = []
+    for key in sorted(REFINED):
+        before, after = (_attack(r, key) for r in (record, refined))
+        rows.append((f"`{key}`", [after["n"], *(found[name] for name in figures for found in (before, after))]))
+    heads = [head for name in figures.values() for head in (name, "refined")]
+    return _table(["attack", "n", *heads], rows)
 
 
 def _columns(record: dict[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
@@ -83,10 +99,14 @@ def _cell(value: float | int | None) -> str:
 
 @click.command(help=(__doc__ or "").split("\n")[0])
 @click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("refined", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
 @click.option("--short", "is_short", is_flag=True, help="The README's table.")
-def main(record: Path, is_short: bool) -> None:
-    found = json.loads(record.read_text())
-    click.echo(short(found) if is_short else full(found))
+def main(record: Path, refined: Path | None, is_short: bool) -> None:
+    found, other = (json.loads(path.read_text()) if path else None for path in (record, refined))
+    if is_short:
+        click.echo(short(found, other))
+    else:
+        click.echo(compared(found, other) if other else full(found))
 
 
 if __name__ == "__main__":

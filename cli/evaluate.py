@@ -136,11 +136,13 @@ def model(
     show_default=True,
     help="Held-out photographs to mark; all photographs, unmarked, are negatives.",
 )
+@options.refine()
 @_sampling_options
 def watermark(
     model: str,
     output: Path | None,
     carriers: tuple[Carrier, ...],
+    refine: int,
     device: str,
     dtype: str,
     as_json: bool,
@@ -162,7 +164,7 @@ def watermark(
 
     if output is not None:
         check_output(output, overwrite=overwrite)
-    loaded = load_watermark_model(model, carriers=carriers or CARRIERS, device=device, dtype=dtype)
+    loaded = load_watermark_model(model, carriers=carriers or CARRIERS, refine=refine, device=device, dtype=dtype)
     result = evaluate_watermark(loaded, folder=output, **chosen)
     if output is not None:
         result.save(output, overwrite=overwrite)

@@ -15,7 +15,7 @@ from privgen.cli.output import echo
     epilog=options.examples(
         "privgen evaluate hallucination --preset standard --json -o runs/hallucination",
         "privgen evaluate hallucination --task grid --nfe 25 --seeds 3 --samples 10000 --json",
-        "accelerate launch --cpu --num_processes 2 -m privgen evaluate hallucination -o runs/hallucination",
+        "torchrun --nproc-per-node 2 -m privgen evaluate hallucination --preset standard -o runs/hallucination",
     )
 )
 @click.option(
@@ -62,7 +62,8 @@ def hallucination(
     coverage. Figures come with 95 % intervals over the seeds.
 
     Three networks are trained for each seed of a task but scenes. With -o they are kept, with finished methods, and an
-    interrupted evaluation goes on where it stopped. Processes that `accelerate launch` starts share the seeds.
+    interrupted evaluation goes on where it stopped. Processes that `torchrun` or `accelerate launch` starts share the
+    seeds.
     """
     quiet_loading()
     from privgen.evaluation.hallucination import evaluate_hallucination

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         "privgen evaluate robustness -o runs/robustness",
         "privgen evaluate robustness --preset standard --n 100 --seed 1 --json -o runs/robustness",
         "privgen evaluate robustness --method latent --attack jpeg --attack rotation --no-rivals",
-        "accelerate launch -m privgen evaluate robustness --preset standard -o runs/robustness",
+        "torchrun --nproc-per-node 2 -m privgen evaluate robustness --preset standard -o runs/robustness",
     )
 )
 @options.model()

@@ -16,30 +16,30 @@ def training(root):
     return json.loads((root / "docs" / "results" / "training.json").read_text())
 
 
+ROBUSTNESS = f"robustness_table.py {RECORDS}/robustness.json"
+
+
 @pytest.mark.parametrize(
-    ("page", "script", "arguments", "name", "table"),
+    ("page", "command", "table"),
     [
-        ("docs/immiscible", "training_table", f" {RECORDS}/training.json", "training", lambda m, r: m.table(r)),
-        ("docs/immiscible", "assignment", "", "assignment", lambda m, r: m.markdown(r["table"])),
-        (
-            "docs/evaluation",
-            "hallucination_table",
-            f" {RECORDS}/hallucination.json",
-            "hallucination",
-            lambda m, r: m.tables(r),
-        ),
-        ("docs/evaluation", "robustness_table", f" {RECORDS}/robustness.json", "robustness", lambda m, r: m.full(r)),
-        ("README", "robustness_table", f" {RECORDS}/robustness.json --short", "robustness", lambda m, r: m.short(r)),
+        ("docs/immiscible", f"training_table.py {RECORDS}/training.json", lambda m, r: m.table(r)),
+        ("docs/immiscible", "assignment.py", lambda m, r: m.markdown(r["table"])),
+        ("docs/evaluation", f"hallucination_table.py {RECORDS}/hallucination.json", lambda m, r: m.tables(r)),
+        ("docs/evaluation", ROBUSTNESS, lambda m, r: m.full(r)),
+        ("docs/watermark", f"{ROBUSTNESS} {RECORDS}/robustness-refined.json", lambda m, *r: m.compared(*r)),
+        ("README", f"{ROBUSTNESS} {RECORDS}/robustness-refined.json --short", lambda m, *r: m.short(*r)),
     ],
 )
-def test_tables_are_those_of_the_records(root, page, script, arguments, name, table):
-    spec = importlib.util.spec_from_file_location(script, root / "benchmarks" / f"{script}.py")
+def test_tables_are_those_of_the_records(root, page, command, table):
+    script, *arguments = command.split()
+    spec = importlib.util.spec_from_file_location(script.removesuffix(".py"), root / "benchmarks" / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    paths = [name for name in arguments if name.endswith(".json")] or [f"{RECORDS}/{spec.name}.json"]
     text = (root / f"{page}.md").read_text()
-    start = f"<!-- table: python benchmarks/{script}.py{arguments} -->\n"
+    start = f"<!-- table: python benchmarks/{command} -->\n"
     shown = text.partition(start)[2].partition("\n<!-- end of table -->")[0]
-    assert shown == table(module, json.loads((root / "docs" / "results" / f"{name}.json").read_text()))
+    assert shown == table(module, *(json.loads((root / path).read_text()) for path in paths))
 
 
 def test_the_record_is_of_what_is_measured_now(training):

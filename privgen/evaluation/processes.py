@@ -33,9 +33,21 @@ class Processes:
         """Whether this one prints and writes results."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
-        """This process's part: every `count`-th item."""
-        return list(items[self.rank :: self.count])
+    def share(self, items: Sequence[Item], costs: Sequence[float] | None = None) -> list[Item]:
+        """This process's part, in the order of the items.
+
+        Args:
+            items: what is to be done.
+            costs: of each; the dearest is given out first, each to the process that has least to do. Without costs
+                it is every `count`-th item.
+        """
+        if costs is None:
+            return list(items[self.rank :: self.count])
+        loads, owners = [0.0] * self.count, [0] * len(items)
+        for i in sorted(range(len(items)), key=lambda i: -costs[i]):
+            owners[i] = loads.index(min(loads))
+            loads[owners[i]] += costs[i]
+        return [item for item, owner in zip(items, owners, strict=True) if owner == self.rank]
 
     def gather(self, items: list[Item]) -> list[Item]:
         """The items of all processes, in the order of their ranks; every process gets all."""

@@ -62,7 +62,7 @@ _ALL = {**_MORE, "diffpure": (75, 150), "gridpure": (15,)}
 
 PRESETS = {
     "quick": Preset("quick", n=8, ends=0, few=4, fewest=2, slow=0, negatives=2, carriers=1),
-    "standard": Preset("standard", n=100, ends=16, few=16, fewest=16, slow=16, negatives=8, carriers=2, more=_MORE),
+    "standard": Preset("standard", n=100, ends=16, few=16, fewest=16, slow=16, negatives=4, carriers=2, more=_MORE),
     "full": Preset("full", n=100, ends=100, few=100, fewest=25, slow=100, negatives=100, carriers=2, more=_ALL),
 }
 """By name. On two cores quick is meant for 3 minutes, standard for 60; full takes many hours."""

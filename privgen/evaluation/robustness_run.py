@@ -22,6 +22,10 @@ from privgen.metrics.quality import psnr, ssim
 from privgen.watermark.keys import Key
 
 
+_SEARCHED = 4.0
+"""Readings in which nothing is found, in those of a mark: a search then looks everywhere."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What is measured.
@@ -49,6 +53,13 @@ class Work:
         n = min(len(self.keys) if entry is None else entry.n, self.slow if contestant.slow else len(self.keys))
         return [number for number in among if number < n]
 
+    def cost(self, among: Sequence[int], entries: Sequence[Planned | None]) -> float:
+        """How long some images take, roughly, in readings of a mark that is found."""
+        negatives = [number for number in among if number < self.negatives]
+        counts = [len(self.numbers(method, entry, among)) for method in self.contestants for entry in entries]
+        searched = [max(len(self.numbers(c, entry, negatives)) for c in self.contestants) for entry in entries]
+        return sum(counts) + _SEARCHED * sum(searched)
+
 
 def measure(work: Work, log: Log, processes: Processes) -> list[Row]:
     """Run everything that the log does not have, in batches that the processes share.
@@ -65,7 +76,7 @@ def measure(work: Work, log: Log, processes: Processes) -> list[Row]:
     size = work.generation.batch_size
     batches = [range(first, min(first + size, len(work.keys))) for first in range(0, len(work.keys), size)]
     entries: list[Planned | None] = [None, *(entry for entry in work.planned if entry.attack is not None)]
-    mine = processes.share(batches)
+    mine = processes.share(batches, [work.cost(numbers, entries) for numbers in batches])
     rows: list[Row] = []
     with tqdm(total=len(mine) * len(entries), desc="attacks", unit="batch", disable=not processes.is_main) as bar:
         for numbers in mine:

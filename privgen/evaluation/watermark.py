@@ -108,7 +108,7 @@ def evaluate_watermark(
     sheets["negatives"] = draw_negatives(count_matches(unmarked.all[CLEAN] > 0, messages), messages.shape[1])
     figures = unmarked_scores(unmarked, messages)
     false_positives = Measured(figures[CLEAN]["fpr_1e-6"], **figures[CLEAN]["spread"]["fpr_1e-6"])
-    settings = (model.name, n, seed, steps, guidance, model.present[0] if model.present else None)
+    settings = (model.name, n, seed, steps, guidance, model.refine, model.present[0] if model.present else None)
     negatives_found = (_counts(unmarked), figures, false_positives)
     return WatermarkEvaluation(*settings, carriers, *negatives_found, environment(), sheets)
 

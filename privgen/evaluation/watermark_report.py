@@ -33,7 +33,7 @@ NOTE = (
     "without a mark, count as negatives only; marks are measured on held-out photographs."
 )
 
-_SETTINGS = ("model", "n", "seed", "steps", "guidance", "carrier")
+_SETTINGS = ("model", "n", "seed", "steps", "guidance", "refine", "carrier")
 _HEADLINES = (
     *("bit_accuracy", "tpr_1e-3", "tpr_1e-6", "psnr_db", "ssim", "time_ratio", "trainable_parameters"),
     *ATTACKS,
@@ -77,6 +77,7 @@ class WatermarkEvaluation:
         seed: of scenes, prompts, noise and keys.
         steps: denoising steps.
         guidance: scale of classifier-free guidance.
+        refine: rounds in which marks of the carrier `latent` were fitted to their image.
         carrier: the one whose figures are the headlines: the model's default if it was measured; None if none was.
         carriers: scores by carrier; None for one that was not asked for or that the model lacks.
         negatives: counts of unmarked images.
@@ -91,6 +92,7 @@ class WatermarkEvaluation:
     seed: int
     steps: int
     guidance: float
+    refine: int
     carrier: Carrier | None
     carriers: Mapping[Carrier, CarrierScores | None]
     negatives: Mapping[str, int]

@@ -4,7 +4,8 @@ A diffusion model that denoises a marked image takes the mark for noise where th
 changes it keeps depends on the image, so no fixed pattern has them all; but whoever marks has the image, the model and
 the extractor. As adversarial examples are made robust ("Synthesizing Robust Adversarial Examples", arXiv 1707.07397),
 the residual follows the gradient of the message's loss through what is to come: noise, one denoising step, the
-decoder and the extractor, with new noise in every round, and its size in pixels stays what it was.
+decoder and the extractor, with new noise in every round, and its size in pixels stays what it was. So that cut-outs
+can still be read, half of the image must carry the message too, and a share of the first residual comes back at last.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from privgen.watermark.unroll import Denoiser, Schedule, decode_images, frozen
 
 _TIMESTEP = 120  # of 1000: one step from here stands for two regenerations from 60
 _PACE, _SLOWEST = 0.3, 0.3  # of Adam, in RMS of the residual, and what is left of it in the last round
-_NOISE, _NOISE_WEIGHT = 0.06, 0.2  # of what else may come, so that marks are not fitted to regeneration alone
+_NOISE, _PART, _PART_WEIGHT = 0.06, 0.5, 0.7  # of what else may come: noise, and a part of the area left
+_SHARE = 0.5  # of the first residual in the last one: what reads parts knows the patterns that it was trained on
 _ROUNDS_OF_SCALING = 6
 
 
@@ -96,11 +98,13 @@ class Refiner:
             marked = (base + loud / _rms(difference) * difference).clamp(0, 1)
             noise = torch.Generator().manual_seed(i)
             loss = self._loss(self._regenerated(marked, embeds, noise), message)
-            loss = loss + _NOISE_WEIGHT * self._loss(_noisy(marked, _NOISE, noise).clamp(0, 1), message)
+            part = base + _window(base, noise) * (marked - base)
+            loss = loss + _PART_WEIGHT * self._loss(_noisy(part, _NOISE, noise).clamp(0, 1), message)
             descent.zero_grad()
             loss.backward()
             descent.step()
-        return self._as_loud(z, unit * change.detach(), clean, loud)
+        change = change.detach()
+        return self._as_loud(z, unit * change / _rms(change) + _SHARE * residual, clean, loud)
 
     def _loss(self, images: Tensor, message: Tensor) -> Tensor:
         """Of the message read, summed over the images, so that the gradient of one does not depend on the others."""
@@ -128,3 +132,16 @@ def _rms(values: Tensor) -> Tensor:
 def _noisy(values: Tensor, scale: float, generator: torch.Generator) -> Tensor:
     """With the same noise for each of the batch."""
     return values + scale * torch.randn(values[:1].shape, generator=generator).to(values)
+
+
+def _window(images: Tensor, generator: torch.Generator) -> Tensor:
+    """1 in a part of the image, of its own proportions and anywhere in it, and 0 elsewhere; (1, 1, H, W)."""
+    height, width = images.shape[-2:]
+    sides = round(_PART**0.5 * height), round(_PART**0.5 * width)
+    top, left = (
+        int(torch.randint(whole - side + 1, (), generator=generator))
+        for whole, side in zip((height, width), sides, strict=True)
+    )
+    window = images.new_zeros(1, 1, height, width)
+    window[..., top : top + sides[0], left : left + sides[1]] = 1
+    return window

@@ -70,3 +70,6 @@ def test_a_watermark(cli, marked_model, photo_files, tmp_path, monkeypatch):
     assert {k: v for k, v in figures.items() if k not in varying} == {
         k: v for k, v in record.items() if k not in varying
     }
+    refined = json.loads(cli("evaluate", "watermark", *options, "--overwrite", "--refine", 1, "--json").stdout)
+    assert (record["refine"], refined["refine"]) == (0, 1)
+    assert refined["ssim"] != record["ssim"]

@@ -16,7 +16,7 @@ from privgen.watermark.carriers import load_marker, make_marker
 from privgen.watermark.embed import add_residual, decoded, encode_canvas, read_logits, to_canvas
 from privgen.watermark.keys import Key, Secret
 from privgen.watermark.networks import key_bits
-from privgen.watermark.refine import Refiner
+from privgen.watermark.refine import Refiner, _window
 
 
 KEY = Key("alice", Secret(bytes(range(32))))
@@ -65,6 +65,17 @@ def test_an_image_does_not_depend_on_its_batch(mini, photos):
     batch = refined(mini, photos, 2)[2]
     single = torch.cat([refined(mini, photo[None], 2)[2] for photo in photos])
     torch.testing.assert_close(batch, single, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 160)])
+def test_the_part_that_must_do_is_half_of_the_area_somewhere(height, width):
+    images = torch.zeros(3, 3, height, width)
+    windows = [_window(images, torch.Generator().manual_seed(i))[0, 0] for i in range(20)]
+    for window in windows:
+        rows, columns = (int(window.amax(dim=i).sum()) for i in (1, 0))
+        assert window.mean() == rows * columns / (height * width) == pytest.approx(0.5, abs=0.01)
+        assert rows / columns == pytest.approx(height / width, rel=0.02)
+    assert torch.stack(windows).mean(dim=0).min() < 0.2, "corners are left out at times"
 
 
 def test_networks_are_left_as_they_were(mini, photos):
