@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class Work:
         return [number for number in among if number < n]
 
     def cost(self, among: Sequence[int], entries: Sequence[Planned | None]) -> float:
-        """How long some images take, roughly, in readings of a mark that is found."""
+        """How long some images take, roughly, in readings of a mark that is found; what is in a log is counted too."""
         negatives = [number for number in among if number < self.negatives]
         counts = [len(self.numbers(method, entry, among)) for method in self.contestants for entry in entries]
         searched = [max(len(self.numbers(c, entry, negatives)) for c in self.contestants) for entry in entries]
@@ -141,7 +141,11 @@ def _measured(batch: Batch, entry: Planned | None, log: Log) -> list[Row]:
         numbers = batch.work.numbers(contestant, entry, batch.numbers)
         known = log.get(contestant.name, key, numbers)
         if known is not None and all(row.unmarked or row.image >= batch.work.negatives for row in known):
-            rows += known
+            # The log may hold more negatives than are asked for now; figures are of these alone.
+            rows += [
+                row if row.image < batch.work.negatives else replace(row, unmarked=None, unmarked_places=0)
+                for row in known
+            ]
         else:
             missing.append((contestant, numbers))
     if missing:

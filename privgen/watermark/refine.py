@@ -38,7 +38,8 @@ class Refiner:
     Attributes:
         pipe: Stable Diffusion 1 or 2, or mini; it is left as it was.
         extractor: what will read the marks, differentiable.
-        rounds: of gradient descent, each with one call of every network and its gradient; 0 leaves residuals alone.
+        rounds: of gradient descent, each with a call or two of every network and the gradient; 0 leaves residuals
+            alone.
 
     Raises:
         UsageError: the model's scheduler is not of the DDPM family.

@@ -124,6 +124,8 @@ def test_more_negatives_are_read_where_they_are_missing(model, folder, tmp_path)
     fresh = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, rivals=()).record()
     assert more == fresh
     assert more["attacks"]["jpeg_50"]["spread"]["fpr_1e-3"]["n"] == 3 * 3
+    fewer = evaluate_robustness(model, **SMALL, negatives=1, attacks=ATTACKS, rivals=(), folder=again).record()
+    assert fewer == evaluate_robustness(model, **SMALL, negatives=1, attacks=ATTACKS, rivals=()).record()
 
 
 def test_a_rerun_takes_up_what_was_read(result, model, folder, tmp_path):
