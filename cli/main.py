@@ -4,6 +4,7 @@ import click
 
 from privgen import __version__
 from privgen.cli.groups import LazyGroup
+from privgen.cli.memory import keep_freed_memory
 from privgen.cli.options import examples
 
 
@@ -38,3 +39,4 @@ def main() -> None:
     Data goes to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed,
     2 wrong usage, 3 not detected. PRIVGEN_DEBUG=1 shows the traceback of an error.
     """
+    keep_freed_memory()

@@ -183,11 +183,13 @@ def vlb_term(
     means = step.mean(x_0, x_t), step.mean(predicted_x_0, x_t)
     ratio = step.log_beta_tilde - log_variance
     squared = (means[0] - means[1]).square() * torch.exp(-log_variance)
-    divergence = 0.5 * (torch.exp(ratio) - ratio - 1 + squared)
-    likelihood = _discretized if decoder == "discretized" else _continuous
-    # At t = 0 the mean of the reverse step is the predicted x_0 itself.
-    last = likelihood(x_0, predicted_x_0, log_variance)
-    return torch.where(t.to(x_0.device) > 0, divergence.flatten(1).mean(1), last.flatten(1).mean(1))
+    terms = 0.5 * (torch.exp(ratio) - ratio - 1 + squared).flatten(1).mean(1)
+    last = (t == 0).to(x_0.device)
+    if bool(last.any()):
+        likelihood = _discretized if decoder == "discretized" else _continuous
+        # At t = 0 the mean of the reverse step is the predicted x_0 itself.
+        terms[last] = likelihood(x_0[last], predicted_x_0[last], log_variance[last]).flatten(1).mean(1)
+    return terms
 
 
 def vsm_penalty(v: Tensor, step: ReverseStep) -> Tensor:

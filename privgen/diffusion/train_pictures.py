@@ -124,7 +124,7 @@ def _fit(
     network: SmallDenoiser, weights: list[Parameter], data: Tensor, training: PictureTraining, *, steps: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    optimizer = Muon(weights, lr=training.learning_rate)
+    optimizer = Muon(weights, lr=training.learning_rate, dtype=getattr(torch, training.dtype))
     average = EMAModel(weights, decay=training.ema_decay, foreach=True)
     for step in range(steps):
         for group in optimizer.param_groups:

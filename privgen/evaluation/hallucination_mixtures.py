@@ -39,7 +39,7 @@ class Mixture(Task):
     detector: Detector = MIXTURE_DETECTOR
     training: ToyTraining = field(default_factory=ToyTraining)
     shown: ClassVar[int] = 2000
-    chunk: ClassVar[int] = 10_000
+    chunk: ClassVar[int] = 2500
 
     @property
     @abstractmethod

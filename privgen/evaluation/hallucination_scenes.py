@@ -14,7 +14,7 @@ from privgen.data.scenes import PREVIEW_SEED, sample_spec
 from privgen.diffusion.amplification import Amplification
 from privgen.evaluation.hallucination_methods import Method, affordable
 from privgen.evaluation.hallucination_pictures import picture_rows
-from privgen.evaluation.hallucination_settings import LATE, LOW
+from privgen.evaluation.hallucination_settings import LOW
 from privgen.generate import generate_batches
 from privgen.hub import load_pipeline
 from privgen.metrics.hallucination import auroc, keep_best
@@ -24,9 +24,7 @@ from privgen.pipelines.detecting import DETECTOR, detecting
 
 SCENE_METHODS: Mapping[str, Method] = {
     "plain": Method("ddim"),
-    "gamma 1.3 late": Method("ddim", amplification=Amplification(1.3, window=LATE)),
     "gamma 1.2 below 400": Method("ddim", amplification=Amplification(1.2, window=LOW)),
-    "tangent 1.1": Method("ddim", amplification=Amplification(eta=1.1)),
     "reject 0.2": Method("ddim", reject=0.2),
 }
 """The first is what the others are compared with."""
@@ -91,6 +89,7 @@ class SceneRun:
 
     def __init__(self, task: Scenes, seed: int, *, samples: int) -> None:
         self.task, self.seed, self.samples = task, seed, samples
+        self._measured: dict[Method, _Made] = {}
 
     @cached_property
     def pipeline(self) -> DiffusionPipeline:
@@ -101,7 +100,7 @@ class SceneRun:
         """What is measured of a method, None is the classifier's error on drawn scenes."""
         if method is None:
             return {"hallucinated": self.task.reader_error}
-        made = self._make(method, self.samples)
+        made = self._measured[method] = self._make(method, self.samples)
         counts = [(len(judged.found), asked) for judged, asked in zip(made.judged, made.asked, strict=True)]
         return {
             "hallucinated": float(made.wrong.double().mean()),
@@ -115,13 +114,13 @@ class SceneRun:
         """The first samples of every method, those judged wrong in a red frame."""
         rows = {}
         for name, method in self.task.methods.items():
-            made = self._make(method, self.task.shown)
-            rows[name] = list(zip(made.images.numpy(), made.wrong.tolist(), strict=True))
+            made = self._measured.get(method) or self._make(method, self.task.shown)
+            rows[name] = list(zip(made.images.numpy(), made.wrong.tolist(), strict=True))[: self.task.shown]
         return picture_rows(rows, columns=self.task.shown)
 
     def _make(self, method: Method, kept: int) -> _Made:
         budget = affordable(self.task.steps, kept, method, DETECTOR)
-        drawn, steps = budget.finished, budget.steps
+        drawn, steps = budget.samples, budget.steps
         first = PREVIEW_SEED + _SPACING * (self.seed + _FIRST)
         specs = [sample_spec(first + i, count=1 + i % 2) for i in range(drawn)]
         images, scores, wavering = [], [], []

@@ -72,11 +72,7 @@ SHAPES_OURS = {"sampling": "ddim reject 0.1", "trained": "ddpm precision penalty
 SHAPES_DETECTOR = Detector((800,))
 """At a noise level at which the network decides what is there: of what has few copies in the data it sees less. At
 t = 100, where it decides only what edges look like, half as many were found on that seed."""
-CHESS_METHODS = {
-    "ddim plain": Method("ddim"),
-    **_for_samplers(_CHESS, ("ddpm",)),
-    "ddpm gamma 3 at 200 to 600, screen 0.55": Method("ddpm", "simple", _DECIDED, screen=0.55),
-}
+CHESS_METHODS = _for_samplers(_CHESS, ("ddpm",))
 CHESS_OURS = {
     "sampling": "ddpm gamma 3 at 200 to 600",
     "trained": "ddpm precision penalty, gamma 3 at 200 to 600",

@@ -25,7 +25,8 @@ class Task(ABC):
         detector: of hallucinations.
         name: of the task.
         shown: samples in a picture, of each method.
-        chunk: samples that are drawn at a time.
+        chunk: samples that are drawn at a time; of many more, tensors are so large that memory is given back and asked
+            for at every step.
     """
 
     methods: Mapping[str, Method]

@@ -160,6 +160,7 @@ class Chess(PictureTask):
     shown: ClassVar[int] = 8
     channels: ClassVar[int] = 3
     columns: ClassVar[int] = 8
+    chunk: ClassVar[int] = 50
 
     def picture(self, seed: int, index: int) -> NDArray[np.float32]:
         return draw_board(random_position(seed, index, max_plies=self.max_plies).board)

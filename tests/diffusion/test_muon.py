@@ -54,6 +54,18 @@ def test_updates_have_the_size_of_the_rate(generator):
         assert rms == pytest.approx(1 if len(shape) == 1 else 0.2, rel=0.35), shape
 
 
+def test_orthogonalising_in_bfloat16_is_near(generator):
+    updates = []
+    for dtype in (torch.float32, torch.bfloat16):
+        p = nn.Parameter(torch.zeros(24, 16))
+        p.grad = torch.randn(24, 16, generator=generator.manual_seed(1))
+        Muon([p], lr=1.0, dtype=dtype).step()
+        updates.append(p.detach())
+    assert updates[1].dtype == torch.float32
+    assert not torch.equal(*updates)
+    assert torch.cosine_similarity(updates[0].flatten(), updates[1].flatten(), dim=0) > 0.999
+
+
 def test_weight_decay_is_for_matrices(generator):
     matrix, vector = (nn.Parameter(torch.ones(shape)) for shape in [(3, 3), (3,)])
     for p in (matrix, vector):
