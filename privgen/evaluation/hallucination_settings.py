@@ -54,10 +54,17 @@ _CHESS: Mapping[str, Variant] = {
 
 
 def _for_samplers(variants: Mapping[str, Variant], samplers: Iterable[Sampler] = SAMPLERS) -> dict[str, Method]:
-    """The first of each sampler is what its others are compared with."""
-    return {
+    """The first of each sampler is what its others are compared with; ddim has those that it can tell from plain."""
+    methods = {
         f"{sampler} {name}": Method(sampler, *variant) for sampler in samplers for name, variant in variants.items()
     }
+    return {name: method for name, method in methods.items() if method.sampler == "ddpm" or not _unused(method)}
+
+
+def _unused(method: Method) -> bool:
+    """Whether a network's learned variance, if it has one, does nothing where steps add no noise."""
+    gated = method.amplification is not None and method.amplification.gate == "learned"
+    return method.loss != "simple" and not gated
 
 
 MIXTURE_METHODS = _for_samplers(_MIXTURE)
