@@ -79,6 +79,7 @@ class GrIDPure(DenoiserAttack):
     unit = "rounds"
     sweep = (10, 12, 15, 18, 20)
     bounds = (0, 1000)
+    whole = True
 
     strength: float = 15
     t_star: int = 10

@@ -149,6 +149,7 @@ class NeuralCodecRoundTrip(ModelAttack):
     unit = "round trips"
     sweep = (1,)
     bounds = (0, 100)
+    whole = True
 
     strength: float = 1
     model: Any = None

@@ -157,6 +157,7 @@ class VaeRoundTrip(ModelAttack):
     unit = "round trips"
     sweep = (1,)
     bounds = (0, 100)
+    whole = True
 
     strength: float = 1
 
@@ -231,6 +232,7 @@ class Regeneration(_Regenerating):
     unit = "steps of 1000"
     sweep = (30, 60, 100)
     bounds = (0, 1000)
+    whole = True
 
     strength: float = 60
 
@@ -253,6 +255,7 @@ class Rinsing(_Regenerating):
     unit = "regenerations"
     sweep = (2, 4)
     bounds = (0, 100)
+    whole = True
 
     strength: float = 4
     t: int = 60

@@ -7,14 +7,15 @@ from privgen.attacks.regeneration import Rinsing
 from privgen.errors import UsageError
 
 
-REGENERATION = (Choice(Rinsing(), 1, 2, 0.1),)
-"""Further rows, through mini, for recipes that name them; no gradients flow through these."""
+REGENERATION = (Choice(Rinsing(), 0.5, 3.49, 0.1),)
+"""Further rows, through mini, for recipes that name them: once to three times. No gradients flow through these."""
 
 
 def training_distortion(names: Sequence[str], scale: float = 1.0) -> RandomDistortion | None:
     """Rows of `TRAINING_TABLE` and `REGENERATION`, one drawn anew for every image.
 
-    The rows keep their probabilities: where one is left out, the image stays as it is.
+    The rows keep their probabilities: where one is left out, the image stays as it is; one that is named twice is
+    drawn twice as often.
 
     Args:
         names: attacks of these tables, such as "jpeg".
@@ -33,5 +34,5 @@ def training_distortion(names: Sequence[str], scale: float = 1.0) -> RandomDisto
         raise UsageError(f"Nothing is trained against {', '.join(unknown)}; choose from {', '.join(known)}.")
     if not 0 <= scale <= 1:
         raise UsageError(f"Distortions have a scale from 0 to 1, not {scale:g}.")
-    table = tuple(choice for choice in rows if choice.attack.name in names)
+    table = tuple(choice for choice in rows for _ in range(names.count(choice.attack.name)))
     return RandomDistortion(table=table, per_sample=True).scaled(scale) if table else None

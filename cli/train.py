@@ -96,6 +96,7 @@ def diffusion(immiscible: bool, learn_variance: bool, changes: tuple[str, ...], 
     epilog=options.examples(
         "privgen train extractor",
         "privgen train extractor --recipe privgen:recipes/extractor-further.toml -o runs/further",
+        "privgen train extractor --recipe privgen:recipes/extractor-unet.toml -o runs/unet",
     )
 )
 @_options("extractor")

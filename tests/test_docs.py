@@ -17,6 +17,7 @@ def training(root):
 
 
 ROBUSTNESS = f"robustness_table.py {RECORDS}/robustness.json"
+REFINED = f"{RECORDS}/robustness-16.json {RECORDS}/robustness-refined.json"
 
 
 @pytest.mark.parametrize(
@@ -26,8 +27,8 @@ ROBUSTNESS = f"robustness_table.py {RECORDS}/robustness.json"
         ("docs/immiscible", "assignment.py", lambda m, r: m.markdown(r["table"])),
         ("docs/evaluation", f"hallucination_table.py {RECORDS}/hallucination.json", lambda m, r: m.tables(r)),
         ("docs/evaluation", ROBUSTNESS, lambda m, r: m.full(r)),
-        ("docs/watermark", f"{ROBUSTNESS} {RECORDS}/robustness-refined.json", lambda m, *r: m.compared(*r)),
-        ("README", f"{ROBUSTNESS} {RECORDS}/robustness-refined.json --short", lambda m, *r: m.short(*r)),
+        ("docs/watermark", f"robustness_table.py {REFINED}", lambda m, *r: m.compared(*r)),
+        ("README", f"{ROBUSTNESS} --short", lambda m, r: m.short(r)),
     ],
 )
 def test_tables_are_those_of_the_records(root, page, command, table):

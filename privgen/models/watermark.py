@@ -1,7 +1,9 @@
 """The networks of the watermark: message to latent residual, message to token, image to message."""
 
+from typing import Any
+
 import torch
-from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
+from diffusers import AutoencoderKL, ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Encoder
 from torch import Tensor, nn
@@ -10,6 +12,9 @@ from torch.nn import functional as F
 
 LEAST_VARIANCE = 0.01
 """Of what filters read from content, where a mark reads as -1 or 1."""
+
+_QUIET = 1e-6  # added to squared logits, so that those of 0 have a power
+_TIMESTEP = 20  # of 1000, little noise, at which a denoiser starts to learn to read
 
 
 def signs(bits: Tensor) -> Tensor:
@@ -108,6 +113,9 @@ class Extractor(ModelMixin, ConfigMixin):
     every bit reads -1 or 1 from a mark and noise from content; further ones, the pilots, read noise alone and so tell
     its variance in this image, by which logits are divided.
 
+    Filters take content for noise. A U-Net that starts as the denoiser of the autoencoder's latents knows better what
+    content looks like, and adds to the logits what it reads; it matters where little is left of a mark.
+
     Args:
         n_bits: bits of a message.
         size: side to which every image is resized before it is read.
@@ -117,6 +125,8 @@ class Extractor(ModelMixin, ConfigMixin):
         norm_num_groups: of group normalisation.
         mid_block_attention: whether the middle of the encoder attends.
         pilots: filters that measure the noise.
+        unet_config: of a `UNet2DConditionModel` on the autoencoder's latents; None leaves it out.
+        context_length: of the text that it is conditioned on, always the same.
     """
 
     @register_to_config
@@ -130,12 +140,25 @@ class Extractor(ModelMixin, ConfigMixin):
         norm_num_groups: int = 8,
         mid_block_attention: bool = False,
         pilots: int = 16,
+        unet_config: dict[str, Any] | None = None,
+        context_length: int = 1,
     ) -> None:
         super().__init__()
         widths = tuple(block_out_channels)
         self.encoder = latent_encoder(latent_channels, widths, layers_per_block, norm_num_groups, mid_block_attention)
         # The mark is fixed to the canvas, so the filters keep the place of what they read.
-        self.filters = nn.Linear(latent_channels * (size >> (len(widths) - 1)) ** 2, n_bits + pilots)
+        values = latent_channels * (size >> (len(widths) - 1)) ** 2
+        self.filters = nn.Linear(values, n_bits + pilots)
+        self.unet: Any = None
+        if unet_config is not None:
+            arguments = (latent_channels, widths, layers_per_block, norm_num_groups, mid_block_attention)
+            self.unet_encoder = latent_encoder(*arguments)
+            self.unet = UNet2DConditionModel.from_config(unet_config)
+            self.readout = nn.Linear(values, n_bits, bias=False)
+            # An exponent: the louder the filters read a mark, the less there is to add.
+            self.trust = nn.Parameter(torch.zeros(()))
+            self.context: Tensor
+            self.register_buffer("context", torch.zeros(1, context_length, self.unet.config.cross_attention_dim))
         self.mean: Tensor
         self.whitening: Tensor
         self.register_buffer("mean", torch.zeros(n_bits))
@@ -174,6 +197,29 @@ class Extractor(ModelMixin, ConfigMixin):
         extractor.encoder.load_state_dict(state)
         return extractor
 
+    @torch.no_grad()
+    def with_unet(
+        self, vae: AutoencoderKL, unet: UNet2DConditionModel, context: Tensor, patterns: Tensor
+    ) -> "Extractor":
+        """A copy with a denoiser as its U-Net, which adds nothing before it is trained.
+
+        Args:
+            vae: its encoder, which the denoiser was trained with, is copied.
+            unet: predicts noise, or what goes with it.
+            context: (1, length, dim), the embedding of an empty text.
+            patterns: (n_bits, C, h, w), what a mark's bits add to latents; what the U-Net finds of them is added.
+        """
+        extractor = type(self)(**_fields(self) | {"unet_config": _fields(unet), "context_length": context.shape[1]})
+        state = extractor.state_dict() | self.state_dict()
+        state |= {"context": context, "readout.weight": F.normalize(patterns.flatten(1), dim=1)}
+        encoder = self.from_vae(vae, self.config.n_bits, self.config.pilots).encoder
+        for name, network in (("unet", unet), ("unet_encoder", encoder)):
+            state |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+        for name in ("unet.conv_out.weight", "unet.conv_out.bias"):
+            state[name] = torch.zeros_like(state[name])
+        extractor.load_state_dict(state)
+        return extractor.to(self.filters.weight)
+
     def forward(self, images: Tensor) -> Tensor:
         """Read images.
 
@@ -183,12 +229,27 @@ class Extractor(ModelMixin, ConfigMixin):
         Returns:
             Logits of shape (B, n_bits); positive reads as bit 1.
         """
-        return self.logits(*self.listen(self.encode(images)))
+        bits, variance = self.listen(self.encode(images))
+        read = 2 * bits / variance
+        if self.unet is not None:
+            loud = read.square().mean(dim=1, keepdim=True) + _QUIET
+            read = loud ** self.trust.float() * read + self.consider(images)
+        return (read - self.mean.float()) @ self.whitening.float()
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B, C, h, w) of images (B, 3, H, W) in [0, 1], any H and W."""
-        latents: Tensor = self.encoder(2 * to_side(images.to(self.filters.weight), self.config.size) - 1)
+        latents: Tensor = self.encoder(self._canvases(images))
         return latents
+
+    def consider(self, images: Tensor) -> Tensor:
+        """What the U-Net adds to the logits (B, n_bits) of images (B, 3, H, W) in [0, 1]; for extractors with one."""
+        latents, context = self.unet_encoder(self._canvases(images)), self.context.expand(len(images), -1, -1)
+        found = self.unet(latents, _TIMESTEP, encoder_hidden_states=context, return_dict=False)[0]
+        added: Tensor = self.readout(found.flatten(1)).float()
+        return added
+
+    def _canvases(self, images: Tensor) -> Tensor:
+        return 2 * to_side(images.to(self.filters.weight), self.config.size) - 1
 
     def listen(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """What the filters read.
@@ -202,10 +263,6 @@ class Extractor(ModelMixin, ConfigMixin):
         config, heard = self.config, self.filters(latents.flatten(1)).float()
         bits, pilots = heard.split([config.n_bits, config.pilots], dim=1)
         return bits, pilots.square().mean(dim=1, keepdim=True) + LEAST_VARIANCE
-
-    def logits(self, bits: Tensor, variance: Tensor) -> Tensor:
-        """What `listen` returns as logits (B, n_bits)."""
-        return (2 * bits / variance - self.mean.float()) @ self.whitening.float()
 
     @torch.no_grad()
     def unwhiten(self) -> None:
@@ -232,6 +289,11 @@ class Extractor(ModelMixin, ConfigMixin):
         # Composed with what is there, so that whitening twice changes nothing.
         self.mean += (torch.linalg.pinv(before).T @ logits.double().mean(0)).to(self.mean)
         self.whitening.copy_((before @ whitening).to(self.whitening))
+
+
+def _fields(model: ConfigMixin) -> dict[str, Any]:
+    """What a model was configured with. Diffusers' own `from_config` leaves out what was passed by position."""
+    return {name: value for name, value in model.config.items() if not name.startswith("_")}
 
 
 def latent_encoder(channels: int, widths: tuple[int, ...], layers: int, groups: int, attention: bool) -> Encoder:

@@ -21,8 +21,10 @@ from torch.nn import functional as F
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.loop import Batch, Task, sample_generator
+from privgen.errors import UsageError
 from privgen.models.watermark import Extractor, LatentMapper
 from privgen.watermark.embed import at_psnr, decoded, decoded_difference, encode_canvas
+from privgen.watermark.embed_token import plain_embeds
 from privgen.watermark.initial_code import load_or_solve_code
 from privgen.watermark.training_marks import TokenWriter, rows_of_marks
 
@@ -55,6 +57,7 @@ class ExtractorRecipe:
         start: folder with an `extractor` and a `latent_mapper` to go on from, instead of from the code.
         model: folder of a text-to-image model with a token mapper, whose tokens write marks too.
         token_share: share of the marks that they write.
+        unet: give the extractor a U-Net that starts as the denoiser of `model`, if it has none, and train that alone.
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
         clean_images: images, none of them marked, on which the logits are whitened at the end.
         generated_images: as many more for that, which the text-to-image model generates.
@@ -76,6 +79,7 @@ class ExtractorRecipe:
     start: Path | None = None
     model: Path | None = None
     token_share: float = 0.0
+    unet: bool = False
     samples: int = 40_000
     clean_images: int = 2_048
     generated_images: int = 0
@@ -109,7 +113,11 @@ class ExtractorTask(Task):
         extractor, self.mapper = self._coded() if recipe.start is None else self._going_on(recipe.start)
         self.mapper.requires_grad_(recipe.learn_patterns)
         self.writer = None if recipe.model is None else TokenWriter(recipe.model)
-        self.extractor = extractor.to(memory_format=torch.channels_last)
+        # Filters trained on their own are surer of themselves than they are after regeneration.
+        self.log_temperature = torch.nn.Parameter(torch.zeros(()), requires_grad=recipe.unet)
+        self.extractor = (self._with_unet(extractor) if recipe.unet else extractor).to(
+            memory_format=torch.channels_last
+        )
 
     def _coded(self) -> tuple[Extractor, LatentMapper]:
         recipe = self.recipe
@@ -132,6 +140,16 @@ class ExtractorTask(Task):
         extractor = Extractor.from_pretrained(start / "extractor").train()
         extractor.unwhiten()
         return extractor, mapper
+
+    def _with_unet(self, extractor: Extractor) -> Extractor:
+        if self.writer is None:
+            raise UsageError("A U-Net for the extractor starts as a denoiser; name a text-to-image model as `model`.")
+        if extractor.unet is None:
+            pipe = self.writer.pipe
+            extractor = extractor.with_unet(pipe.vae, pipe.unet, plain_embeds(pipe, ""), self.mapper.patterns)
+        for part in (extractor.encoder, extractor.filters, extractor.unet_encoder):
+            part.requires_grad_(False)
+        return extractor.train()
 
     def _generated(self) -> Tensor:
         """Generated images without a mark, (B, 3, S, S) in [0, 1]; none without a model."""
@@ -166,7 +184,7 @@ class ExtractorTask(Task):
         if self.attack is not None:
             generators = [sample_generator(self.seed, int(i)) for i in batch["index"]]
             marked = self.attack(marked, generator=generators)
-        logits = self.extractor(marked)
+        logits = self.log_temperature.exp() * self.extractor(marked)
         target = batch["bits"].to(logits)
         loss = F.binary_cross_entropy_with_logits(logits, target)
         right = ((logits > 0) == (target > 0.5)).float().mean(dim=1)

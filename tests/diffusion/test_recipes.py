@@ -96,6 +96,15 @@ def test_the_packaged_distortions(kind):
     assert recipe.distortion(training_distortion) == expected
 
 
+def test_an_attack_that_is_named_more_often_is_drawn_more_often():
+    once, thrice = (
+        training_distortion(["jpeg", "rinsing"]),
+        training_distortion(["rinsing", "jpeg", "rinsing", "rinsing"]),
+    )
+    assert once.table == (thrice.table[0], *thrice.table[-1:])
+    assert thrice.table[1:] == 3 * once.table[1:]
+
+
 @pytest.mark.parametrize(
     ("names", "scale", "message"),
     [(["jpg"], 1, "trained against jpg; choose from jpeg, crop"), (["jpeg"], 1.5, "a scale from 0 to 1, not 1.5")],

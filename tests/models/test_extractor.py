@@ -91,3 +91,39 @@ def test_bfloat16(vae):
         logits = extractor(images())
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
+
+
+@pytest.fixture
+def considerate(extractor, tiny):
+    """The same with a U-Net that adds nothing yet."""
+    pipe = tiny.tiny_pipeline("sd21")
+    patterns = torch.randn(N_BITS, extractor.filters.in_features, generator=torch.Generator().manual_seed(1))
+    context = torch.randn(1, 5, pipe.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(2))
+    return extractor.with_unet(pipe.vae, pipe.unet, context, patterns).eval()
+
+
+@torch.no_grad()
+def test_a_unet_adds_nothing_before_it_is_trained(extractor, considerate):
+    assert torch.equal(considerate(images()), extractor(images()))
+
+
+@torch.no_grad()
+def test_what_a_unet_finds_of_a_pattern_is_added_to_its_bit(considerate):
+    """The output's bias is found everywhere, so that each bit gets its product with the pattern of length 1."""
+    considerate.unet.conv_out.bias.fill_(0.5)
+    added = 0.5 * considerate.readout.weight.sum(dim=1)
+    torch.testing.assert_close(considerate.consider(images())[0], added)
+    bits, variance = considerate.listen(considerate.encode(images()))
+    torch.testing.assert_close(considerate(images()), 2 * bits / variance + added)
+    torch.testing.assert_close(considerate.readout.weight.norm(dim=1), torch.ones(N_BITS))
+
+
+@torch.no_grad()
+def test_a_unet_is_saved_with_the_extractor(considerate, tmp_path):
+    torch.nn.init.normal_(considerate.unet.conv_out.weight, generator=torch.Generator().manual_seed(3))
+    considerate.save_pretrained(tmp_path)
+    loaded = Extractor.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(images()), considerate(images()))
+    torch.testing.assert_close(
+        considerate.bfloat16()(images()).float(), loaded(images()), atol=0.05 * float(loaded(images()).std()), rtol=0.1
+    )

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from privgen.errors import UsageError
 from privgen.hub import load_extra
 from privgen.metrics.quality import psnr
 from privgen.models.watermark import LatentMapper
@@ -32,7 +33,8 @@ def test_it_goes_on_from_what_was_trained(task):
     with torch.no_grad():
         before = extractor.listen(extractor.encode(pixels))
         torch.testing.assert_close(task.extractor.listen(task.extractor.encode(pixels)), before, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(task.extractor(pixels), 2 * before[0] / before[1], rtol=1e-3, atol=1e-3)
+        extractor.unwhiten()
+        torch.testing.assert_close(task.extractor(pixels), extractor(pixels), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("token_share", [0.0, 1.0])
@@ -66,3 +68,21 @@ def test_whitening_and_strength_go_by_generated_images(task, recipe, tmp_path):
         bits = torch.randint(2, (8, 48), generator=torch.Generator().manual_seed(1))
         change = decoded(task.vae, z + mapper(bits)) - decoded(task.vae, z)
     assert float((-10 * torch.log10(change.square().mean(dim=(1, 2, 3)))).mean()) == pytest.approx(34, abs=0.6)
+
+
+def test_a_unet_is_trained_alone(recipe):
+    task = ExtractorTask(replace(recipe, unet=True), 0)
+    trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
+    assert {".".join(name.split(".")[:2]) for name in trained} == {
+        "log_temperature",
+        "extractor.unet",
+        "extractor.trust",
+        "extractor.readout",
+    }
+    task(task.batch(list(range(4))))["loss"].backward()
+    assert float(trained["extractor.unet.conv_out.weight"].grad.abs().sum()) > 0
+
+
+def test_a_unet_needs_a_denoiser(recipe):
+    with pytest.raises(UsageError, match="name a text-to-image model as `model`"):
+        ExtractorTask(replace(recipe, unet=True, model=None), 0)
