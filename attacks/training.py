@@ -7,7 +7,7 @@ from privgen.attacks.regeneration import Rinsing
 from privgen.errors import UsageError
 
 
-REGENERATION = (Choice(Rinsing(), 0.5, 3.49, 0.1),)
+REGENERATION = (Choice(Rinsing(), 0.51, 3.49, 0.1),)
 """Further rows, through mini, for recipes that name them: once to three times. No gradients flow through these."""
 
 

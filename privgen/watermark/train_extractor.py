@@ -115,9 +115,8 @@ class ExtractorTask(Task):
         self.writer = None if recipe.model is None else TokenWriter(recipe.model)
         # Filters trained on their own are surer of themselves than they are after regeneration.
         self.log_temperature = torch.nn.Parameter(torch.zeros(()), requires_grad=recipe.unet)
-        self.extractor = (self._with_unet(extractor) if recipe.unet else extractor).to(
-            memory_format=torch.channels_last
-        )
+        extractor = self._with_unet(extractor) if recipe.unet else extractor
+        self.extractor = extractor.to(memory_format=torch.channels_last)
 
     def _coded(self) -> tuple[Extractor, LatentMapper]:
         recipe = self.recipe

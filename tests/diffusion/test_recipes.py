@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from privgen.attacks import TRAINING_TABLE, RandomDistortion
-from privgen.attacks.training import training_distortion
+from privgen.attacks.training import REGENERATION, training_distortion
 from privgen.diffusion.loop import LoopOptions
 from privgen.diffusion.recipes import KINDS, differences, dump_recipe, load_recipe, packaged_recipe
 from privgen.errors import UsageError
@@ -103,6 +103,13 @@ def test_an_attack_that_is_named_more_often_is_drawn_more_often():
     )
     assert once.table == (thrice.table[0], *thrice.table[-1:])
     assert thrice.table[1:] == 3 * once.table[1:]
+
+
+def test_images_are_regenerated_once_to_three_times():
+    (row,) = REGENERATION
+    drawn = [row.at(place / 99).strength for place in range(100)]
+    assert set(drawn) == {1, 2, 3}
+    assert all(drawn.count(count) >= 32 for count in (1, 2, 3))
 
 
 @pytest.mark.parametrize(
