@@ -10,6 +10,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from privgen.evaluation.processes import Processes
 from privgen.evaluation.rivals import RIVALS, SLOW, load_rivals
 from privgen.evaluation.robustness_log import Log, Row, work_id
 from privgen.evaluation.robustness_perception import perception
-from privgen.evaluation.robustness_plan import Planned, get_preset, plan_attacks
+from privgen.evaluation.robustness_plan import Planned, Preset, get_preset, plan_attacks
 from privgen.evaluation.robustness_report import Lead, MethodScores, RobustnessEvaluation, Shown
 from privgen.evaluation.robustness_run import Batch, Work, measure
 from privgen.evaluation.robustness_scores import (
@@ -109,17 +110,7 @@ def evaluate_robustness(
     scores = _all_scores(work, rows)
     carrier = next((name for name in names if name in CARRIERS), None)
     marked, shown = _examples(work, contestants[0], rows) if shared.is_main else ([], [])
-    settings = {
-        "model": model.name,
-        "preset": preset,
-        "n": chosen.n,
-        "negatives": min(chosen.negatives, chosen.n),
-        "seed": seed,
-        "steps": steps,
-        "guidance": guidance,
-        "refine": model.refine,
-        "reader": repr(read or ExtractorReader(model.extractor)),
-    }
+    settings = _settings(model, preset, chosen, generation, read)
     flags = [*_search_flags(read), *(["--no-rivals"] if rivals == () else [])]
     flags += [] if perceptual else ["--no-perceptual"]
     flags += ["--refine", str(model.refine)] if model.refine else []
@@ -135,6 +126,23 @@ def evaluate_robustness(
         shown,
         _command(settings, attacks, methods, flags),
     )
+
+
+def _settings(
+    model: WatermarkModel, preset: str, chosen: Preset, generation: Generation, read: Reader | None
+) -> dict[str, Any]:
+    """What a result is of."""
+    return {
+        "model": model.name,
+        "preset": preset,
+        "n": chosen.n,
+        "negatives": min(chosen.negatives, chosen.n),
+        "seed": generation.seed,
+        "steps": generation.steps,
+        "guidance": generation.guidance,
+        "refine": model.refine,
+        "reader": repr(read or ExtractorReader(model.extractor)),
+    }
 
 
 def _choose(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 LEAST_VARIANCE = 0.01
 """Of what filters read from content, where a mark reads as -1 or 1."""
 
+_LOUD = (4.0, 8.0)  # mean squares of whitened logits between which whitening fades; of unmarked images it is about 1
 _QUIET = 1e-6  # added to squared logits, so that those of 0 have a power
 _TIMESTEP = 20  # of 1000, little noise, at which a denoiser starts to learn to read
 
@@ -115,6 +116,9 @@ class Extractor(ModelMixin, ConfigMixin):
 
     Filters take content for noise. A U-Net that starts as the denoiser of the autoencoder's latents knows better what
     content looks like, and adds to the logits what it reads; it matters where little is left of a mark.
+
+    Whitening makes logits of unmarked images unbiased and uncorrelated, and mixes bits. Where logits are so loud that
+    the image carries a mark it fades, and leaves their scale.
 
     Args:
         n_bits: bits of a message.
@@ -234,7 +238,7 @@ class Extractor(ModelMixin, ConfigMixin):
         if self.unet is not None:
             loud = read.square().mean(dim=1, keepdim=True) + _QUIET
             read = loud ** self.trust.float() * read + self.consider(images)
-        return (read - self.mean.float()) @ self.whitening.float()
+        return self._whitened(read)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B, C, h, w) of images (B, 3, H, W) in [0, 1], any H and W."""
@@ -247,6 +251,13 @@ class Extractor(ModelMixin, ConfigMixin):
         found = self.unet(latents, _TIMESTEP, encoder_hidden_states=context, return_dict=False)[0]
         added: Tensor = self.readout(found.flatten(1)).float()
         return added
+
+    def _whitened(self, read: Tensor) -> Tensor:
+        """Whitened, but only scaled where they are loud: those carry a mark, whose bits would disturb each other."""
+        centred, whitening = read - self.mean.float(), self.whitening.float()
+        white, scaled = centred @ whitening, centred * whitening.diagonal()
+        loud = (white.square().mean(dim=1, keepdim=True) - _LOUD[0]) / (_LOUD[1] - _LOUD[0])
+        return white.lerp(scaled, loud.clamp(0, 1))
 
     def _canvases(self, images: Tensor) -> Tensor:
         return 2 * to_side(images.to(self.filters.weight), self.config.size) - 1
@@ -275,20 +286,16 @@ class Extractor(ModelMixin, ConfigMixin):
         """Make logits of clean images unbiased and uncorrelated (the nearest such map, "ZCA").
 
         Args:
-            logits: this network's logits on clean images, shape (N, n_bits), N well above n_bits.
+            logits: this network's logits on clean images, not whitened yet, shape (N, n_bits), N well above n_bits.
 
         Raises:
             ValueError: if there are not more images than bits.
         """
         if len(logits) <= logits.shape[1]:
             raise ValueError(f"expected more clean images than {logits.shape[1]} bits, got {len(logits)}")
-        covariance = torch.cov(logits.double().T)
-        values, vectors = torch.linalg.eigh(covariance)
-        whitening = vectors @ torch.diag((values + 1e-6).rsqrt()) @ vectors.T
-        before = self.whitening.double()
-        # Composed with what is there, so that whitening twice changes nothing.
-        self.mean += (torch.linalg.pinv(before).T @ logits.double().mean(0)).to(self.mean)
-        self.whitening.copy_((before @ whitening).to(self.whitening))
+        values, vectors = torch.linalg.eigh(torch.cov(logits.double().T))
+        self.mean.copy_(logits.double().mean(0))
+        self.whitening.copy_(vectors @ torch.diag((values + 1e-6).rsqrt()) @ vectors.T)
 
 
 def _fields(model: ConfigMixin) -> dict[str, Any]:

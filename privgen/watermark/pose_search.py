@@ -2,7 +2,8 @@
 
 An image is first read as it is. If that does not tell, each key's message is looked for at a grid of places: angles of
 the whole canvas, and cut-outs that are not turned; and from the best one uphill. If that does not tell either, it is
-looked for in cut-outs that are turned. These readings share the false-positive rate in equal parts.
+looked for in cut-outs that are turned. These readings share the false-positive rate: half of it goes to the image as
+it is, since most are neither cut out nor turned, and a quarter to each search.
 
 What is climbed is the correlation of message and logits, so that an image is tried at many places for each key, and
 one of them matches by chance more easily: p-values are multiplied by their number, `places_of` (Bonferroni). That is
@@ -42,10 +43,10 @@ _TURNED = tuple(degrees for degrees in _DEGREES if degrees)  # of cut-outs
 _AT_ONCE, _AT_ONCE_CPU = 64, 8  # images that are encoded at a time; on a CPU so few that they stay in its cache
 _HILLS = 2  # that are climbed for each key, those of turned cut-outs
 _FOUND = 1e-3  # p-values from which on the place is known, however strict the rate is that is asked for
-SEARCH = 2
+SEARCH = 3
 """Of how images are searched: a log that holds results of another number is not taken up."""
-READINGS = 3
-"""As they are, straight, and turned."""
+WHOLE, SEARCHED = 2, 4
+"""What p-values of images as they are, and of each of the two searches, are multiplied by: the parts of the rate."""
 UPHILL = 16
 """How many places the best one near a place of the grid is worth; measured, see the module."""
 
@@ -107,12 +108,12 @@ class AlignedReader:
         found = Found(
             logits[:, None].repeat(1, keys, 1),
             Poses.of().values.to(images).repeat(len(images), keys, 1),
-            np.full((len(images), keys), READINGS),
-            READINGS * np.stack([_p_values(*row, test) for row in zip(logits[:, None], messages, strict=True)]),
+            np.full((len(images), keys), WHOLE),
+            WHOLE * np.stack([_p_values(*row, test) for row in zip(logits[:, None], messages, strict=True)]),
         )
         aspects = torch.as_tensor(aspect, dtype=images.dtype).expand(len(images))
         for turned in (False, True):
-            places = READINGS * places_of(turned)
+            places = SEARCHED * places_of(turned)
             enough = max(fpr, _FOUND) if turned else fpr
             doubtful = torch.from_numpy(np.flatnonzero(keys * found.p.min(axis=1) > enough))
             for shape in aspects[doubtful].unique().tolist():

@@ -224,6 +224,7 @@ class ExtractorTask(Task):
     def export(self, folder: Path) -> None:
         """Whiten on clean images, set the strength that gives the final quality, and save both networks."""
         generated = self._generated()
+        self.extractor.unwhiten()
         self.extractor.whiten(self._clean_logits(self.extractor, generated))
         self.mapper.register_to_config(strength=self._calibrate(generated))
         for name, network in (("extractor", self.extractor), ("latent_mapper", self.mapper)):
