@@ -13,7 +13,7 @@ from torch.nn import functional as F
 LEAST_VARIANCE = 0.01
 """Of what filters read from content, where a mark reads as -1 or 1."""
 
-_LOUD = (4.0, 8.0)  # mean squares of whitened logits between which whitening fades; of unmarked images it is about 1
+_LOUD = (4.0, 8.0)  # mean squares of whitened logits between which whitening fades; few unmarked images reach them
 _QUIET = 1e-6  # added to squared logits, so that those of 0 have a power
 _TIMESTEP = 20  # of 1000, little noise, at which a denoiser starts to learn to read
 
@@ -117,8 +117,8 @@ class Extractor(ModelMixin, ConfigMixin):
     Filters take content for noise. A U-Net that starts as the denoiser of the autoencoder's latents knows better what
     content looks like, and adds to the logits what it reads; it matters where little is left of a mark.
 
-    Whitening makes logits of unmarked images unbiased and uncorrelated, and mixes bits. Where logits are so loud that
-    the image carries a mark it fades, and leaves their scale.
+    Whitening makes logits of unmarked images unbiased and uncorrelated, and mixes bits. Where logits are as loud as
+    those of few unmarked images it fades, and leaves their scale.
 
     Args:
         n_bits: bits of a message.
@@ -253,7 +253,7 @@ class Extractor(ModelMixin, ConfigMixin):
         return added
 
     def _whitened(self, read: Tensor) -> Tensor:
-        """Whitened, but only scaled where they are loud: those carry a mark, whose bits would disturb each other."""
+        """Whitened, but only scaled where they are loud: most of those carry a mark, and bits would disturb others."""
         centred, whitening = read - self.mean.float(), self.whitening.float()
         white, scaled = centred @ whitening, centred * whitening.diagonal()
         loud = (white.square().mean(dim=1, keepdim=True) - _LOUD[0]) / (_LOUD[1] - _LOUD[0])
