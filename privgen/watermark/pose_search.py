@@ -46,7 +46,7 @@ _FOUND = 1e-3  # p-values from which on the place is known, however strict the r
 SEARCH = 3
 """Of how images are searched: a log that holds results of another number is not taken up."""
 WHOLE, SEARCHED = 2, 4
-"""What p-values of images as they are, and of each of the two searches, are multiplied by: one over its part of the rate."""
+"""What p-values of images as they are, and of each of the two searches, are multiplied by: one over its part."""
 UPHILL = 16
 """How many places the best one near a place of the grid is worth; measured, see the module."""
 
