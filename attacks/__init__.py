@@ -7,31 +7,31 @@
 Kinds: "D" distortion, "P" purification or regeneration, "A" adaptive, "M" model side.
 """
 
-from privgen.attacks.averaging import AveragingForgery, AveragingRemoval, mean_residual
+from privgen.attacks.adaptive.averaging import AveragingForgery, AveragingRemoval, mean_residual
+from privgen.attacks.adaptive.embedding import Embedding
+from privgen.attacks.adaptive.examples import Examples
+from privgen.attacks.adaptive.extractor import ExtractorForgery, ExtractorRemoval
+from privgen.attacks.adaptive.pgd import GradientAttack
+from privgen.attacks.adaptive.surrogate import SurrogateForgery, SurrogateRemoval
 from privgen.attacks.base import Attack, BaseAttack, Kind
-from privgen.attacks.classical import Median, NonLocalMeans, TotalVariation
-from privgen.attacks.combinations import All, Degradation, Geometric, Photometric
 from privgen.attacks.compose import Combination, Sequence
-from privgen.attacks.degradation import JPEG, Blur, Noise, WebP
-from privgen.attacks.denoiser import Denoiser, load_denoiser
-from privgen.attacks.diffpure import DiffPure
-from privgen.attacks.edge_preserving import BilateralGuided
-from privgen.attacks.embedding import Embedding
-from privgen.attacks.examples import Examples
-from privgen.attacks.extractor import ExtractorForgery, ExtractorRemoval
-from privgen.attacks.folder import AttackedFile, AttackedFolder, attack_files
-from privgen.attacks.geometric import Crop, Erase, Rotation
-from privgen.attacks.gridpure import GrIDPure
-from privgen.attacks.jpeg import approximate_jpeg
+from privgen.attacks.distortions.combinations import All, Degradation, Geometric, Photometric
+from privgen.attacks.distortions.degradation import JPEG, Blur, Noise, WebP
+from privgen.attacks.distortions.geometric import Crop, Erase, Rotation
+from privgen.attacks.distortions.jpeg import approximate_jpeg
+from privgen.attacks.distortions.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
+from privgen.attacks.distortions.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
+from privgen.attacks.files import AttackedFile, AttackedFolder, attack_files
 from privgen.attacks.model_attack import ModelAttack
-from privgen.attacks.neural_codec import NeuralCodec, NeuralCodecRoundTrip, load_neural_codec
-from privgen.attacks.pgd import GradientAttack
-from privgen.attacks.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
-from privgen.attacks.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
-from privgen.attacks.regeneration import Regeneration, Rinsing, VaeRoundTrip
+from privgen.attacks.purification.classical import Median, NonLocalMeans, TotalVariation
+from privgen.attacks.purification.denoiser import Denoiser, load_denoiser
+from privgen.attacks.purification.diffpure import DiffPure
+from privgen.attacks.purification.edge_preserving import BilateralGuided
+from privgen.attacks.purification.gridpure import GrIDPure
+from privgen.attacks.purification.neural_codec import NeuralCodec, NeuralCodecRoundTrip, load_neural_codec
+from privgen.attacks.purification.regeneration import Regeneration, Rinsing, VaeRoundTrip
+from privgen.attacks.purification.super_resolution import SuperResolution
 from privgen.attacks.registry import attack_class, get_attack, list_attacks, parse_attack, register
-from privgen.attacks.super_resolution import SuperResolution
-from privgen.attacks.surrogate import SurrogateForgery, SurrogateRemoval
 
 
 __all__ = [

@@ -65,7 +65,7 @@ def model_name(model: Any) -> str:
     """What stands for a model in representations: its name, or class and digest of its weights."""
     if isinstance(model, (str, os.PathLike)):
         return os.fspath(model)
-    from privgen.attacks.denoiser import Denoiser, digest
+    from privgen.attacks.purification.denoiser import Denoiser, digest
 
     if isinstance(model, Denoiser):
         return model.name

@@ -23,15 +23,15 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from privgen.attacks.training import training_distortion
+from privgen.attacks.training_distortion import training_distortion
 from privgen.data.scenes import PREVIEW_SEED, draw_scene
-from privgen.diffusion.recipes import Recipe, load_recipe
-from privgen.diffusion.training import RECIPE, export_average
 from privgen.errors import PrivgenError
 from privgen.models.aligner import Aligner
 from privgen.models.classifier import SceneClassifier
-from privgen.models.watermark import Extractor
-from privgen.watermark.carriers import CARRIERS, CONFIG
+from privgen.models.extractor import Extractor
+from privgen.training.recipes import Recipe, load_recipe
+from privgen.training.run import RECIPE, export_average
+from privgen.watermark.write.marker import CARRIERS, CONFIG
 
 
 MINI = Path(__file__).parents[1] / "privgen" / "models" / "mini"

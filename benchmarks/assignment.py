@@ -23,8 +23,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import privgen
-from privgen.diffusion.assignment import METHODS, assign_noise, noise_permutation
-from privgen.diffusion.matching import auction_matching, spread
+from privgen.noise_assignment.assign import METHODS, assign_noise, noise_permutation
+from privgen.noise_assignment.matching import auction_matching, spread
 
 
 Assign = Callable[[Tensor, Tensor], Tensor]

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from privgen.attacks.regeneration import Rinsing
+from privgen.attacks.purification.regeneration import Rinsing
 from privgen.data.scenes import PREVIEW_SEED
-from privgen.evaluation.watermark_reading import Generation, as_saved, draw_keys
+from privgen.evaluation.watermark.readings import Generation, as_saved, draw_keys
 from privgen.hub import load_extra, load_pipeline
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
-from privgen.watermark.bits import weigh_bits
-from privgen.watermark.detection import p_values_of
-from privgen.watermark.networks import key_bits
+from privgen.watermark.protocols import key_bits
+from privgen.watermark.read.bits import weigh_bits
+from privgen.watermark.read.p_values import p_values_of
 
 
 BATCH = 16

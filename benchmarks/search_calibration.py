@@ -13,13 +13,13 @@ import torch
 from tqdm import tqdm
 
 from privgen.attacks import parse_attack
-from privgen.evaluation.watermark_marking import load_watermark_model
-from privgen.evaluation.watermark_reading import Generation
+from privgen.evaluation.watermark.marking import load_watermark_model
+from privgen.evaluation.watermark.readings import Generation
 from privgen.hub import load_extra
 from privgen.models.aligner import Aligner
-from privgen.watermark.bits import weigh_bits
-from privgen.watermark.detection import p_values_of
-from privgen.watermark.pose_search import places_of, search
+from privgen.watermark.read.bits import weigh_bits
+from privgen.watermark.read.p_values import p_values_of
+from privgen.watermark.read.search import places_of, search
 
 
 RATES = (0.5, 0.3, 0.2, 0.1, 0.05)

@@ -18,14 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from privgen.data.scenes import sample_spec
-from privgen.evaluation.watermark_reading import draw_keys
-from privgen.generate import generate
+from privgen.diffusion.sampling import generate
+from privgen.evaluation.watermark.readings import draw_keys
 from privgen.hub import load_extra, load_pipeline
 from privgen.metrics.quality import psnr
-from privgen.models.watermark import TokenMapper
+from privgen.models.mappers import TokenMapper
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
-from privgen.watermark.keys import Key
-from privgen.watermark.networks import key_bits
+from privgen.watermark.key import Key
+from privgen.watermark.protocols import key_bits
 
 
 FIRST_SCENE = 5 * 10**12

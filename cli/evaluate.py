@@ -19,7 +19,7 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.watermark.carriers import Carrier
+    from privgen.watermark.write.marker import Carrier
 
 
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -87,7 +87,7 @@ def model(
     Prompts are captions of scenes with one and two objects; a classifier judges the pictures. Figures come with 95 %
     intervals, in results.json under "spread".
     """
-    from privgen.evaluation.model import check_output, evaluate_model
+    from privgen.evaluation.text_to_image.evaluate import check_output, evaluate_model
     from privgen.hub import load_pipeline
     from privgen.metrics.scenes import load_classifier
 
@@ -157,10 +157,10 @@ def watermark(
     a run that was interrupted goes on with the unmarked images where it stopped.
     """
     quiet_loading()
-    from privgen.evaluation.watermark import evaluate_watermark
-    from privgen.evaluation.watermark_marking import load_watermark_model
-    from privgen.evaluation.watermark_report import check_output
-    from privgen.watermark.carriers import CARRIERS
+    from privgen.evaluation.watermark.evaluate import evaluate_watermark
+    from privgen.evaluation.watermark.marking import load_watermark_model
+    from privgen.evaluation.watermark.report import check_output
+    from privgen.watermark.write.marker import CARRIERS
 
     if output is not None:
         check_output(output, overwrite=overwrite)

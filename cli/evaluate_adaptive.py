@@ -13,7 +13,7 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.watermark.carriers import Carrier
+    from privgen.watermark.write.marker import Carrier
 
 
 @click.command(
@@ -89,11 +89,11 @@ def adaptive(
     Extractor, surrogate and embedding change no value by more than the number in their name, in 1/255.
     """
     quiet_loading()
-    from privgen.evaluation.adaptive import evaluate_adaptive
-    from privgen.evaluation.model import RESULTS
-    from privgen.evaluation.watermark_marking import load_watermark_model
-    from privgen.files import refuse_existing
-    from privgen.watermark.carriers import CARRIERS
+    from privgen.evaluation.adaptive.evaluate import evaluate_adaptive
+    from privgen.evaluation.text_to_image.evaluate import RESULTS
+    from privgen.evaluation.watermark.marking import load_watermark_model
+    from privgen.io.files import refuse_existing
+    from privgen.watermark.write.marker import CARRIERS
 
     if output is not None:
         refuse_existing(output / RESULTS, overwrite=overwrite)

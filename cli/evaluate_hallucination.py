@@ -66,10 +66,10 @@ def hallucination(
     seeds.
     """
     quiet_loading()
-    from privgen.evaluation.hallucination import evaluate_hallucination
-    from privgen.evaluation.hallucination_plan import plan
-    from privgen.evaluation.model import check_output
-    from privgen.evaluation.processes import processes
+    from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
+    from privgen.evaluation.hallucination.plan import plan
+    from privgen.evaluation.text_to_image.evaluate import check_output
+    from privgen.evaluation.workers import processes
 
     if output is not None:
         check_output(output, overwrite=overwrite)

@@ -13,7 +13,7 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.evaluation.marking_methods import Reader
+    from privgen.evaluation.robustness.contestants import Reader
 
 
 @click.command(
@@ -102,10 +102,10 @@ def robustness(
     super-resolution `privgen[super-resolution]`, ST-LPIPS `privgen[perceptual]`.
     """
     quiet_loading()
-    from privgen.evaluation.processes import processes
-    from privgen.evaluation.robustness import evaluate_robustness
-    from privgen.evaluation.robustness_report import check_output
-    from privgen.evaluation.watermark_marking import load_watermark_model
+    from privgen.evaluation.robustness.evaluate import evaluate_robustness
+    from privgen.evaluation.robustness.report import check_output
+    from privgen.evaluation.watermark.marking import load_watermark_model
+    from privgen.evaluation.workers import processes
 
     if output is not None:
         check_output(output, overwrite=overwrite)
@@ -132,9 +132,9 @@ def robustness(
 def _reader(model: str, search: bool | None, device: str) -> Reader | None:
     """What reads our marks: with a search where it was asked for, or where nothing was said and the model has one."""
     from privgen.errors import PrivgenError
-    from privgen.evaluation.marking_methods import SearchingReader
+    from privgen.evaluation.robustness.contestants import SearchingReader
     from privgen.hub import load_extra
-    from privgen.watermark.pose_search import AlignedReader
+    from privgen.watermark.read.search import AlignedReader
 
     if search is False:
         return None

@@ -104,9 +104,9 @@ def training(
     a processor that has it. The plan is shown first. With -o, an interrupted evaluation goes on where it stopped.
     """
     quiet_loading()
-    from privgen.evaluation.model import check_output
-    from privgen.evaluation.training import DEFAULT_METHODS, evaluate_training
-    from privgen.evaluation.training_settings import RunOptions
+    from privgen.evaluation.noise_assignment.evaluate import DEFAULT_METHODS, evaluate_training
+    from privgen.evaluation.noise_assignment.settings import RunOptions
+    from privgen.evaluation.text_to_image.evaluate import check_output
     from privgen.hub import resolve_device
 
     if output is not None:

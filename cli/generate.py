@@ -115,7 +115,7 @@ def _amplification(given: dict[str, Any]) -> dict[str, Any]:
     if low > high:
         raise click.UsageError(f"--amplify-window is LOW HIGH, and {low:g} is above {high:g}; swap them.")
     quiet_loading()
-    from privgen.diffusion.amplification import Amplification
+    from privgen.hallucination.amplification import Amplification
 
     return {"amplification": Amplification(**given)}
 

@@ -26,7 +26,7 @@ def new(name: str, output: Path | None, as_json: bool) -> None:
 
     The file is new and readable by you alone; keys are never overwritten.
     """
-    from privgen.watermark.keys import SUFFIX, Key, default_path
+    from privgen.watermark.key import SUFFIX, Key, default_path
 
     made = Key.new(name)
     if output is None:
@@ -41,7 +41,7 @@ def new(name: str, output: Path | None, as_json: bool) -> None:
 @options.json()
 def show(file_or_name: str, as_json: bool) -> None:
     """Print what is public of the key FILE_OR_NAME; never its secret."""
-    from privgen.watermark.keys import load_key
+    from privgen.watermark.key import load_key
 
     echo(load_key(file_or_name).public(), as_json=as_json)
 
@@ -52,7 +52,7 @@ def show(file_or_name: str, as_json: bool) -> None:
 def list_(ctx: click.Context, as_json: bool) -> None:
     """List the keys in the folder of keys."""
     from privgen.errors import PrivgenError
-    from privgen.watermark.keys import SUFFIX, Key, key_folder
+    from privgen.watermark.key import SUFFIX, Key, key_folder
 
     records, failed = [], False
     for path in sorted(key_folder().glob(f"*{SUFFIX}")):

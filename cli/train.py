@@ -177,9 +177,9 @@ def _train(
 ) -> None:
     from accelerate import PartialState
 
-    from privgen.attacks.training import training_distortion
-    from privgen.diffusion.recipes import load_recipe
-    from privgen.diffusion.training import train as run
+    from privgen.attacks.training_distortion import training_distortion
+    from privgen.training.recipes import load_recipe
+    from privgen.training.run import train as run
 
     if steps is not None:
         changes = (*changes, f"loop.steps={steps}")

@@ -16,8 +16,8 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.watermark.detect_files import DetectedFile
-    from privgen.watermark.embed_files import EmbeddedFile
+    from privgen.watermark.read.detect_files import DetectedFile
+    from privgen.watermark.write.embed_files import EmbeddedFile
 
 
 @click.group(
@@ -74,7 +74,7 @@ def generate(key: str, as_json: bool, **chosen: Any) -> None:
 
     With the same seed they are the images of `privgen generate`, but for the mark.
     """
-    from privgen.watermark.keys import load_key
+    from privgen.watermark.key import load_key
 
     result = run(key=load_key(key), **chosen)
     echo(result if as_json else summary(result), as_json=as_json)
@@ -121,11 +121,11 @@ def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: 
     A file that cannot be read or written is named, the rest is done, and the exit code is 1. A run that was
     interrupted goes on where it stopped.
     """
-    from privgen.watermark.keys import load_key
+    from privgen.watermark.key import load_key
 
     owner = load_key(key)
     quiet_loading()
-    from privgen.watermark.embed_files import embed_files
+    from privgen.watermark.write.embed_files import embed_files
 
     result = embed_files(images, output, owner, keep_format=kind == "same", progress=True, report=_report, **chosen)
     record = {"key": result.key, "key_id": result.key_id, "carrier": result.carrier, "output": result.output}
@@ -178,14 +178,14 @@ def detect(
     Exit codes: 0 every image carries the mark of a given key, 3 some or none does, 1 a file could not be read.
     With --json, one object for each image: the key that matches best, and under `keys` all of them.
     """
-    from privgen.watermark.keys import load_key
+    from privgen.watermark.key import load_key
 
     keys = [load_key(name) for name in (*key, *(str(path) for path in images if path.suffix == ".key"))]
     pictures = [path for path in images if path.suffix != ".key"]
     if not pictures:
         raise click.UsageError("Name at least one image.")
     quiet_loading()
-    from privgen.watermark.detect_files import detect_files
+    from privgen.watermark.read.detect_files import detect_files
 
     def report(file: DetectedFile) -> None:
         _report(file)

@@ -11,11 +11,11 @@ from PIL import Image
 
 from privgen.cli.loading import quiet_loading
 from privgen.data.sheets import contact_sheet
-from privgen.images import load_image, resize, to_pil
+from privgen.io.images import load_image, resize, to_pil
 from privgen.pipelines.generation import generate_files
-from privgen.watermark.detect_files import DetectedFile, detect_files
-from privgen.watermark.embed_files import embed_files
-from privgen.watermark.keys import Key
+from privgen.watermark.key import Key
+from privgen.watermark.read.detect_files import DetectedFile, detect_files
+from privgen.watermark.write.embed_files import embed_files
 
 
 OUT = Path("out/demo")

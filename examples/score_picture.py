@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from privgen.cli.loading import quiet_loading
 from privgen.data.sheets import save_picture
 from privgen.data.toys import ExactDenoiser, GaussianMixture, gaussian_grid
-from privgen.diffusion.amplification import Amplification
-from privgen.diffusion.amplified_scheduler import AmplifiedScheduler
-from privgen.diffusion.train_toy import ToyTraining, toy_scheduler, train_toy, training_set
+from privgen.evaluation.hallucination.train_toy import ToyTraining, toy_scheduler, train_toy, training_set
+from privgen.hallucination.amplification import Amplification
+from privgen.hallucination.scheduler import AmplifiedScheduler
 from privgen.metrics.hallucination import validate_mixture
 
 

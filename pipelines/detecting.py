@@ -9,11 +9,11 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
-from privgen.diffusion.amplification import Amplification
-from privgen.diffusion.amplified_scheduler import AmplifiedScheduler, amplified
-from privgen.diffusion.detector import Detector
-from privgen.diffusion.trajectory import WATCHED
 from privgen.errors import UsageError
+from privgen.hallucination.amplification import Amplification
+from privgen.hallucination.detector import Detector
+from privgen.hallucination.scheduler import AmplifiedScheduler, amplified
+from privgen.hallucination.trajectory import WATCHED
 
 
 DETECTOR = Detector((800,))

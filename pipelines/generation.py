@@ -16,19 +16,19 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from privgen import __version__
-from privgen.batches import Ledger, progress_bar
-from privgen.diffusion.amplification import Amplification
-from privgen.diffusion.amplified_scheduler import amplified
+from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, STEPS, generate_batches
 from privgen.errors import UsageError
-from privgen.files import refuse_existing, write_bytes
-from privgen.generate import BATCH_SIZE, GUIDANCE, STEPS, generate_batches
+from privgen.hallucination.amplification import Amplification
+from privgen.hallucination.scheduler import amplified
 from privgen.hub import EMBEDDED, load_extra, load_pipeline, resolve_model
-from privgen.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
+from privgen.io.batches import Ledger, progress_bar
+from privgen.io.files import refuse_existing, write_bytes
+from privgen.io.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
 from privgen.metrics.hallucination import keep_best
 from privgen.pipelines.detecting import detecting
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
-from privgen.watermark.carriers import Carrier, default_carrier
-from privgen.watermark.keys import Key
+from privgen.watermark.key import Key
+from privgen.watermark.write.marker import Carrier, default_carrier
 
 
 LEDGER = "images.jsonl"
@@ -111,7 +111,7 @@ def generate_files(
         carrier: what the mark is written with; by default the model's own choice.
         tau: the mark acts on timesteps t <= tau, of 1000; by default what suits the carrier.
         refine: rounds in which a mark of the carrier `latent` is fitted to its image, so that it survives
-            regeneration; see `privgen.watermark.refine`.
+            regeneration; see `privgen.watermark.write.robust_mark`.
         amplification: of the score, against hallucination; None samples as the model's scheduler does.
         reject: share of the images, in [0, 1), to leave out: those in which the network sees most noise when it is
             asked once more; see `privgen.pipelines.detecting`. All are made before any is written, so such a call

@@ -13,8 +13,8 @@ from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privgen.diffusion.amplification import Amplification, Window
-from privgen.diffusion.amplified_scheduler import amplified
+from privgen.hallucination.amplification import Amplification, Window
+from privgen.hallucination.scheduler import amplified
 
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)
@@ -41,7 +41,7 @@ class StableDiffusionAmplifiedPipeline(StableDiffusionPipeline):
     """Stable Diffusion 1 or 2, or mini, with score amplification (arXiv 2606.00377, arXiv 2510.04533).
 
     It has the components of `StableDiffusionPipeline` and is saved as one. Each call lends it an amplified copy of its
-    scheduler; with any other pipeline, `privgen.diffusion.amplified_scheduler.amplified` does the same.
+    scheduler; with any other pipeline, `privgen.hallucination.scheduler.amplified` does the same.
 
         pipe = load_pipeline("mini", pipeline_class=StableDiffusionAmplifiedPipeline)
         output = pipe("a cat", amplification=Amplification(gamma=1.3, window=(0, 100)), watch=(0, 400))

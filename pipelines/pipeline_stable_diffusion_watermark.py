@@ -20,11 +20,11 @@ from torch import Tensor
 
 from privgen.errors import UsageError
 from privgen.pipelines.watermark_callback import LatentMarkCallback, WatermarkCallback
-from privgen.watermark.carriers import CARRIERS, Carrier
-from privgen.watermark.keys import Key
-from privgen.watermark.networks import ExtractorLike, LatentMapperLike, TokenMapperLike, config_value, key_bits
-from privgen.watermark.refine import Refiner
+from privgen.watermark.key import Key
+from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike, config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
+from privgen.watermark.write.marker import CARRIERS, Carrier
+from privgen.watermark.write.robust_mark import Refiner
 
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)
@@ -122,7 +122,7 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             latent_mapper: instead of the attribute.
             extractor: instead of the attribute.
             refine: rounds in which the residual of the carrier latent is fitted to its image, so that it survives
-                regeneration; see `privgen.watermark.refine`.
+                regeneration; see `privgen.watermark.write.robust_mark`.
             **kwargs: what `StableDiffusionPipeline` takes by name.
 
         Returns:

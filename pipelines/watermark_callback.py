@@ -120,7 +120,7 @@ class LatentMarkCallback(MarkCallback):
         tau: add it when the next timestep is at or below tau, as it is, whatever the noise level, so that the steps
             that follow can adapt to it and wash some of it out; None adds it after the last step.
         refine: from the latents of the batch and their residuals to better ones, such as a
-            `privgen.watermark.refine.Refiner` makes; only after the last step.
+            `privgen.watermark.write.robust_mark.Refiner` makes; only after the last step.
 
     Raises:
         ValueError: at construction, tau is out of range, or given with refine; in a run, shapes do not fit the

@@ -27,10 +27,10 @@ EMBEDDED = ("mini",)
 """Models that ship inside this package."""
 
 EXTRAS = {
-    "extractor": "watermark.Extractor",
+    "extractor": "extractor.Extractor",
     "aligner": "aligner.Aligner",
-    "token_mapper": "watermark.TokenMapper",
-    "latent_mapper": "watermark.LatentMapper",
+    "token_mapper": "mappers.TokenMapper",
+    "latent_mapper": "mappers.LatentMapper",
 }
 """Folder below `privgen/` in a model: its class in `privgen.models`."""
 

@@ -4,11 +4,11 @@ import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
-from privgen.images import load_image
-from privgen.models.watermark import LatentMapper, TokenMapper
-from privgen.watermark.embed import encode_canvas, to_canvas
-from privgen.watermark.linear_code import measure_response, solve_code, stationary_covariance
-from privgen.watermark.train_extractor import linear_extractor
+from privgen.io.images import load_image
+from privgen.models.mappers import LatentMapper, TokenMapper
+from privgen.training.watermark.extractor import linear_extractor
+from privgen.watermark.write.linear_code import measure_response, solve_code, stationary_covariance
+from privgen.watermark.write.residual import encode_canvas, to_canvas
 
 
 N_BITS, PILOTS, SIZE, PSNR_DB = 48, 16, 32, 30.0

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from privgen.evaluation.training_settings import METHODS, SETTINGS
+from privgen.evaluation.noise_assignment.settings import METHODS, SETTINGS
 
 
 RECORDS = "docs/results"

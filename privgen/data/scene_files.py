@@ -14,7 +14,7 @@ from tqdm import tqdm
 from privgen.data.scenes import NOUNS, Scene, draw_scene
 from privgen.data.sheets import contact_sheet, encode_picture, outline, picture, save_picture
 from privgen.errors import PrivgenError
-from privgen.files import refuse_existing, write_bytes, write_text
+from privgen.io.files import refuse_existing, write_bytes, write_text
 
 
 METADATA = "metadata.jsonl"

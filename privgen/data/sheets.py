@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from privgen.errors import UsageError
-from privgen.files import write_bytes
+from privgen.io.files import write_bytes
 
 
 Colour = tuple[int, int, int]

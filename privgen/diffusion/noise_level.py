@@ -7,7 +7,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from privgen.diffusion.score import PREDICTIONS, NoiseLevel, Prediction
+from privgen.diffusion.parameterisation import PREDICTIONS, NoiseLevel, Prediction
 from privgen.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privgen.watermark.detection import p_value, threshold_matches
+from privgen.watermark.read.p_values import p_value, threshold_matches
 
 
 @dataclass(frozen=True)

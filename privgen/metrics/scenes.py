@@ -10,7 +10,7 @@ from torch import Tensor
 
 from privgen.data.scenes import SceneSpec, draw_scene
 from privgen.errors import PrivgenError
-from privgen.images import resize
+from privgen.io.images import resize
 from privgen.metrics.detection import Rate, rate
 from privgen.models.classifier import SceneClassifier
 

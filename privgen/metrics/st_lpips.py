@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from privgen.io.foreign_weights import find_packaged, read_packaged
 from privgen.metrics.quality import check_pairs
-from privgen.weights import find_packaged, read_packaged
 
 
 _PACKAGE, _FILE = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"

@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from privgen.models.watermark import LEAST_VARIANCE, Extractor, latent_encoder, to_side
+from privgen.models.extractor import LEAST_VARIANCE, Extractor, latent_encoder, to_side
 
 
 _MOST_KEPT = 512  # parts of the canvas: those of a plain search, and some more
@@ -75,7 +75,7 @@ class Aligner(ModelMixin, ConfigMixin):
         Args:
             images: shape (B, 3, H, W) in [0, 1], canvases with an image in its place.
             seen: shape (B, 1, H', W') of 0 and 1, what of them the image shows; by default all. See
-                `privgen.watermark.alignment.put_back`.
+                `privgen.watermark.read.pose.put_back`.
             quick: see `read_alike`.
 
         Returns:

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
-from privgen.files import refuse_existing, write_bytes
-from privgen.watermark.keys import Key
-from privgen.watermark.networks import TokenMapperLike, config_value, key_bits
+from privgen.io.files import refuse_existing, write_bytes
+from privgen.watermark.key import Key
+from privgen.watermark.protocols import TokenMapperLike, config_value, key_bits
 
 
 DEFAULT_TAU = 250

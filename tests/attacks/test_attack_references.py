@@ -10,11 +10,11 @@ from PIL import Image, ImageEnhance, ImageFilter
 from scipy import ndimage
 
 from privgen.attacks import approximate_jpeg, get_attack
-from privgen.attacks.classical import box_mean, non_local_means, total_variation
-from privgen.attacks.edge_preserving import bilateral_filter, guided_filter
-from privgen.attacks.geometric import resized_crop
-from privgen.attacks.jpeg import LUMA_TABLE, quantisation_table
-from privgen.attacks.photometric import grey, hue_matrix
+from privgen.attacks.distortions.geometric import resized_crop
+from privgen.attacks.distortions.jpeg import LUMA_TABLE, quantisation_table
+from privgen.attacks.distortions.photometric import grey, hue_matrix
+from privgen.attacks.purification.classical import box_mean, non_local_means, total_variation
+from privgen.attacks.purification.edge_preserving import bilateral_filter, guided_filter
 
 
 def with_pillow(images, function):
@@ -190,7 +190,7 @@ def test_median_as_scipy(reach, pictures, monkeypatch):
     size = 2 * reach + 1
     expected = torch.from_numpy(ndimage.median_filter(images.numpy(), (1, 1, size, size), mode="nearest"))
     assert torch.equal(get_attack("median", strength=reach)(images), expected)
-    monkeypatch.setattr("privgen.attacks.classical.CHUNK", 40_000)  # several strips of rows
+    monkeypatch.setattr("privgen.attacks.purification.classical.CHUNK", 40_000)  # several strips of rows
     assert torch.equal(get_attack("median", strength=reach)(images), expected)
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from privgen.images import load_image, save_image
+from privgen.io.images import load_image, save_image
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def model(tiny, tmp_path):
 
 
 def test_a_model(cli, model, tmp_path, monkeypatch):
-    from privgen.evaluation import autoencoder
+    from privgen.evaluation.text_to_image import autoencoder
 
     # Hundreds of photographs take their time.
     monkeypatch.setattr(autoencoder, "load_photos", lambda folder: _grey())
@@ -44,7 +44,7 @@ def test_no_classifier(cli, model, tmp_path):
 
 
 def test_a_watermark(cli, marked_model, photo_files, tmp_path, monkeypatch):
-    from privgen.evaluation import watermark
+    from privgen.evaluation.watermark.evaluate import evaluate as watermark
 
     for folder in ("heldout", "train"):
         (tmp_path / folder).mkdir()

@@ -1,5 +1,5 @@
 from privgen.cli.evaluate_training import _METHODS
-from privgen.evaluation.training_settings import METHODS, VANILLA, RunOptions
+from privgen.evaluation.noise_assignment.settings import METHODS, VANILLA, RunOptions
 
 
 def test_missing_data_is_one_sentence(cli, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 import privgen
-from privgen.images import load_image
+from privgen.io.images import load_image
 
 
 @pytest.fixture(autouse=True)

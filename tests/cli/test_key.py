@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from privgen.watermark.keys import Key
+from privgen.watermark.key import Key
 
 
 @pytest.fixture(autouse=True)

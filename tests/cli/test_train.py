@@ -4,10 +4,11 @@ import pytest
 from click.testing import CliRunner
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from privgen.diffusion.loop import _Run
 from privgen.metrics.scenes import load_classifier
-from privgen.models.watermark import Extractor, TokenMapper
-from privgen.watermark.train_token import TokenRecipe
+from privgen.models.extractor import Extractor
+from privgen.models.mappers import TokenMapper
+from privgen.training.loop import _Run
+from privgen.training.watermark.token_language import TokenRecipe
 
 
 SMALL = ("--set", "classifier.channels=[8]", "--set", "loop.batch_size=2", "--set", "loop.log_every=1")

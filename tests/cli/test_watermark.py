@@ -7,8 +7,8 @@ import re
 import pytest
 from PIL import Image
 
-from privgen.images import load_image
-from privgen.watermark.keys import Key
+from privgen.io.images import load_image
+from privgen.watermark.key import Key
 
 
 FIELDS = {"file", "key", "matches", "bits", "p_value", "p_adjusted", "detected", "keys", "error"}

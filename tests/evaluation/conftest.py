@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from privgen.models.watermark import LatentMapper
+from privgen.models.mappers import LatentMapper
 
 
 @pytest.fixture(scope="package")

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from privgen.errors import PrivgenError
-from privgen.images import load_image
+from privgen.io.foreign_weights import read_packaged
+from privgen.io.images import load_image
 from privgen.metrics import mobilenet, st_lpips
 from privgen.metrics.mobilenet import MobileNetV2, fd_mnv2, load_mobilenet, mobilenet_features, mobilenet_installed
 from privgen.metrics.st_lpips import ShiftTolerantAlexNet, st_lpips_installed
-from privgen.weights import read_packaged
 
 
 needs_st_lpips = pytest.mark.skipif(not st_lpips_installed(), reason="stlpips-pytorch is not installed")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from privgen.models.aligner import Aligner
-from privgen.models.watermark import Extractor
+from privgen.models.extractor import Extractor
 
 
 N_BITS, SIZE = 6, 32

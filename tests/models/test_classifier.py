@@ -4,10 +4,10 @@ import torch
 
 from privgen.data.patterns import PATTERNS
 from privgen.data.scenes import COLOURS, NOUNS, Placed, SceneSpec, draw_scene, sample_spec
-from privgen.diffusion.train_classifier import ClassifierRecipe, ClassifierTask
 from privgen.errors import PrivgenError
 from privgen.metrics.scenes import classifier_accuracy, judge, load_classifier
 from privgen.models.classifier import SceneClassifier, SceneLogits
+from privgen.training.mini.classifier import ClassifierRecipe, ClassifierTask
 
 
 SMALL = ClassifierRecipe(channels=(8, 8))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from privgen.models.watermark import LEAST_VARIANCE, Extractor
-from privgen.watermark.embed import encode_canvas
+from privgen.models.extractor import LEAST_VARIANCE, Extractor
+from privgen.watermark.write.residual import encode_canvas
 
 
 N_BITS, PILOTS, SIZE = 8, 4, 32

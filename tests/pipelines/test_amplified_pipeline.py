@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from privgen.diffusion.amplification import Amplification
+from privgen.hallucination.amplification import Amplification
 from privgen.pipelines.pipeline_stable_diffusion_amplified import StableDiffusionAmplifiedPipeline
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
-from privgen.diffusion.amplification import Amplification
-from privgen.diffusion.detector import Detector
 from privgen.errors import UsageError
+from privgen.hallucination.amplification import Amplification
+from privgen.hallucination.detector import Detector
 from privgen.pipelines.detecting import Call, detecting
 
 

@@ -11,7 +11,7 @@ from privgen.pipelines.pipeline_stable_diffusion_watermark import (
     StableDiffusionWatermarkPipeline,
     StableDiffusionWatermarkPipelineOutput,
 )
-from privgen.watermark.keys import Key, Secret
+from privgen.watermark.key import Key, Secret
 from privgen.watermark.token import Token, issue_token
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
-from privgen.watermark.keys import Key, Secret
-from privgen.watermark.networks import key_bits
+from privgen.watermark.key import Key, Secret
+from privgen.watermark.protocols import key_bits
 from privgen.watermark.token import Token, encode_with_token, issue_token
 
 

@@ -1,0 +1,1 @@
+"""Attacks by those who know the method, or have collected marked images."""

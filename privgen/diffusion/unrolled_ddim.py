@@ -1,0 +1,174 @@
+"""What gradients flow through: a few deterministic denoising steps between any timesteps, and the decoder.
+
+DDIM without noise ("Denoising Diffusion Implicit Models", arXiv 2010.02502, equation 12 with sigma = 0), for models
+that predict noise, the clean sample, or velocity.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from privgen.errors import UsageError
+from privgen.watermark.write.residual import decoded
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What the steps need of a scheduler.
+
+    Attributes:
+        alphas: (T,) float32, alpha_bar of every training timestep, on the CPU.
+        clean: alpha_bar of the end of denoising, 1 or nearly so.
+        prediction_type: "epsilon", "sample" or "v_prediction".
+    """
+
+    alphas: Tensor
+    clean: float
+    prediction_type: str
+
+    @classmethod
+    def of(cls, scheduler: Any) -> "Schedule":
+        """Take over a Diffusers scheduler's noise schedule.
+
+        Args:
+            scheduler: of the DDPM family, whatever its solver.
+
+        Raises:
+            UsageError: it has no alpha_bar (flow matching), or its model predicts something else.
+        """
+        kind = scheduler.config.get("prediction_type", "epsilon")
+        if not hasattr(scheduler, "alphas_cumprod") or kind not in ("epsilon", "sample", "v_prediction"):
+            raise UsageError(
+                "Tokens and marks can be optimised through schedulers of the DDPM family, not through "
+                f"{type(scheduler).__name__} with {kind} prediction; use a Stable Diffusion 1 or 2 model."
+            )
+        ddim = DDIMScheduler.from_config(scheduler.config)
+        return cls(ddim.alphas_cumprod.float(), float(ddim.final_alpha_cumprod), kind)
+
+    def alpha(self, timestep: int | None) -> float:
+        """alpha_bar of a training timestep; None is the end of denoising."""
+        return self.clean if timestep is None else float(self.alphas[timestep])
+
+    def timestep(self, tau: float) -> int:
+        """The training timestep, at least 1, of one on the scale of 1000."""
+        top = len(self.alphas)
+        return min(max(round(tau * top / 1000), 1), top - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A frozen conditional model with classifier-free guidance.
+
+    Attributes:
+        unet: called as `unet(latents, timestep, encoder_hidden_states=...)`.
+        schedule: its noise schedule.
+        guidance_scale: as in Diffusers; 1 or less is no guidance, and one evaluation a step.
+        checkpointing: recompute the model in the backward pass instead of keeping its activations.
+    """
+
+    unet: Any
+    schedule: Schedule
+    guidance_scale: float = 7.5
+    checkpointing: bool = True
+
+    def run(
+        self, z: Tensor, timesteps: Sequence[int], prompt_embeds: Tensor, negative: Tensor, *, end: int | None = None
+    ) -> list[Tensor]:
+        """Denoise.
+
+        Args:
+            z: (B, C, h, w), latents at `timesteps[0]`, float32.
+            timesteps: falling training timesteps to evaluate the model at.
+            prompt_embeds: (B, length, dim).
+            negative: the same shape; unused without guidance.
+            end: training timestep of the result; None is clean.
+
+        Returns:
+            After each step the latents (B, C, h, w), float32.
+        """
+        trajectory = []
+        for now, then in zip(timesteps, [*timesteps[1:], end], strict=True):
+            prediction = self.predict(z, now, prompt_embeds, negative)
+            alpha, alpha_then = self.schedule.alpha(now), self.schedule.alpha(then)
+            z = ddim_step(z, prediction, alpha, alpha_then, self.schedule.prediction_type)
+            trajectory.append(z)
+        return trajectory
+
+    def predict(self, z: Tensor, timestep: int, prompt_embeds: Tensor, negative: Tensor) -> Tensor:
+        """The model's guided prediction, (B, C, h, w) float32; see `run` for the arguments."""
+        guided = self.guidance_scale > 1
+        embeds = torch.cat([negative, prompt_embeds]) if guided else prompt_embeds
+        doubled = (torch.cat([z, z]) if guided else z).to(embeds.dtype)
+        if self.checkpointing and torch.is_grad_enabled():
+            prediction = checkpoint(self._call, doubled, timestep, embeds, use_reentrant=False)
+        else:
+            prediction = self._call(doubled, timestep, embeds)
+        if not guided:
+            return prediction.float()
+        without, with_prompt = prediction.float().chunk(2)
+        return without + self.guidance_scale * (with_prompt - without)
+
+    def _call(self, z: Tensor, timestep: int, embeds: Tensor) -> Tensor:
+        prediction: Tensor = self.unet(z, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
+        return prediction
+
+
+def ddim_step(z_t: Tensor, prediction: Tensor, alpha: float, alpha_then: float, prediction_type: str) -> Tensor:
+    """One DDIM step without noise (arXiv 2010.02502, equation 12).
+
+    Args:
+        z_t: (B, C, h, w), at noise level `alpha`.
+        prediction: the model's, same shape.
+        alpha: alpha_bar of z_t, in (0, 1).
+        alpha_then: alpha_bar of the result, in (0, 1].
+        prediction_type: "epsilon", "sample" or "v_prediction" (arXiv 2202.00512, appendix D).
+
+    Returns:
+        (B, C, h, w).
+    """
+    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+    if prediction_type == "v_prediction":
+        x_0, eps = signal * z_t - noise * prediction, noise * z_t + signal * prediction
+    elif prediction_type == "sample":
+        x_0, eps = prediction, (z_t - signal * prediction) / noise
+    else:
+        x_0, eps = (z_t - noise * prediction) / signal, prediction
+    return alpha_then**0.5 * x_0 + (1 - alpha_then) ** 0.5 * eps
+
+
+def decode_images(vae: Any, z: Tensor, *, checkpointing: bool = True) -> Tensor:
+    """Decode clean latents.
+
+    Args:
+        vae: Diffusers' autoencoder.
+        z: (B, C, h, w), scaled latents.
+        checkpointing: recompute the decoder in the backward pass instead of keeping its activations.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1].
+    """
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(lambda latents: decoded(vae, latents), z, use_reentrant=False).clamp(0, 1)
+    return decoded(vae, z).clamp(0, 1)
+
+
+@contextmanager
+def frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put modules into evaluation mode without gradients of their parameters; undone at the end, whatever happens."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    flags = [(value, value.requires_grad) for module in modules for value in module.parameters()]
+    try:
+        for module in modules:
+            module.eval().requires_grad_(False)
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for value, flag in flags:
+            value.requires_grad_(flag)

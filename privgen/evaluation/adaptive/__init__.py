@@ -1,0 +1,1 @@
+"""What do attackers achieve who know the method?"""

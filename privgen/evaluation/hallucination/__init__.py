@@ -1,0 +1,1 @@
+"""Which methods make models hallucinate less?"""

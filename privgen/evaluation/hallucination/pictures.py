@@ -1,0 +1,127 @@
+"""Plots and pictures of hallucinations."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from privgen.data.sheets import Colour, contact_sheet, outline, picture
+from privgen.evaluation.hallucination.chess_boards import SQUARE
+from privgen.evaluation.hallucination.chess_rules import offending_squares, read_boards
+from privgen.evaluation.intervals import Measured
+from privgen.metrics.shapes import offending_shapes
+
+
+WRONG: Colour = (230, 30, 30)
+"""Of what is marked."""
+_RIGHT: Colour = (150, 150, 150)
+_FRAME = 2
+
+
+def draw_points(samples: Mapping[str, tuple[Tensor, Tensor]]) -> Image.Image:
+    """One panel a method: valid samples blue, hallucinated ones red.
+
+    Args:
+        samples: by method, (B, 2), or (B, 1), which are strewn along the other axis; and which are hallucinated, (B,)
+            bool.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(5, len(samples))
+    rows = math.ceil(len(samples) / columns)
+    figure = Figure(figsize=(2.4 * columns, 2.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, (name, (x, wrong)) in enumerate(samples.items()):
+        x = x if x.shape[1] == 2 else torch.cat([x, torch.linspace(-1, 1, len(x))[:, None]], 1)
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for chosen, colour in ((~wrong, "tab:blue"), (wrong, "tab:red")):
+            axes.scatter(x[chosen, 0].tolist(), x[chosen, 1].tolist(), s=0.6, color=colour)
+        axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[])
+        axes.set_title(f"{name}: {float(wrong.double().mean()):.1%}", fontsize=8)
+        axes.set_aspect("equal")
+    return _rendered(figure)
+
+
+def draw_shares(methods: Mapping[str, Mapping[str, Measured]]) -> Image.Image:
+    """Hallucinated shares with their intervals, one bar a method; those of real data as a line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = [name for name in methods if name != "data"]
+    found = [methods[name]["hallucinated"] for name in names]
+    figure = Figure(figsize=(6, 0.8 + 0.25 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    reach = [[max(m.value - m.low, 0) for m in found], [max(m.high - m.value, 0) for m in found]]
+    axes.barh(range(len(names)), [m.value for m in found], xerr=reach, color="tab:blue", ecolor="black")
+    axes.axvline(methods["data"]["hallucinated"].value, color="tab:green", linestyle="--", label="real data")
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("share hallucinated")
+    axes.legend(fontsize=8)
+    return _rendered(figure)
+
+
+def picture_rows(rows: Mapping[str, Sequence[tuple[NDArray[np.float32], bool]]], *, columns: int) -> Image.Image:
+    """One strip of pictures a method, hallucinated ones in a red frame.
+
+    Args:
+        rows: by method, pictures (3, H, W) in [0, 1] and whether they are hallucinated.
+        columns: pictures in a line of a strip.
+    """
+    strips, captions = [], []
+    for name, found in rows.items():
+        strips.append(contact_sheet([_framed(pixels, wrong) for pixels, wrong in found], [""] * len(found), columns))
+        captions.append(f"{name}: {sum(wrong for _, wrong in found)} of {len(found)} hallucinated")
+    return contact_sheet(strips, captions, columns=1)
+
+
+def mark_shapes(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outline what `offending_shapes` names.
+
+    Args:
+        pixels: (1, 64, 64) in [0, 1].
+
+    Returns:
+        (3, 64, 64) in [0, 1].
+    """
+    masks = [shape.mask for shape in offending_shapes(pixels)]
+    colour = np.repeat(pixels, 3, axis=0)
+    return outline(colour, np.stack(masks).astype(np.float32), [WRONG]) if masks else colour
+
+
+def mark_board(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Frame the squares that `offending_squares` names.
+
+    Args:
+        pixels: (3, 128, 128) in [0, 1].
+
+    Returns:
+        A new picture of the same shape and range.
+    """
+    drawn, colour = pixels.copy(), np.asarray(WRONG, np.float32)[:, None, None] / 255
+    for square in offending_squares(read_boards(torch.from_numpy(pixels)[None])[0]):
+        y, x = SQUARE * (square // 8), SQUARE * (square % 8)
+        inside = drawn[:, y + 1 : y + SQUARE - 1, x + 1 : x + SQUARE - 1].copy()
+        drawn[:, y : y + SQUARE, x : x + SQUARE] = colour
+        drawn[:, y + 1 : y + SQUARE - 1, x + 1 : x + SQUARE - 1] = inside
+    return drawn
+
+
+def _framed(pixels: NDArray[np.float32], wrong: bool) -> Image.Image:
+    inner = picture(pixels)
+    framed = Image.new("RGB", (inner.width + 2 * _FRAME, inner.height + 2 * _FRAME), WRONG if wrong else _RIGHT)
+    framed.paste(inner, (_FRAME, _FRAME))
+    return framed
+
+
+def _rendered(figure: object) -> Image.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})  # type: ignore[attr-defined]
+    return Image.open(file).convert("RGB")

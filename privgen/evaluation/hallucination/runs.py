@@ -1,0 +1,182 @@
+"""One seed of a task: its data, its networks, which are kept, and the figures of every method."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from privgen import __version__
+from privgen.evaluation.hallucination.content import content_figures, matched_reduction
+from privgen.evaluation.hallucination.methods import LOSSES, Method, Sampled, sample
+from privgen.evaluation.hallucination.task import Task
+from privgen.io.files import write_bytes
+from privgen.io.journal import KeyedLog
+from privgen.metrics.hallucination import auroc, nearest_training_distance
+
+
+LOG = "rows.jsonl"
+"""In the output folder, of the first process; that of process 1 is `rows-1.jsonl`, and so on."""
+NETWORKS = "networks"
+"""Folder in the output folder."""
+DATA = "data"
+"""Name, among the methods, of held-out data."""
+
+
+class RowLog(KeyedLog[dict[str, float]]):
+    """Figures of finished methods."""
+
+    field = "figures"
+
+    @classmethod
+    def of(cls, folder: Path | None, rank: int = 0) -> Self:
+        """The log of one of several processes, with what all of them have written down before.
+
+        Args:
+            folder: where the files are; None keeps nothing.
+            rank: of the process, which writes a file of its own.
+
+        Raises:
+            PrivgenError: a file cannot be read.
+        """
+        if folder is None:
+            return cls(None)
+        log = cls(folder / (f"rows-{rank}.jsonl" if rank else LOG))
+        for other in sorted(folder.glob("rows*.jsonl")):
+            log.take_up(other)
+        return log
+
+    def encode(self, value: dict[str, float]) -> Any:
+        return {name: figure if math.isfinite(figure) else None for name, figure in value.items()}
+
+    def decode(self, record: Any) -> dict[str, float]:
+        return {str(name): math.nan if figure is None else float(figure) for name, figure in record.items()}
+
+
+class SeedRun:
+    """A task from one seed; data and networks are made when they are asked for.
+
+    Args:
+        task: what.
+        seed: of data, weights and noise.
+        nfe: network calls a sample.
+        samples: that each method keeps.
+        folder: of networks; None keeps them in memory only.
+    """
+
+    def __init__(self, task: Task, seed: int, *, nfe: int, samples: int, folder: Path | None) -> None:
+        self.task, self.seed, self.nfe, self.samples = task, seed, nfe, samples
+        self.folder = None if folder is None else folder / NETWORKS
+        self._networks: dict[str, nn.Module] = {}
+
+    @cached_property
+    def data(self) -> Tensor:
+        """The training set."""
+        return self.task.training_set(self.seed)
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """As many other data as samples."""
+        return self.task.held_out(self.samples, self.seed)
+
+    def figures(self, method: Method | None) -> dict[str, float]:
+        """What is measured of a method, None is the held-out data."""
+        if method is None:
+            return self._measure(self.held_out)
+        drawn = self.draw(method, self.samples)
+        wrong = self.task.validate(drawn.x).hallucinated
+        detected = {"auroc": auroc(drawn.scores, wrong), "auroc_trajectory": auroc(drawn.wavering, wrong)}
+        return self._measure(drawn.x) | detected
+
+    def draw(self, method: Method, n: int) -> Sampled:
+        """`n` samples, from the same noise for every method."""
+        task = self.task
+        return sample(
+            task.denoiser(self.network(method.loss)),
+            task.scheduler(),
+            method,
+            task.detector,
+            nfe=self.nfe,
+            shape=(n, *self.held_out.shape[1:]),
+            generator=torch.Generator().manual_seed(self.seed),
+            chunk=task.chunk,
+        )
+
+    def picture(self) -> Image.Image:
+        """Samples of every method, with what is wrong marked."""
+        return self.task.draw({name: self.draw(m, self.task.shown).x for name, m in self.task.methods.items()})
+
+    def network(self, loss: str) -> nn.Module:
+        """The network for a loss: from memory, from its file, or trained."""
+        if loss not in self._networks:
+            self._networks[loss] = self._loaded(loss) or self._trained(loss)
+        return self._networks[loss]
+
+    def _path(self, loss: str) -> Path | None:
+        work = fingerprint(asdict(self.task)["training"], self.task.data_settings(), repr(LOSSES[loss]))
+        return None if self.folder is None else self.folder / f"{self.task.name}-{loss}-{self.seed}-{work}.safetensors"
+
+    def _loaded(self, loss: str) -> nn.Module | None:
+        path = self._path(loss)
+        if path is None or not path.exists():
+            return None
+        network = self.task.build(loss, self.seed)
+        try:
+            network.load_state_dict(load(path.read_bytes()))
+        except (OSError, SafetensorError, RuntimeError):
+            return None
+        return network.eval()
+
+    def _trained(self, loss: str) -> nn.Module:
+        network, path = self.task.train(self.data, loss, self.seed, lambda: self.network("simple")), self._path(loss)
+        if path is not None:
+            weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+            write_bytes(path, save(weights), overwrite=True)
+        return network
+
+    def _measure(self, x: Tensor) -> dict[str, float]:
+        validation = self.task.validate(x)
+        finite = x[x.flatten(1).isfinite().all(1)]
+        nearest = float(nearest_training_distance(finite, self.data).mean()) if len(finite) else math.nan
+        row = {"hallucinated": validation.share.value}
+        if len(validation.shares) > 1:
+            row |= {name: found.value for name, found in validation.shares.items()}
+        content = self.task.content(x)
+        if content is not None:
+            row |= content_figures(content, validation.hallucinated)
+        return row | {**self.task.cover(x, self.held_out), "nearest": nearest}
+
+
+def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mapping[str, str]) -> None:
+    """Add to every row "reduction", 1 - the hallucinated share over its baseline's, and "coverage_ratio", by seed.
+
+    There is no "coverage_ratio" where nothing is covered. Where contents are told, there is "matched_reduction": see
+    `privgen.evaluation.hallucination.content`.
+
+    Args:
+        rows: by method, one for each seed.
+        baselines: name of what each method is compared with.
+    """
+    for name, plain in baselines.items():
+        for row, before in zip(rows[name], rows[plain], strict=True):
+            for figure, key in (("hallucinated", "reduction"), ("covered", "coverage_ratio")):
+                if figure not in row:
+                    continue
+                ratio = row[figure] / before[figure] if before[figure] else math.nan
+                row[key] = 1 - ratio if key == "reduction" else ratio
+            if "content" in row:
+                row["matched_reduction"] = matched_reduction(row, before)
+
+
+def fingerprint(*parts: Any) -> str:
+    """All that something depends on, as 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps([*parts, __version__]).encode()).hexdigest()[:16]

@@ -1,0 +1,88 @@
+"""The methods of each task and its detector, chosen on seeds that nothing is reported of."""
+
+from collections.abc import Iterable, Mapping
+
+from privgen.evaluation.hallucination.methods import SAMPLERS, Method, Sampler
+from privgen.hallucination.amplification import Amplification, Window
+from privgen.hallucination.detector import Detector
+
+
+Variant = tuple[str, Amplification | None, float]
+"""Loss, amplification and rejected share of a method."""
+LATE: Window = (0.0, 100.0)
+"""Timesteps at which a sample is near a mode or between two: on the grid, amplification helps only there."""
+LOW: Window = (0.0, 400.0)
+"""The same for pictures, "below 400": amplified before, on that seed they had more wrong than plain ones."""
+
+_MIXTURE: Mapping[str, Variant] = {
+    "plain": ("simple", None, 0.0),
+    "gamma 1.1": ("simple", Amplification(1.1), 0.0),
+    "gamma 1.3 late": ("simple", Amplification(1.3, window=LATE), 0.0),
+    "gamma 1.6 late": ("simple", Amplification(1.6, window=LATE), 0.0),
+    "trajectory gate 2 late": ("simple", Amplification(2.0, gate="trajectory", window=LATE), 0.0),
+    "tangent 1.25 late": ("simple", Amplification(eta=1.25, window=LATE), 0.0),
+    "reject 0.1": ("simple", None, 0.1),
+    "reject 0.2": ("simple", None, 0.2),
+    "gamma 1.3 late, reject 0.1": ("simple", Amplification(1.3, window=LATE), 0.1),
+    "vsm loss": ("vsm", None, 0.0),
+    "learned gate 2 late": ("precision", Amplification(2.0, gate="learned", window=LATE), 0.0),
+    "precision penalty": ("precision", None, 0.0),
+}
+_SHAPES: Mapping[str, Variant] = {
+    "plain": ("simple", None, 0.0),
+    "gamma 1.3 below 400": ("simple", Amplification(1.3, window=LOW), 0.0),
+    "trajectory gate 1.3 below 400": ("simple", Amplification(1.3, gate="trajectory", window=LOW), 0.0),
+    "tangent 1.25": ("simple", Amplification(eta=1.25), 0.0),
+    "reject 0.1": ("simple", None, 0.1),
+    "reject 0.2": ("simple", None, 0.2),
+    "vsm loss": ("vsm", None, 0.0),
+    "precision penalty": ("precision", None, 0.0),
+    "precision penalty, reject 0.1": ("precision", None, 0.1),
+}
+UNDECIDED: Window = (200.0, 600.0)
+"""Timesteps at which it is decided what is in a picture; below, only what edges look like, and amplifying there leaves
+shapes and squares empty."""
+_DECIDED = Amplification(3.0, window=UNDECIDED)
+_CHESS: Mapping[str, Variant] = {
+    "plain": ("simple", None, 0.0),
+    "gamma 3 at 200 to 600": ("simple", _DECIDED, 0.0),
+    "reject 0.5": ("simple", None, 0.5),
+    "vsm loss": ("vsm", None, 0.0),
+    "precision penalty": ("precision", None, 0.0),
+    "precision penalty, gamma 3 at 200 to 600": ("precision", _DECIDED, 0.0),
+}
+
+
+def _for_samplers(variants: Mapping[str, Variant], samplers: Iterable[Sampler] = SAMPLERS) -> dict[str, Method]:
+    """The first of each sampler is what its others are compared with; ddim has those that it can tell from plain."""
+    methods = {
+        f"{sampler} {name}": Method(sampler, *variant) for sampler in samplers for name, variant in variants.items()
+    }
+    return {name: method for name, method in methods.items() if method.sampler == "ddpm" or not _unused(method)}
+
+
+def _unused(method: Method) -> bool:
+    """Whether a network's learned variance, if it has one, does nothing where steps add no noise."""
+    gated = method.amplification is not None and method.amplification.gate == "learned"
+    return method.loss != "simple" and not gated
+
+
+MIXTURE_METHODS = _for_samplers(_MIXTURE)
+MIXTURE_OURS = {
+    "sampling": "ddim reject 0.2",
+    "trained": "ddpm precision penalty",
+    "vsm": "ddpm vsm loss",
+}
+MIXTURE_DETECTOR = Detector((20,))
+SHAPES_METHODS = _for_samplers(_SHAPES)
+SHAPES_OURS = {"sampling": "ddim reject 0.1", "trained": "ddpm precision penalty, reject 0.1", "vsm": "ddpm vsm loss"}
+SHAPES_DETECTOR = Detector((800,))
+"""At a noise level at which the network decides what is there: of what has few copies in the data it sees less. At
+t = 100, where it decides only what edges look like, half as many were found on that seed."""
+CHESS_METHODS = _for_samplers(_CHESS, ("ddpm",))
+CHESS_OURS = {
+    "sampling": "ddpm gamma 3 at 200 to 600",
+    "trained": "ddpm precision penalty, gamma 3 at 200 to 600",
+    "vsm": "ddpm vsm loss",
+}
+CHESS_DETECTOR = SHAPES_DETECTOR

@@ -1,0 +1,83 @@
+"""Training of denoisers of toys, in seconds."""
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDPMScheduler
+from torch.nn.functional import mse_loss
+
+from privgen.data.toys import GaussianMixture
+from privgen.hallucination.learned_variance import HybridLoss, hybrid_loss
+from privgen.models.toy import ToyDenoiser
+from privgen.training.timesteps import even_times
+
+
+@dataclass(frozen=True)
+class ToyTraining:
+    """How a denoiser of a toy is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: samples a step.
+        learning_rate: at first; it falls to zero in a half cosine.
+        width: of the network.
+        layers: of the network.
+        training_samples: size of the training set.
+        variance: what a network with a learned variance minimises; None learns no variance.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    width: int = 128
+    layers: int = 3
+    training_samples: int = 20_000
+    variance: HybridLoss | None = field(default=None)
+
+
+def toy_scheduler() -> DDPMScheduler:
+    """The noise schedule that toys are trained and sampled with."""
+    return DDPMScheduler(1000, clip_sample=False, timestep_spacing="trailing")
+
+
+def build_toy_network(dimensions: int, training: ToyTraining, *, seed: int) -> ToyDenoiser:
+    """The untrained network, for samples of `dimensions` numbers."""
+    learn_variance = training.variance is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+        return ToyDenoiser(dimensions, training.width, training.layers, learn_variance)
+
+
+def train_toy(data: torch.Tensor, training: ToyTraining, *, seed: int) -> ToyDenoiser:
+    """Train a noise-predicting network.
+
+    Args:
+        data: training set, (N, D).
+        training: how.
+        seed: of weights, batches, timesteps and noise.
+    """
+    network = build_toy_network(data.shape[1], training, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
+    alphas = toy_scheduler().alphas_cumprod
+    for _ in range(training.steps):
+        x_0 = data[torch.randint(len(data), (training.batch_size,), generator=generator)]
+        t = (even_times(len(x_0), generator) * len(alphas)).long()
+        noise = torch.randn(x_0.shape, generator=generator)
+        alpha_bar = alphas[t][:, None]
+        output = network(alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise, t).sample
+        if training.variance is None:
+            loss = mse_loss(output, noise)
+        else:
+            loss = hybrid_loss(output, x_0, noise, t, alphas, settings=training.variance)["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval()
+
+
+def training_set(mixture: GaussianMixture, training: ToyTraining, *, seed: int) -> torch.Tensor:
+    """The samples that a network is trained on, (N, D)."""
+    return mixture.sample(training.training_samples, torch.Generator().manual_seed(seed + 1_000_003))

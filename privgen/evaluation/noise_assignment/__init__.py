@@ -1,0 +1,1 @@
+"""Does noise assignment make training faster?"""

@@ -1,0 +1,23 @@
+"""Finished runs of `evaluate training`."""
+
+from dataclasses import asdict
+from typing import Any
+
+from privgen.evaluation.noise_assignment.runs import Checkpoint
+from privgen.io.journal import KeyedLog
+
+
+LOG = "runs.jsonl"
+"""In the output folder."""
+
+
+class RunLog(KeyedLog[list[Checkpoint]]):
+    """Curves of finished runs."""
+
+    field = "curve"
+
+    def encode(self, value: list[Checkpoint]) -> Any:
+        return [asdict(checkpoint) for checkpoint in value]
+
+    def decode(self, record: Any) -> list[Checkpoint]:
+        return [Checkpoint(**checkpoint) for checkpoint in record]

@@ -1,0 +1,1 @@
+"""What survives attacks, beside the baselines?"""

@@ -1,0 +1,204 @@
+"""What a watermark is to a comparison: something that marks images with bits, and reads bits from images.
+
+A method that marks existing pixels is a `MarkingMethod`. Ours may also mark while an image is generated. `Contestant`
+is what both become, so that a comparison treats them alike: image by image, on the same scenes and from the same
+noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from privgen.evaluation.watermark.readings import Bits, Generation, Weighed, as_saved
+from privgen.watermark.key import Key
+from privgen.watermark.protocols import N_BITS, ExtractorLike, config_value
+from privgen.watermark.read.bits import weigh_bits
+from privgen.watermark.read.search import SEARCH, AlignedReader
+from privgen.watermark.write.marker import Carrier
+from privgen.watermark.write.residual import as_read, read_logits
+
+
+if TYPE_CHECKING:
+    from privgen.evaluation.watermark.marking import WatermarkModel
+
+
+Reader: TypeAlias = Callable[[Tensor], Tensor]
+"""(B, 3, H, W) in [0, 1] to logits (B, n_bits), positive for 1. Its repr tells readers apart: results of an earlier
+run are taken up only if it is the same."""
+
+
+class MarkingMethod(Protocol):
+    """A watermark on existing images. A frozen value: its repr says all that its marks depend on."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        ...
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of a message."""
+        ...
+
+    def embed(self, images: Tensor, bits: Tensor) -> Tensor:
+        """Mark images.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            bits: (B, n_bits) of 0 and 1.
+
+        Returns:
+            The shape and range of `images`.
+
+        Raises:
+            ValueError: shapes that do not fit, or images too small for as many bits.
+        """
+        ...
+
+    def read(self, images: Tensor) -> Tensor:
+        """Read images.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], marked or not.
+
+        Returns:
+            (B, n_bits), positive for 1.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ExtractorReader:
+    """Reads with an extractor, as `privgen watermark detect` does without a search.
+
+    Args:
+        extractor: images to logits.
+    """
+
+    extractor: ExtractorLike
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return read_logits(images, self.extractor)
+
+    def __repr__(self) -> str:
+        from privgen.attacks.purification.denoiser import digest
+
+        network = self.extractor
+        known = digest(network) if isinstance(network, torch.nn.Module) else "unknown"
+        return f"ExtractorReader({type(network).__name__}_{known})"
+
+
+@dataclass(frozen=True)
+class SearchingReader:
+    """Reads as `privgen watermark detect --search` does: images that were cut out or turned too.
+
+    Args:
+        aligned: extractor and aligner.
+        fpr: images in which the key is found at this rate as they are, are not searched.
+    """
+
+    aligned: AlignedReader
+    fpr: float = 1e-6
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return read_logits(images, self.aligned.extractor)
+
+    def look_for(self, images: Tensor, messages: Bits) -> tuple[Weighed, list[int]]:
+        """Look for a message in each image.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            messages: (B, n_bits) of 0 and 1.
+
+        Returns:
+            Weighed bits where it matches best (B, n_bits), and what their p-values are to be multiplied by.
+        """
+        small = torch.stack([as_read(image, self.aligned.extractor) for image in images])
+        aspect = images.shape[-1] / images.shape[-2]
+        found = self.aligned(small, torch.from_numpy(messages)[:, None], fpr=self.fpr, aspect=aspect)
+        return weigh_bits(found.logits[:, 0]), found.places[:, 0].tolist()
+
+    def __repr__(self) -> str:
+        from privgen.attacks.purification.denoiser import digest
+
+        networks = digest(self.aligned.extractor), digest(self.aligned.aligner)
+        return f"SearchingReader({'_'.join(networks)}, {SEARCH}, {self.fpr:g})"
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A watermark in a comparison.
+
+    Attributes:
+        name: what results call it.
+        n_bits: bits of a message.
+        identity: all that its marks and readings depend on beside the images.
+        mark: numbers of images, these images without a mark (B, 3, H, W), and a key for each, to marked images as they
+            are saved.
+        reader: see `Reader`. Methods that share a reader read unmarked images once.
+        slow: whether it is so slow that presets give it fewer images.
+    """
+
+    name: str
+    n_bits: int
+    identity: str
+    mark: Callable[[Sequence[int], Tensor, Sequence[Key]], Tensor] = field(repr=False)
+    reader: Reader = field(repr=False)
+    slow: bool = False
+
+    def messages(self, keys: Sequence[Key]) -> Bits:
+        """(keys, n_bits) of 0 and 1."""
+        return np.array([key.bits(self.n_bits) for key in keys], np.uint8)
+
+
+def read_weighed(reader: Reader, images: Tensor) -> Weighed:
+    """What a reader says of images, (B, n_bits)."""
+    with torch.no_grad():
+        return weigh_bits(reader(images))
+
+
+def on_generated(
+    carrier: Carrier, generation: Generation, model: WatermarkModel, reader: Reader | None = None
+) -> Contestant:
+    """Our mark, written while an image is generated.
+
+    Args:
+        carrier: what it is written with; the model has it.
+        generation: the images.
+        model: generates, and reads by default.
+        reader: reads instead of the model's extractor; one argument, see `Reader`.
+    """
+    from privgen.attacks.purification.denoiser import digest
+
+    mapper = model.mappers[carrier]
+    reads = reader or ExtractorReader(model.extractor)
+
+    def mark(numbers: Sequence[int], plain: Tensor, keys: Sequence[Key]) -> Tensor:
+        return generation.images(numbers, **model.marking(carrier, keys))
+
+    n_bits = int(config_value(model.extractor, "n_bits", N_BITS))
+    settings = {key: value for key, value in dict(getattr(mapper, "config", {})).items() if not key.startswith("_")}
+    rounds = model.rounds(carrier)
+    fitted = f" refined {rounds} for {ExtractorReader(model.extractor)!r}" if rounds else ""
+    return Contestant(carrier, n_bits, f"{carrier} {digest(mapper)} {settings} {reads!r}{fitted}", mark, reads)
+
+
+def on_pixels(method: MarkingMethod, *, slow: bool = False, version: str = "") -> Contestant:
+    """A mark on images that are there.
+
+    Args:
+        method: marks and reads.
+        slow: see `Contestant`.
+        version: of the package that the method comes from.
+    """
+
+    def mark(numbers: Sequence[int], plain: Tensor, keys: Sequence[Key]) -> Tensor:
+        return as_saved(method.embed(plain, torch.tensor([key.bits(method.n_bits) for key in keys])))
+
+    return Contestant(method.name, method.n_bits, f"{method!r} {version}", mark, method.read, slow)

@@ -1,0 +1,215 @@
+"""The results of a robustness evaluation: as a record, and as files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from privgen.environment import Environment
+from privgen.evaluation.intervals import Measured, finite, intervals, values
+from privgen.evaluation.robustness.plan import Planned
+from privgen.evaluation.robustness.scores import Curve
+from privgen.evaluation.text_to_image.evaluate import RESULTS
+from privgen.io.files import refuse_existing, write_text
+
+
+PAGE = "robustness.html"
+
+NOTE = (
+    "tpr: share of marked images in which the weighted test finds the key. fpr: "
+    "the same of pairs of an unmarked image, under the same attack, and any of the keys; its interval counts pairs as "
+    "independent, and they share images and keys. psnr_db and ssim compare the attacked marked image with the marked "
+    "one; under clean, the marked image with the unmarked one. quality_loss: WAVES' scaling of both. st_lpips (not "
+    "LPIPS) and fd_mnv2 (Frechet distance by MobileNetV2, not FID) compare the same and are there where installed."
+)
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """How well one method's marks survive.
+
+    Attributes:
+        name: of the method.
+        rival: whether it is another package's.
+        n_bits: bits of a message.
+        n: images.
+        clean: figures without an attack; `psnr_db` and `ssim` are those of marking.
+        attacks: figures by key of the attack; None where it could not be run.
+        means: `mean_tpr_1e-3` and `mean_tpr_1e-6`, over distortions at their middle strength; empty where none was
+            run.
+        curves: by name of the attack.
+    """
+
+    name: str
+    rival: bool
+    n_bits: int
+    n: int
+    clean: Mapping[str, Measured]
+    attacks: Mapping[str, Mapping[str, Measured] | None]
+    means: Mapping[str, Measured]
+    curves: Mapping[str, Curve]
+
+    def record(self) -> dict[str, Any]:
+        """The numbers as a mapping."""
+        means = {"mean_tpr_1e-3": None, "mean_tpr_1e-6": None, **values(self.means)}
+        return {
+            "n_bits": self.n_bits,
+            "n": self.n,
+            **means,
+            "clean": _figures(self.clean),
+            "attacks": {key: None if figures is None else _figures(figures) for key, figures in self.attacks.items()},
+            "curves": {name: _curve(curve) for name, curve in self.curves.items()},
+            "spread": intervals(self.means),
+        }
+
+
+@dataclass(frozen=True)
+class Lead:
+    """One method before the best of its rivals, on the images that both were measured on.
+
+    Attributes:
+        rival: the one with the largest mean rate.
+        tpr: difference of the mean rates at 1e-3.
+        psnr_db: difference of the PSNR of marking; positive where ours changes less.
+    """
+
+    rival: str
+    tpr: Measured
+    psnr_db: Measured
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image to show.
+
+    Attributes:
+        pixels: (3, H, W) in [0, 1].
+        title: what it is.
+        matches: bits that agree with the key.
+        n_bits: of how many.
+        p_value: corrected for the places where the mark was searched for.
+    """
+
+    pixels: Tensor = field(repr=False)
+    title: str
+    matches: int
+    n_bits: int
+    p_value: float = 1.0
+
+
+@dataclass(frozen=True)
+class RobustnessEvaluation:
+    """What was measured.
+
+    Attributes:
+        settings: model, preset, n, seed and how images were generated.
+        carrier: the method whose figures are the headlines; None if only rivals were measured.
+        methods: in order, ours first.
+        planned: the attacks.
+        left_out: why methods of the comparison were not measured, by name.
+        lead: None without rivals, or without distortions.
+        environment: versions.
+        marked: images without a mark and with each method's.
+        attacked: one marked image under every attack.
+        command: that makes the same results.
+    """
+
+    settings: Mapping[str, Any]
+    carrier: str | None
+    methods: Sequence[MethodScores]
+    planned: Sequence[Planned]
+    left_out: Mapping[str, str]
+    lead: Lead | None
+    environment: Environment
+    marked: Sequence[Shown] = field(repr=False)
+    attacked: Sequence[Shown] = field(repr=False)
+    command: str
+
+    def record(self) -> dict[str, Any]:
+        """The numbers in the terms of JSON; what cannot be said is None."""
+        own = {method.name: method.record() for method in self.methods if not method.rival}
+        empty: dict[str, Any] = {**dict.fromkeys(("mean_tpr_1e-3", "mean_tpr_1e-6", "clean")), "attacks": {}}
+        headline = own[self.carrier] if self.carrier else empty
+        missing = dict.fromkeys(self.left_out)
+        lead = {"lead_over_best_rival": self.lead.tpr, "psnr_lead_db": self.lead.psnr_db} if self.lead else {}
+        rivals = {method.name: method.record() for method in self.methods if method.rival}
+        record: dict[str, Any] = finite(
+            {
+                **self.settings,
+                "carrier": self.carrier,
+                **{name: value for name, value in headline.items() if name not in ("n", "spread")},
+                "mean_over": [entry.key for entry in self.planned if entry.middle],
+                "lead_over_best_rival": None,
+                "psnr_lead_db": None,
+                **values(lead),
+                "best_rival": self.lead.rival if self.lead else None,
+                "carriers": own,
+                "rivals": {**rivals, **missing},
+                "not_run": {entry.key: entry.reason for entry in self.planned if entry.reason},
+                "left_out": dict(self.left_out),
+                "note": NOTE,
+                "command": self.command,
+                "spread": {**headline.get("spread", {}), **intervals(lead)},
+                "environment": asdict(self.environment),
+            }
+        )
+        return record
+
+    def summary(self) -> dict[str, Any]:
+        """The most important numbers, for people."""
+        record = self.record()
+        names = ("mean_tpr_1e-3", "mean_tpr_1e-6")
+        rates = {key: None if row is None else row["tpr_1e-3"] for key, row in record["attacks"].items()}
+        rivals = {
+            name: None if row is None else {"n_bits": row["n_bits"], **{key: row[key] for key in names}}
+            for name, row in record["rivals"].items()
+        }
+        return {
+            **self.settings,
+            "carrier": self.carrier,
+            **{name: record[name] for name in (*names, "lead_over_best_rival", "best_rival", "psnr_lead_db")},
+            "tpr_1e-3": rates,
+            "rivals": rivals,
+            "not_run": record["not_run"],
+        }
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write `results.json` and the page.
+
+        Raises:
+            PrivgenError: a file exists and may not be replaced, or cannot be written.
+        """
+        from privgen.evaluation.robustness.page import draw_page
+
+        write_text(Path(folder) / PAGE, draw_page(self), overwrite=overwrite)
+        write_text(Path(folder) / RESULTS, json.dumps(self.record(), indent=2) + "\n", overwrite=overwrite)
+
+
+def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuse a folder that holds results, before time is spent.
+
+    Raises:
+        PrivgenError: it holds some, and they may not be replaced.
+    """
+    for name in (RESULTS, PAGE):
+        refuse_existing(Path(folder) / name, overwrite=overwrite)
+
+
+def _figures(figures: Mapping[str, Measured]) -> dict[str, Any]:
+    return {"n": figures["bit_accuracy"].n, **values(figures), "spread": intervals(figures)}
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    levels = {f"quality_at_tpr_{name}": asdict(found) for name, found in curve.crossings().items()}
+    return {
+        "strength": list(curve.strengths),
+        "quality_loss": list(curve.losses),
+        "tpr_1e-3": list(curve.rates),
+        **levels,
+    }

@@ -1,0 +1,1 @@
+"""How good is a text-to-image model?"""

@@ -1,0 +1,1 @@
+"""How well are marks found, and how often where none is?"""

@@ -1,0 +1,157 @@
+"""What an extractor reads from images without a mark: generated ones and photographs."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from privgen import __version__
+from privgen.errors import PrivgenError
+from privgen.evaluation.watermark.marking import WatermarkModel
+from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Generation, Readings, joined, read
+from privgen.io.files import whole_lines
+from privgen.io.images import load_image
+from privgen.watermark.protocols import ExtractorLike
+
+
+LOG = "negatives.jsonl"
+"""In the output folder: what was read from generated images, so that an interrupted run goes on."""
+
+_NETWORKS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """What was read from images without a mark.
+
+    Attributes:
+        generated: from generated images.
+        photographs: from photographs.
+        training: how many of the photographs are training ones.
+    """
+
+    generated: Readings
+    photographs: Readings
+    training: int
+
+    @property
+    def all(self) -> Readings:
+        """Both kinds together."""
+        return joined([self.generated, self.photographs])
+
+
+class NegativesLog:
+    """Readings of generated images by number, one JSON object a line; later runs of the same work take them up.
+
+    Args:
+        path: the file; need not exist. None keeps no log.
+        work: all that the readings depend on; lines of other work are passed over.
+
+    Raises:
+        PrivgenError: the file cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, work: str) -> None:
+        self.path = None if path is None else Path(path)
+        self.work = work
+        self._lines = {} if self.path is None else _read_lines(self.path, work)
+
+    def has(self, number: int) -> bool:
+        """Whether the image of that number has been read."""
+        return number in self._lines
+
+    def get(self, number: int) -> Readings:
+        """Readings of one image, each (1, n_bits)."""
+        return {name: np.array([row], np.int8) for name, row in self._lines[number].items()}
+
+    def add(self, numbers: Sequence[int], readings: Readings) -> None:
+        """Write down a batch.
+
+        Raises:
+            PrivgenError: the file cannot be written.
+        """
+        if self.path is None:
+            return
+        lines = []
+        for row, number in enumerate(numbers):
+            read = {name: values[row].tolist() for name, values in readings.items()}
+            lines.append(json.dumps({"work": self.work, "image": number, **read}) + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(lines))
+        except OSError as error:
+            raise PrivgenError(f"{self.path} was not written: {error.strerror}; choose another folder.") from error
+
+
+def read_generated(generation: Generation, extractor: ExtractorLike, numbers: range, log: NegativesLog) -> Readings:
+    """Generate unmarked images and read them; those that the log has are not generated again.
+
+    Args:
+        generation: what to generate.
+        extractor: reads the images.
+        numbers: of the images, at least one.
+        log: takes down what is read.
+    """
+    parts = [log.get(i) for i in numbers if log.has(i)]
+    missing = [i for i in numbers if not log.has(i)]
+    with tqdm(total=len(numbers), initial=len(parts), desc="unmarked", unit="image") as bar:
+        for first in range(0, len(missing), generation.batch_size):
+            batch = missing[first : first + generation.batch_size]
+            parts.append(read(generation.images(batch), extractor))
+            log.add(batch, parts[-1])
+            bar.update(len(batch))
+    return joined(parts)
+
+
+def read_photos(paths: Sequence[Path], extractor: ExtractorLike) -> Readings:
+    """Read photographs at their own sizes, one at a time.
+
+    Args:
+        paths: at least one.
+        extractor: reads them.
+
+    Raises:
+        PrivgenError: a photograph cannot be read.
+    """
+    parts = [read([load_image(path).pixels], extractor) for path in tqdm(paths, "unmarked photographs", unit="image")]
+    return joined(parts)
+
+
+def fingerprint(model: WatermarkModel, generation: Generation) -> str:
+    """What readings of unmarked images depend on, as 16 hexadecimal digits: weights, settings, seed and version."""
+    digest = hashlib.sha256()
+    for network in (*(getattr(model.pipeline, name) for name in _NETWORKS), model.extractor):
+        for name, tensor in _state(network).items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    attacks = {name: repr(attack) for name, attack in ATTACKS.items()}
+    settings = [generation.seed, generation.prompts, generation.steps, generation.guidance, attacks, __version__]
+    digest.update(json.dumps([settings, dict(model.pipeline.scheduler.config)], default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def _state(network: Any) -> dict[str, torch.Tensor]:
+    return network.state_dict() if isinstance(network, torch.nn.Module) else {}
+
+
+def _read_lines(path: Path, work: str) -> dict[int, dict[str, list[int]]]:
+    """Readings by number."""
+    lines = {}
+    for line in whole_lines(path):
+        try:
+            record = json.loads(line)
+            if record["work"] == work:
+                lines[int(record["image"])] = {
+                    name: [int(weight) for weight in record[name]] for name in (CLEAN, *ATTACKS)
+                }
+        except (ValueError, KeyError, TypeError):
+            continue
+    return lines

@@ -1,0 +1,1 @@
+"""Sampling that hallucinates less: score amplification, learned variance, rejection."""

@@ -1,0 +1,221 @@
+"""Batches of files: what outputs are called, what may fail, and a ledger by which an interrupted batch goes on."""
+
+import errno
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from privgen import __version__
+from privgen.errors import PrivgenError, UsageError
+from privgen.io.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, write_bytes
+
+
+FILE_ERRORS = (PrivgenError, OSError, ValueError, MemoryError, torch.OutOfMemoryError)
+"""What work on one file may raise without meaning a mistake in this package; the rest of a batch goes on."""
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def progress_bar(total: int, what: str, *, shown: bool = True) -> Any:
+    """A bar on standard error, where that is a terminal; used as a context manager.
+
+    Args:
+        total: number of images.
+        what: what is done to them.
+        shown: whether there is one at all.
+    """
+    return tqdm(total=total, desc=what, unit="image", disable=None if shown else True)
+
+
+def name_outputs(
+    paths: Iterable[str | os.PathLike[str]],
+    folder: str | os.PathLike[str],
+    suffix_of: Callable[[Path], str] = lambda source: ".png",
+) -> dict[Path, Path]:
+    """Say where the result of each input goes.
+
+    An output has its source's name and the suffix for it. Where two would be one, they keep their sources' suffixes
+    (a.jpg.png, a.webp.png), or are preceded by as many parent folders as tell them apart (london-a.png, paris-a.png).
+    Nothing is written.
+
+    Args:
+        paths: image files, and folders of them.
+        folder: of the results; need not exist.
+        suffix_of: suffix of the output for a source.
+
+    Returns:
+        Output by source, in the order of `paths`; a file that is named twice is there once.
+
+    Raises:
+        UsageError: no image, an output folder that inputs come from, or one that is no folder; or names that
+            cannot be told apart.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder for the results.")
+    if not folder.exists() and folder.suffix.lower() in IMAGE_SUFFIXES:
+        raise UsageError(f"{folder} looks like a file; name a folder for the results.")
+    sources: dict[Path, Path] = {}
+    for source in iter_image_files(paths):
+        sources.setdefault(Path(os.path.abspath(source)), source)  # noqa: PTH100 - resolves "..", but no links
+        if os.path.realpath(folder) in (os.path.realpath(source.parent), os.path.dirname(os.path.realpath(source))):  # noqa: PTH120
+            raise UsageError(f"{folder} is a folder that inputs come from; choose another one for the results.")
+    names = _distinct({path: suffix_of(source) for path, source in sources.items()})
+    return {sources[path]: folder / name for path, name in names.items()}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A line of a ledger; equal in all but the output's digest means the same work."""
+
+    output: str
+    source_sha256: str
+    made_by: str
+    version: str
+    output_sha256: str = ""
+
+
+class Ledger:
+    """What the files of a folder were made from, and by what: one JSON object a line, the last one of a name counts.
+
+    Args:
+        path: the ledger's file, in the folder of the outputs; need not exist.
+        made_by: all that an output depends on beside its source and this package's version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], made_by: str) -> None:
+        self.path = Path(path)
+        self.made_by = made_by
+        self._records = {record.output: record for record in _read(self.path)}
+
+    def has(self, output: Path, source_sha256: str = "") -> bool:
+        """Whether the same work on the same source made a file, and the file is still as it was made.
+
+        Args:
+            output: the file, in the ledger's folder.
+            source_sha256: see `sha256_of`; empty for work without a source.
+        """
+        record = self._records.get(output.name)
+        if record is None or replace(record, output_sha256="") != self._plan(output, source_sha256):
+            return False
+        return sha256_of(output) == record.output_sha256
+
+    def write(self, output: Path, data: bytes, source_sha256: str = "", *, overwrite: bool = False) -> None:
+        """Write a file whole or not at all, and remember what it was made from.
+
+        Args:
+            output: the file, in the ledger's folder, which is made if missing.
+            data: its content.
+            source_sha256: see `sha256_of`.
+            overwrite: replace an existing file instead of refusing.
+
+        Raises:
+            PrivgenError: the file exists or cannot be written.
+        """
+        refuse_existing(output, overwrite=overwrite)
+        record = replace(self._plan(output, source_sha256), output_sha256=hashlib.sha256(data).hexdigest())
+        # Before the file: if the run ends in between, the digest tells that the file is not there yet.
+        with _appended(self.path, json.dumps(asdict(record))):
+            write_bytes(output, data, overwrite=overwrite)
+        self._records[output.name] = record
+
+    def _plan(self, output: Path, source_sha256: str) -> _Record:
+        return _Record(output.name, source_sha256, self.made_by, __version__)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _distinct(suffixes: dict[Path, str]) -> dict[Path, str]:
+    """A name of its own for each source; given the suffixes of the names."""
+    groups: defaultdict[str, list[Path]] = defaultdict(list)
+    for source, suffix in suffixes.items():
+        groups[source.stem + suffix].append(source)
+    owners: dict[str, Path] = {}
+    for group in groups.values():
+        for source, name in _told_apart(group, suffixes).items():
+            if name in owners:
+                raise UsageError(f"{owners[name]} and {source} would both become {name}; do one after the other.")
+            owners[name] = source
+    names = {source: name for name, source in owners.items()}
+    return {source: names[source] for source in suffixes}
+
+
+def _told_apart(group: Sequence[Path], suffixes: dict[Path, str]) -> dict[Path, str]:
+    """Names for sources that would have the same one, with as little added as possible."""
+    names: dict[Path, str] = {}
+    for parents in range(max(len(source.parts) for source in group)):
+        for whole in (False, True):
+            names = {source: _label(source, parents, whole) + suffixes[source] for source in group}
+            if len(set(names.values())) == len(group):
+                return names
+    return names
+
+
+def _label(source: Path, parents: int, whole: bool) -> str:
+    """The last folders of a path and its name, with its suffix or without."""
+    folders = source.parts[1:-1]
+    return "-".join((*folders[len(folders) - min(parents, len(folders)) :], source.name if whole else source.stem))
+
+
+def _read(path: Path) -> Iterator[_Record]:
+    """Records of a ledger; lines that are none, such as one cut short, are passed over."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            yield _Record(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+
+
+@contextmanager
+def _appended(path: Path, line: str) -> Iterator[None]:
+    """Add a line to a file; it is taken away again when that, or the block, fails."""
+    before = path.stat().st_size if path.is_file() else None
+    try:
+        _append(path, line)
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            os.truncate(path, before)
+        raise
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            # A line that a killed process cut short must not swallow this one.
+            data = b"\n" * _is_cut(path) + line.encode() + b"\n"
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise PrivgenError(f"{path} was not written: {error.strerror}; choose a folder with room in it.") from error
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether the last line of a file has no end."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

@@ -1,0 +1,95 @@
+"""What turns a message into a mark: bits to a pattern in the latents, bits to the embeddings of a text token."""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def signs(bits: Tensor) -> Tensor:
+    """Message bits 0 and 1 as -1 and 1, float32."""
+    return 2 * bits.float() - 1
+
+
+class LatentMapper(ModelMixin, ConfigMixin):
+    """The residual encoder R(m): message bits to a pattern that is added to the latents.
+
+    A linear map of the bits, as in the paper ("Your Text Encoder Can Be An Object-Level Watermarking Controller",
+    https://huggingface.co/papers/2503.11945, pre-training of the extractor).
+
+    Args:
+        n_bits: bits of a message.
+        channels: of the latents.
+        size: side of the pattern; other latent sizes get it resampled, so that it still spans the canvas.
+        strength: RMS of the pattern, in units of the scaled latents.
+    """
+
+    @register_to_config
+    def __init__(self, n_bits: int = 48, channels: int = 8, size: int = 16, strength: float = 0.1) -> None:
+        super().__init__()
+        self.patterns = nn.Parameter(torch.randn(n_bits, channels, size, size) / n_bits**0.5)
+
+    def forward(self, bits: Tensor, height: int = 16, width: int = 16) -> Tensor:
+        """Map messages to residuals.
+
+        Args:
+            bits: shape (B, n_bits), 0 or 1.
+            height: of the latents.
+            width: of the latents.
+
+        Returns:
+            Shape (B, channels, height, width), each of RMS `strength` before it is resampled.
+        """
+        residual = torch.einsum("bn,nchw->bchw", signs(bits).to(self.patterns), self.patterns)
+        rms = residual.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        residual = self.config.strength * residual / (rms + 1e-8)
+        if residual.shape[-2:] == (height, width):
+            return residual
+        return F.interpolate(residual, (height, width), mode="bicubic", align_corners=False)
+
+
+class TokenMapper(ModelMixin, ConfigMixin):
+    """Message bits to the embeddings of a text token, so that a new key needs no training.
+
+    Args:
+        n_bits: bits of a message.
+        vectors: embeddings of a token.
+        width: of the text encoder's embeddings.
+        hidden: width of the network; 0 leaves a linear map.
+        scale: factor on the network's output; the RMS of the text encoder's own table is a good one.
+        tau: timestep, of 1000, from which on the token is trained to act.
+        complement: the negative prompt ends in the token of the opposite message. Text can add what a word stands for
+            but cannot take it away; classifier-free guidance can, so that bits of 0 are written like those of 1.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        n_bits: int = 48,
+        vectors: int = 16,
+        width: int = 128,
+        hidden: int = 0,
+        scale: float = 1.0,
+        tau: int = 250,
+        complement: bool = False,
+    ) -> None:
+        super().__init__()
+        self.direct = nn.Linear(n_bits, vectors * width)
+        self.deep = None
+        if hidden:
+            self.deep = nn.Sequential(
+                nn.Linear(n_bits, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, vectors * width),
+            )
+
+    def forward(self, bits: Tensor) -> Tensor:
+        """Map messages (B, n_bits) of 0 and 1 to embeddings (B, vectors, width)."""
+        message = signs(bits).to(self.direct.weight)
+        flat = self.direct(message)
+        if self.deep is not None:
+            flat = flat + self.deep(message)
+        return self.config.scale * flat.view(len(bits), self.config.vectors, self.config.width)

@@ -1,0 +1,1 @@
+"""Which noise each image of a training batch gets (immiscible diffusion)."""

@@ -1,0 +1,1 @@
+"""Training: the loop, recipes, and one file for each network that is trained."""

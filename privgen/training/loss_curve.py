@@ -1,0 +1,96 @@
+"""Loss curves as pictures."""
+
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from privgen.errors import PrivgenError
+from privgen.io.files import write_bytes
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+SMOOTHING = 0.02
+"""Share of the curve that the drawn average looks ahead, and back."""
+
+
+def read_curve(jsonl: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
+    """The curves in a file of a training loop: one JSON object a line, with `step` and the numbers logged then.
+
+    Args:
+        jsonl: the file; a last line that was cut short is left out.
+
+    Returns:
+        (step, value) pairs by name, finite values only.
+
+    Raises:
+        PrivgenError: the file cannot be read, or holds something else.
+    """
+    try:
+        lines = Path(jsonl).read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise PrivgenError(f"{jsonl} cannot be read: {error.strerror}.") from error
+    curves: dict[str, list[tuple[int, float]]] = {}
+    # What follows the last line break is empty, or was being written when the run was killed.
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+            step = int(row.pop("step"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PrivgenError(f"{jsonl}, line {number}, is not from a loss curve.") from error
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                curves.setdefault(name, []).append((step, value))
+    return curves
+
+
+def draw_loss_curve(jsonl: str | os.PathLike[str], png: str | os.PathLike[str]) -> None:
+    """Draw everything a training loop has logged, one panel a number, and replace the picture.
+
+    Args:
+        jsonl: the loop's file.
+        png: picture to write.
+
+    Raises:
+        PrivgenError: the file cannot be read, holds no numbers, or the picture cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = read_curve(jsonl)
+    if not curves:
+        raise PrivgenError(f"{jsonl} holds no numbers yet; train for longer.")
+    columns = math.ceil(math.sqrt(len(curves)))
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, (name, points) in enumerate(curves.items()):
+        _draw(figure.add_subplot(rows, columns, i + 1), name, points)
+    file = io.BytesIO()
+    # Without the name of the software the same curve gives the same bytes.
+    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    write_bytes(png, file.getvalue(), overwrite=True)
+
+
+def _draw(axes: "Axes", name: str, points: list[tuple[int, float]]) -> None:
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    axes.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=0.8, marker="." if len(points) == 1 else None)
+    axes.plot(steps, _smooth(values), color="tab:blue", linewidth=1.5)
+    # A fall over more than a decade is only visible on a logarithmic axis.
+    if min(values) > 0 and max(values) > 10 * min(values):
+        axes.set_yscale("log")
+    axes.set_title(name.replace("_", " "), fontsize=10)
+    axes.set_xlabel("step", fontsize=9)
+    axes.grid(alpha=0.3)
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """A moving average, narrower towards the ends so that it lags nowhere."""
+    n = len(values)
+    reach = [min(i, n - 1 - i, round(SMOOTHING * n)) for i in range(n)]
+    return [sum(values[i - r : i + r + 1]) / (2 * r + 1) for i, r in enumerate(reach)]

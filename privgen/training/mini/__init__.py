@@ -1,0 +1,1 @@
+"""Training of mini's own networks."""

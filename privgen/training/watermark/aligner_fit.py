@@ -1,0 +1,125 @@
+"""What an aligner's encoder makes of marks and of content, measured."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from privgen.models.aligner import Aligner, whole
+from privgen.models.mappers import signs
+from privgen.watermark.write.linear_code import nearest_covariance, ridged
+
+
+RIDGE = 0.03
+"""Variance that is added to each latent value's, as a share of their mean: for content that was not measured."""
+
+_UNSEEN = 1e4  # variance of values that no view shows
+_FEW = 20.0  # views less than which show a value tell little of what bits do there
+_TOLD = 256  # views that the temperature is set by
+_TEMPERATURES = [2 ** (k / 4) for k in range(-8, 29)]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is shown of B marked images, put back to its place.
+
+    Attributes:
+        marked: (B, 3, S, S) in [0, 1].
+        opposite: the same images with each bit the other way round.
+        seen: (B, 1, S, S) of 0 and 1.
+        bits: (B, n_bits) of 0 and 1.
+    """
+
+    marked: Tensor
+    opposite: Tensor
+    seen: Tensor
+    bits: Tensor
+
+
+@torch.no_grad()
+def fit_aligner(aligner: Aligner, views: Iterable[View]) -> None:
+    """Set patterns, mean, covariance and temperature from views, in place.
+
+    Half the difference of an image and its opposite is the mark alone, half their sum the content alone.
+
+    Args:
+        aligner: its encoder is used as it is.
+        views: some thousand images for a good covariance; values of latents that none of them shows are never read.
+    """
+    kept = []
+    for view in views:
+        one, other = aligner.encode(view.marked), aligner.encode(view.opposite)
+        side = one.shape[2], one.shape[3]
+        kept.append((one.flatten(1), other.flatten(1), whole(view.seen, side).float(), signs(view.bits)))
+    one, other, cells, bits = (torch.cat(parts).cpu() for parts in zip(*kept, strict=True))
+    mean, covariance = measure_content((one + other) / 2, cells, side)
+    aligner.patterns.copy_(measure_patterns((one - other) / 2, cells, bits))
+    aligner.mean.copy_(mean)
+    aligner.covariance.copy_(covariance)
+    aligner.log_temperature.zero_()
+    aligner.forget()
+    latents = one[:_TOLD].unflatten(1, (-1, *side)).to(aligner.mean)
+    logits = aligner.read_alike(latents[:, None], cells[:_TOLD].to(latents))[:, 0]
+    right = (bits[:_TOLD] > 0).to(logits)
+    losses = {t: float(binary_cross_entropy_with_logits(logits / t, right)) for t in _TEMPERATURES}
+    aligner.log_temperature.fill_(math.log(min(losses, key=losses.__getitem__)))
+
+
+def measure_patterns(marks: Tensor, cells: Tensor, bits: Tensor) -> Tensor:
+    """The patterns of bits that explain marks best (least squares, cell by cell), (n_bits, d).
+
+    Args:
+        marks: (N, d), by channel, then by cell.
+        cells: (N, h w) of 0 and 1, what was seen of them.
+        bits: (N, n_bits) of -1 and 1.
+    """
+    n_bits, places = bits.shape[1], cells.shape[1]
+    shown = marks.unflatten(1, (-1, places)) * cells[:, None]
+    heard = torch.einsum("vb,vcs->sbc", bits, shown)
+    among = torch.stack([(bits * part[:, None]).T @ bits for part in cells.T])
+    patterns = torch.linalg.solve(among + _FEW * torch.eye(n_bits), heard)
+    return patterns.permute(1, 2, 0).flatten(1)
+
+
+def measure_content(latents: Tensor, cells: Tensor, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of latents of which parts were seen.
+
+    Half of the covariance is as if correlation depended on distances only: for images other than these.
+
+    Args:
+        latents: (N, d), by channel, then by cell.
+        cells: (N, h w) of 0 and 1, what was seen of them.
+        side: h and w.
+
+    Returns:
+        Mean (d,) and covariance (d, d), positive definite.
+    """
+    channels = latents.shape[1] // cells.shape[1]
+    shown = cells.repeat(1, channels)
+    counts = shown.sum(dim=0)
+    known = counts.clamp(min=1)
+    mean = (latents * shown).sum(dim=0) / known
+    seen = (latents - mean) * shown
+    deviation = (seen.square().sum(dim=0) / known).sqrt().clamp(min=1e-6)
+    seen = seen / deviation
+    pairs = cells.T @ cells
+    products = (seen.T @ seen).unflatten(1, (channels, -1)).unflatten(0, (channels, -1))
+    correlation = (products / pairs.clamp(min=1)[:, None] + _by_distance(products, pairs, side)) / 2
+    covariance = correlation.flatten(2).flatten(0, 1) * deviation[:, None] * deviation
+    covariance = ridged(nearest_covariance(covariance), RIDGE)
+    covariance.diagonal()[counts == 0] = _UNSEEN
+    return mean, covariance
+
+
+def _by_distance(products: Tensor, pairs: Tensor, side: tuple[int, int]) -> Tensor:
+    """Sums of products (C, h w, C, h w) of so many pairs (h w, h w) of cells as means over all that lie alike."""
+    (height, width), channels = side, len(products)
+    y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    lags = (y[:, None] - y + height - 1) * (2 * width - 1) + x[:, None] - x + width - 1
+    number = (2 * height - 1) * (2 * width - 1)
+    total = torch.zeros(channels, channels, number).index_add(2, lags.flatten(), products.transpose(1, 2).flatten(2))
+    count = torch.zeros(number).index_add(0, lags.flatten(), pairs.flatten())
+    return (total / count.clamp(min=1))[:, :, lags].transpose(1, 2)

@@ -1,0 +1,269 @@
+"""Keys: a name, a secret, and what is derived from it.
+
+Everything derives from the secret by HKDF with SHA-256 (RFC 5869), under a label of its own for each use: the message
+bits that a mark carries, and the fingerprint that may be shown to anyone. Neither tells anything about the other.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from privgen.errors import PrivgenError, UsageError
+from privgen.io.files import write_text
+
+
+logger = logging.getLogger(__name__)
+
+FILE_FORMAT = "privgen-key"
+FILE_VERSION = 1
+SUFFIX = ".key"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SECRET_BYTES = 32
+_LARGEST_FILE = 65_536
+_LABEL = b"privgen/watermark/v1/"
+
+
+class Secret(bytes):
+    """Bytes that no repr, log line, message or report shows."""
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Whose mark it is.
+
+    Attributes:
+        name: 1 to 64 letters, digits, dots, hyphens and underscores; a label only, nothing derives from it.
+        secret: 32 random bytes.
+        created: time of creation, ISO 8601 in UTC.
+    """
+
+    name: str
+    secret: Secret = field(repr=False)
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the name and hide the secret."""
+        check_name(self.name)
+        if not isinstance(self.secret, bytes) or len(self.secret) != _SECRET_BYTES:
+            raise ValueError(f"expected a secret of {_SECRET_BYTES} bytes")
+        object.__setattr__(self, "secret", Secret(self.secret))
+
+    @classmethod
+    def new(cls, name: str) -> "Key":
+        """Make a key from the system's randomness.
+
+        Args:
+            name: what to call it.
+
+        Raises:
+            UsageError: the name has other characters or another length than allowed.
+        """
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(name, Secret(secrets.token_bytes(_SECRET_BYTES)), created)
+
+    def bits(self, n: int = 48) -> tuple[int, ...]:
+        """The message that a mark of this key carries.
+
+        Args:
+            n: number of bits; fewer are the beginning of more.
+
+        Returns:
+            `n` values 0 or 1.
+        """
+        if n < 1:
+            raise ValueError(f"expected at least one bit, got {n}")
+        stream = hkdf_sha256(self.secret, info=_LABEL + b"message", length=-(-n // 8))
+        return tuple(stream[i // 8] >> (7 - i % 8) & 1 for i in range(n))
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that tell keys apart; public."""
+        return hkdf_sha256(self.secret, info=_LABEL + b"fingerprint", length=32).hex()
+
+    @property
+    def key_id(self) -> str:
+        """The first 16 digits of the fingerprint, for people; public."""
+        return self.fingerprint[:16]
+
+    def public(self) -> dict[str, str]:
+        """All that may be printed: name, key_id, fingerprint and time of creation."""
+        return {"name": self.name, "key_id": self.key_id, "fingerprint": self.fingerprint, "created": self.created}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the key file, readable by its owner only.
+
+        Args:
+            path: a new file; keys are never overwritten, because marks made with a lost key cannot be shown any more.
+
+        Returns:
+            The path.
+
+        Raises:
+            PrivgenError: the path exists or cannot be written.
+        """
+        document = {"format": FILE_FORMAT, "version": FILE_VERSION, **self.public(), "secret": self.secret.hex()}
+        try:
+            write_text(path, json.dumps(document, indent=2) + "\n", mode=0o600)
+        except PrivgenError:
+            if Path(path).exists():
+                raise PrivgenError(f"{path} exists, and keys are not overwritten; choose another path.") from None
+            raise
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Key":
+        """Read a key file; a warning is logged, once for each file, if others may read it too.
+
+        Args:
+            path: what `save` wrote.
+
+        Raises:
+            PrivgenError: the file cannot be read, is not a key, is damaged, or is of another version.
+        """
+        path = Path(path)
+        key = _from_document(_read(path), path)
+        _warn_if_open(path)
+        return key
+
+
+def load_key(file_or_name: str | os.PathLike[str]) -> Key:
+    """Load a key file, or a key by its name from `key_folder()`.
+
+    Args:
+        file_or_name: a path, which wins, or a name.
+
+    Raises:
+        PrivgenError: there is neither, or `Key.load` fails.
+    """
+    path = Path(file_or_name)
+    named = key_folder() / f"{path}{SUFFIX}"
+    if not path.exists() and _NAME.fullmatch(str(file_or_name)) and named.exists():
+        return Key.load(named)
+    if not path.exists():
+        raise PrivgenError(
+            f"There is no key file {path}, nor a key of that name in {key_folder()}; `privgen key new` makes one."
+        )
+    return Key.load(path)
+
+
+def key_folder() -> Path:
+    """Where keys lie: $PRIVGEN_KEYS, or privgen/keys in $XDG_CONFIG_HOME, which is ~/.config by default."""
+    if own := os.environ.get("PRIVGEN_KEYS"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "privgen" / "keys"
+
+
+def default_path(name: str) -> Path:
+    """The file of a key in `key_folder()`, which is made, for its owner only, if it is missing.
+
+    Args:
+        name: name of the key.
+
+    Raises:
+        PrivgenError: the folder cannot be made.
+    """
+    check_name(name)
+    folder = key_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise PrivgenError(
+            f"The folder of keys {folder} cannot be made: {error.strerror}; set PRIVGEN_KEYS."
+        ) from error
+    return folder / f"{name}{SUFFIX}"
+
+
+def check_name(name: str) -> None:
+    """Check the name of a key.
+
+    Raises:
+        UsageError: it has other characters or another length than allowed.
+    """
+    if not _NAME.fullmatch(name) or name.startswith((".", "-")):
+        raise UsageError(
+            f"{name!r} cannot name a key; use 1 to 64 letters, digits, dots, hyphens and underscores, "
+            "and neither a dot nor a hyphen first."
+        )
+
+
+def hkdf_sha256(secret: bytes, *, info: bytes, length: int, salt: bytes = b"") -> bytes:
+    """Derive key material: HKDF with SHA-256 (RFC 5869, sections 2.2 and 2.3).
+
+    Args:
+        secret: input keying material, any length.
+        info: label of the use; different labels give independent outputs.
+        length: bytes to derive, 1..8160.
+        salt: optional public randomness.
+
+    Returns:
+        `length` bytes.
+    """
+    if not 1 <= length <= 255 * 32:
+        raise ValueError(f"expected a length of 1..8160 bytes, got {length}")
+    extracted = hmac.digest(salt or bytes(32), secret, hashlib.sha256)
+    block, output = b"", b""
+    for counter in range(1, -(-length // 32) + 1):
+        block = hmac.digest(extracted, block + info + bytes([counter]), hashlib.sha256)
+        output += block
+    return output[:length]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    # Nothing is chained here: the causes hold the text of the file.
+    try:
+        if not path.is_file():
+            raise PrivgenError(f"The key {path} {'is not a file' if path.exists() else 'does not exist'}.")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        document = json.loads(content.decode()) if len(content) <= _LARGEST_FILE else None
+    except OSError as error:
+        raise PrivgenError(f"The key {path} cannot be read: {error.strerror}; check its permissions.") from None
+    except (ValueError, RecursionError):
+        raise _foreign(path) from None
+    if not isinstance(document, dict) or document.get("format") != FILE_FORMAT:
+        raise _foreign(path)
+    return document
+
+
+def _from_document(document: dict[str, Any], path: Path) -> Key:
+    version = document.get("version")
+    if version != FILE_VERSION:
+        raise PrivgenError(
+            f"The key {path} has format version {version!r}, and this privgen reads {FILE_VERSION}; upgrade privgen."
+        )
+    try:
+        key = Key(document["name"], Secret(bytes.fromhex(document["secret"])), str(document["created"]))
+        intact = hmac.compare_digest(key.fingerprint, document["fingerprint"])
+    except (KeyError, TypeError, ValueError, UsageError):
+        intact = False
+    if not intact:
+        raise PrivgenError(f"The key {path} is damaged; restore it from a copy.") from None
+    return key
+
+
+@cache
+def _warn_if_open(path: Path) -> None:
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        logger.warning("Others on this computer may read the key %s; run: chmod 600 %s", path, path)
+
+
+def _foreign(path: Path) -> PrivgenError:
+    return PrivgenError(f"{path} is not a privgen key; `privgen key new` makes one.")

@@ -1,0 +1,1 @@
+"""Read marks: bits, p-values, poses, search."""

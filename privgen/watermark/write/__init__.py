@@ -1,0 +1,1 @@
+"""Write marks into images and latents."""

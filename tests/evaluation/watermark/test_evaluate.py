@@ -1,0 +1,292 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from privgen.attacks import get_attack
+from privgen.errors import PrivgenError
+from privgen.evaluation.watermark.evaluate import NEGATIVE_KEYS, evaluate_watermark
+from privgen.evaluation.watermark.marking import (
+    compare,
+    load_watermark_model,
+    mark_generated,
+    mark_photos,
+)
+from privgen.evaluation.watermark.negatives import LOG, NegativesLog, fingerprint, read_generated
+from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Generation, as_saved, draw_keys, read
+from privgen.evaluation.watermark.report import check_output
+from privgen.io.images import load_image
+from privgen.metrics.quality import psnr
+from privgen.watermark.read.bits import weigh_bits
+from privgen.watermark.read.p_values import detect
+from privgen.watermark.write.marker import load_marker
+from privgen.watermark.write.residual import PSNR_DB, add_residual, read_logits, to_canvas
+
+
+HEADLINES = {
+    *("bit_accuracy", "tpr_1e-3", "tpr_1e-6", "fpr_clean", "psnr_db", "ssim", "time_ratio", "trainable_parameters"),
+    *("jpeg_75", "blur_1", "brightness_1_5"),
+}
+PROMPTS = ("a cat", "a red car", "a clock")
+OPTIONS = {"n": 4, "seed": 3, "negatives": 7, "photos": 2, "batch_size": 3, "steps": 3, "prompts": PROMPTS}
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return load_watermark_model(model_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(photo_files, tmp_path_factory):
+    """Three held-out photographs and two of training."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, files in (("heldout", photo_files[3:6]), ("train", photo_files[6:8])):
+        (folder / name).mkdir()
+        for file in files:
+            shutil.copy(file, folder / name)
+    return {"heldout": folder / "heldout", "training": folder / "train"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def result(model, photos, folder):
+    return evaluate_watermark(model, **OPTIONS, **photos, folder=folder)
+
+
+def generation(model, **options):
+    return Generation(model.pipeline, **{"seed": 3, "prompts": PROMPTS, "batch_size": 3, "steps": 2, **options})
+
+
+# The evaluation
+
+
+def test_the_figures_of_both_carriers(result):
+    record = result.record()
+    assert record.keys() >= HEADLINES
+    assert (record["n"], record["seed"], record["carrier"]) == (4, 3, "latent")
+    assert record["carriers"].keys() == {"token", "latent"}
+    latent, token = record["carriers"]["latent"], record["carriers"]["token"]
+    for name in HEADLINES - {"fpr_clean"}:
+        assert record[name] == latent[name]
+    assert record["photos"] == latent["photos"]
+    assert latent["bit_accuracy"] > 0.8
+    assert latent["photos"]["bit_accuracy"] > 0.65
+    assert latent["photos"]["psnr_db"] == pytest.approx(PSNR_DB, abs=0.02)
+    assert token["bit_accuracy"] < 0.75  # its mapper is untrained
+    assert latent["trainable_parameters"] == 48 * 4 * 16 * 16
+    assert latent["time_ratio"] > 0
+
+
+def test_intervals_hold_the_values(result):
+    record = result.record()
+    blocks = [record, *(block for c in record["carriers"].values() for block in (c, c["photos"]))]
+    blocks += [record["unmarked"][name] for name in (CLEAN, "jpeg_75", "generated", "photographs")]
+    for block in blocks:
+        assert block["spread"]
+        for name, interval in block["spread"].items():
+            if interval["low"] is not None:
+                assert interval["low"] <= block[name] <= interval["high"], name
+    assert record["spread"]["bit_accuracy"]["n"] == 4
+    assert record["photos"]["spread"]["tpr_1e-6"]["n"] == record["photos"]["n"] == 2
+
+
+def test_negatives_are_counted(result):
+    record = result.record()
+    counts = {name: record[name] for name in record if name.startswith("negative")}
+    assert "count as negatives only" in counts.pop("negatives_note")
+    assert counts == {
+        "negatives": 12,
+        "negatives_generated": 7,
+        "negatives_photos": 5,
+        "negatives_photos_training": 2,
+        "negative_keys": NEGATIVE_KEYS,
+        "negative_pairs": 12 * NEGATIVE_KEYS,
+    }
+    assert record["spread"]["fpr_clean"]["n"] == counts["negative_pairs"]
+    unmarked = record["unmarked"]
+    assert unmarked[CLEAN]["images"] == 12
+    assert (unmarked["generated"]["images"], unmarked["photographs"]["images"]) == (7, 5)
+    curve = unmarked["curve"]
+    assert curve["measured"][0] == curve["binomial"][0] == 1
+    assert curve["binomial"][48] == pytest.approx(2**-48)
+    mean = sum(curve["measured"][1:])  # of a whole number: the sum of its tail
+    assert mean == pytest.approx(unmarked[CLEAN]["matches_mean"])
+
+
+def test_marked_images_are_those_of_the_pipeline(model):
+    """One image without the evaluation's code: generated by hand, read by `detect`."""
+    key = draw_keys(NEGATIVE_KEYS + 1, torch.Generator().manual_seed(3), "k")[-1]
+    call = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
+    call["generator"] = torch.Generator().manual_seed(2_000_000_000 + 3_000_000)
+    marked = model.pipeline("a cat", key=key, carrier="latent", latent_mapper=model.mappers["latent"], **call).images
+    found = detect(read_logits(as_saved(marked), model.extractor), key.bits())[0][0]
+    (example, *_) = mark_generated(generation(model, steps=3), model, [key])[1]["latent"]
+    assert example.matches == found.matches >= 36
+    torch.testing.assert_close(example.marked, as_saved(marked)[0], atol=1.01 / 255, rtol=0)
+
+
+def test_it_writes_figures_and_pictures(result, folder):
+    check_output(folder)
+    result.save(folder)
+    pictures = {"latent.png", "latent-photos.png", "token.png", "token-photos.png", "negatives.png"}
+    assert {path.name for path in folder.iterdir()} == {"results.json", LOG, *pictures}
+    assert json.loads((folder / "results.json").read_text()) == result.record()
+    with Image.open(folder / "latent.png") as sheet:
+        assert sheet.width > 6 * 32
+    with pytest.raises(PrivgenError, match=r"results.json exists"):
+        check_output(folder)
+    check_output(folder, overwrite=True)
+    assert "unmarked" not in result.summary()
+
+
+def test_a_left_over_picture_is_noticed_before_the_work(tmp_path):
+    (tmp_path / "token-photos.png").touch()
+    with pytest.raises(PrivgenError, match=r"token-photos.png exists"):
+        check_output(tmp_path)
+
+
+def test_a_missing_carrier_is_null(marked_model, photos, tmp_path):
+    shutil.copytree(marked_model, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "privgen" / "token_mapper")
+    small = {**OPTIONS, "n": 2, "negatives": 0, "photos": 1}
+    record = evaluate_watermark(load_watermark_model(tmp_path / "model", device="cpu"), **small, **photos).record()
+    assert record["carriers"]["token"] is None
+    assert record["carrier"] == "latent"
+    only = load_watermark_model(tmp_path / "model", carriers=["token"], device="cpu")
+    record = evaluate_watermark(only, **small, **photos).record()
+    assert record["carriers"] == {"token": None, "latent": None}
+    assert [record[name] for name in ("carrier", "bit_accuracy", "photos")] == [None] * 3
+    assert record["negatives"] == 7
+
+
+def test_the_default_carrier_leads(marked_model, tmp_path):
+    shutil.copytree(marked_model, tmp_path / "model")
+    (tmp_path / "model" / "privgen" / "privgen_config.json").write_text('{"default_carrier": "token"}')
+    assert load_watermark_model(tmp_path / "model", device="cpu").present == ("token", "latent")
+    assert load_watermark_model(tmp_path / "model", carriers=["latent"], device="cpu").present == ("latent",)
+
+
+def test_a_damaged_carrier_is_an_error(marked_model, tmp_path):
+    shutil.copytree(marked_model, tmp_path / "model")
+    (tmp_path / "model" / "privgen" / "token_mapper" / "diffusion_pytorch_model.safetensors").write_bytes(b"x")
+    with pytest.raises(PrivgenError, match="could not load the token_mapper"):
+        load_watermark_model(tmp_path / "model", device="cpu")
+
+
+def test_too_few_pairs(model):
+    with pytest.raises(ValueError, match=r"expected n of at least 2 .* got 1 and 8"):
+        evaluate_watermark(model, n=1)
+
+
+# Marking
+
+
+@pytest.mark.parametrize("carrier", ["token", "latent"])
+def test_photographs_are_marked_as_embed_marks_them(carrier, model, model_folder, photos):
+    path = sorted(photos["heldout"].iterdir())[0]
+    (key,) = draw_keys(1, torch.Generator().manual_seed(0), "k")
+    _, (example,) = mark_photos([path], model, carrier, [key], seed=5, batch_size=2)
+    marker = load_marker(key, model=str(model_folder), carrier=carrier, seed=5, device="cpu")
+    pixels = load_image(path).pixels
+    expected = add_residual(pixels, marker.residuals(to_canvas([pixels], marker.size))[0], levels=255)
+    assert example.plain.shape == example.marked.shape == pixels.shape
+    torch.testing.assert_close(example.marked, expected.pixels, atol=1e-6, rtol=0)
+    assert example.psnr_db == pytest.approx(expected.psnr_db, abs=1e-3)
+
+
+def test_images_are_compared_one_by_one(model, generator):
+    plain = [as_saved(torch.rand(3, side, side, generator=generator)) for side in (32, 40)]
+    marked = [as_saved(image * 0.9) for image in plain]
+    keys = draw_keys(2, generator, "k")
+    measured = compare(plain, marked, keys, model.extractor)
+    quality = [float(psnr(after[None], before[None])) for before, after in zip(plain, marked, strict=True)]
+    assert measured.psnr_db.tolist() == pytest.approx(quality)
+    bits = (read_logits(marked, model.extractor) > 0).long()
+    expected = [(row == torch.tensor(key.bits())).sum().item() for row, key in zip(bits, keys, strict=True)]
+    assert measured.matches().tolist() == expected
+
+
+# Reading
+
+
+def test_attacks_are_those_that_were_agreed():
+    expected = {
+        "jpeg_75": get_attack("jpeg", strength=75),
+        "blur_1": get_attack("blur", strength=1, reference=None),
+        "brightness_1_5": get_attack("brightness", strength=1.5),
+    }
+    assert expected == ATTACKS
+
+
+def test_readings_follow_the_attacks(model, generator):
+    images = [torch.rand(3, side, side + 8, generator=generator) for side in (32, 48)]
+    readings = read(images, model.extractor)
+    assert readings.keys() == {CLEAN, *ATTACKS}
+    for name, attack in ATTACKS.items():
+        logits = read_logits([as_saved(attack(image[None]))[0] for image in images], model.extractor)
+        assert readings[name].tolist() == weigh_bits(logits).tolist()
+    assert any((readings[name] != readings[CLEAN]).any() for name in ATTACKS)
+
+
+def test_keys_come_from_the_generator():
+    first, again, other = (draw_keys(3, torch.Generator().manual_seed(seed), "k") for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert len({key.bits() for key in (*first, *other)}) == 6
+
+
+def test_an_image_depends_on_its_number_only(model):
+    many, one = generation(model).images([4, 5]), generation(model, batch_size=1).images([5])
+    torch.testing.assert_close(many[1:], one, atol=1.01 / 255, rtol=0)
+    assert not torch.equal(generation(model, seed=4).images([5]), one)
+    captions = Generation(model.pipeline, seed=3)
+    assert captions.prompt(0) != captions.prompt(2)
+    assert " and " in captions.prompt(1)
+
+
+# Negatives
+
+
+def test_an_interrupted_run_goes_on(model, tmp_path):
+    images, path = generation(model), tmp_path / "out" / LOG
+    whole = read_generated(images, model.extractor, range(2, 7), NegativesLog(path, "a"))
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == 5
+    changed = json.loads(lines[1]) | {CLEAN: [1] * 48}
+    # Cut in the middle of the last line; one other image reads differently, so that what was taken up shows.
+    path.write_text("".join([lines[0], json.dumps(changed) + "\n", *lines[2:4]]) + lines[4][:30])
+    again = read_generated(images, model.extractor, range(2, 7), NegativesLog(path, "a"))
+    assert sorted(map(bytes, again[CLEAN])) != sorted(map(bytes, whole[CLEAN]))
+    assert bytes([1] * 48) in map(bytes, again[CLEAN])
+    assert sorted(map(bytes, again["jpeg_75"])) == sorted(map(bytes, whole["jpeg_75"]))
+    assert [json.loads(line)["image"] for line in path.read_text().splitlines()] == [2, 3, 4, 5, 6]
+    assert not NegativesLog(path, "b").has(3)
+    assert not NegativesLog(None, "a").has(3)
+
+
+def test_what_the_log_depends_on(model):
+    first = fingerprint(model, generation(model))
+    assert fingerprint(model, generation(model, batch_size=1)) == first
+    for change in ({"seed": 4}, {"steps": 4}, {"guidance": 1.0}, {"prompts": ("a cat",)}):
+        assert fingerprint(model, generation(model, **change)) != first
+    weight = model.pipeline.unet.conv_in.weight
+    with torch.no_grad():
+        weight[0, 0, 0, 0] += 1
+    try:
+        assert fingerprint(model, generation(model)) != first
+    finally:
+        with torch.no_grad():
+            weight[0, 0, 0, 0] -= 1
+
+
+def test_a_log_that_cannot_be_written(model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PrivgenError, match="was not written"):
+        NegativesLog(tmp_path / "file" / LOG, "a").add([0], {CLEAN: np.zeros((1, 48), np.uint8)})

@@ -1,0 +1,152 @@
+import json
+
+import pytest
+
+from privgen.errors import PrivgenError, UsageError
+from privgen.io.batches import Ledger, name_outputs, sha256_of
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Makes empty files below a folder that is the current one."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        return names
+
+    return make
+
+
+def names(paths, **options):
+    return {str(source): str(target) for source, target in name_outputs(paths, "out", **options).items()}
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["a.jpg", "b"], ["a.png", "b.png"]),
+        (["b.png", "a.png", "b.png", "./b.png"], ["b.png", "a.png"]),
+        (["a.jpg", "a.webp"], ["a.jpg.png", "a.webp.png"]),
+        (["x/a.jpg", "y/a.jpg", "x/b.jpg"], ["x-a.png", "y-a.png", "b.png"]),
+        (["x/a.jpg", "x/a.png", "y/a.jpg"], ["x-a.jpg.png", "x-a.png.png", "y-a.jpg.png"]),
+        (["x/z/a.jpg", "y/z/a.jpg"], ["x-z-a.png", "y-z-a.png"]),
+        (["a.tar.jpg"], ["a.tar.png"]),
+    ],
+)
+def test_names(files, sources, expected):
+    files(*sources)
+    assert list(names(sources).values()) == [f"out/{name}" for name in expected]
+
+
+def test_names_with_suffixes_of_their_own(files):
+    sources = files("x/a.jpg", "x/a.webp", "y/a.jpg")
+    suffix_of = lambda source: source.suffix  # noqa: E731
+    assert list(names(sources, suffix_of=suffix_of).values()) == ["out/x-a.jpg", "out/a.webp", "out/y-a.jpg"]
+
+
+def test_folders_are_expanded(files):
+    files("x/a.jpg", "x/b.jpg")
+    assert list(names(["x"]).values()) == ["out/a.png", "out/b.png"]
+
+
+def test_names_that_cannot_be_told_apart(files):
+    sources = files("x/a.jpg", "y/a.jpg", "x-a.jpg")
+    with pytest.raises(UsageError, match=r"a\.jpg and .*x-a\.jpg would both become x-a\.png"):
+        names(sources)
+
+
+@pytest.mark.parametrize("output", ["x", ".", "link", "x/../x"])
+def test_never_among_the_inputs(files, tmp_path, output):
+    files("x/a.jpg", "b.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    with pytest.raises(UsageError, match="is a folder that inputs come from"):
+        name_outputs(["b.jpg", "x"], output)
+
+
+def test_never_over_the_target_of_a_link(files, tmp_path):
+    files("x/a.png", "y/b.png")
+    (tmp_path / "y" / "a.png").symlink_to(tmp_path / "x" / "a.png")
+    with pytest.raises(UsageError, match="is a folder that inputs come from"):
+        name_outputs(["y/a.png"], "x")
+
+
+@pytest.mark.parametrize(("output", "match"), [("b.jpg", "b.jpg is a file"), ("new.png", "new.png looks like a file")])
+def test_output_must_be_a_folder(files, output, match):
+    files("x/a.jpg", "b.jpg")
+    with pytest.raises(UsageError, match=match):
+        name_outputs(["x"], output)
+
+
+def test_ledger_remembers(tmp_path):
+    ledger = Ledger(tmp_path / "out" / "ledger.jsonl", "made so")
+    target = tmp_path / "out" / "a.png"
+    assert not ledger.has(target, "s")
+    ledger.write(target, b"content", "s")
+    assert target.read_bytes() == b"content"
+    again = Ledger(tmp_path / "out" / "ledger.jsonl", "made so")
+    for known in (ledger, again):
+        assert known.has(target, "s")
+        assert not known.has(target, "other source")
+    assert not Ledger(tmp_path / "out" / "ledger.jsonl", "made otherwise").has(target, "s")
+    target.write_bytes(b"changed")
+    assert not again.has(target, "s")
+    target.unlink()
+    assert not again.has(target, "s")
+
+
+def test_ledger_survives_a_line_cut_short(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path, "x").write(tmp_path / "a.png", b"a")
+    with path.open("a") as file:
+        file.write('{"output": "b')
+    Ledger(path, "x").write(tmp_path / "b.png", b"b")
+    ledger = Ledger(path, "x")
+    assert ledger.has(tmp_path / "a.png")
+    assert ledger.has(tmp_path / "b.png")
+
+
+def test_ledger_forgets_what_was_not_written(tmp_path, monkeypatch):
+    path = tmp_path / "out" / "ledger.jsonl"
+
+    def full(*args, **kwargs):
+        raise PrivgenError("full")
+
+    ledger = Ledger(path, "x")
+    ledger.write(tmp_path / "out" / "a.png", b"a")
+    before = path.read_bytes()
+    monkeypatch.setattr("privgen.io.batches.write_bytes", full)
+    with pytest.raises(PrivgenError, match="full"):
+        ledger.write(tmp_path / "out" / "b.png", b"b")
+    assert path.read_bytes() == before
+    assert not ledger.has(tmp_path / "out" / "b.png")
+    with pytest.raises(PrivgenError, match="full"):
+        Ledger(tmp_path / "new" / "ledger.jsonl", "x").write(tmp_path / "new" / "b.png", b"b")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_ledger_refuses_existing_files(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"precious")
+    ledger = Ledger(tmp_path / "ledger.jsonl", "x")
+    with pytest.raises(PrivgenError, match="exists"):
+        ledger.write(tmp_path / "a.png", b"a")
+    assert (tmp_path / "a.png").read_bytes() == b"precious"
+    assert not ledger.path.exists()
+    ledger.write(tmp_path / "a.png", b"a", overwrite=True)
+    assert ledger.has(tmp_path / "a.png")
+
+
+def test_ledger_is_json_lines(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl", "x")
+    for name in ("a.png", "b.png"):
+        ledger.write(tmp_path / name, name.encode(), "s")
+    records = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    assert [record["output"] for record in records] == ["a.png", "b.png"]
+    assert records[0]["output_sha256"] == sha256_of(tmp_path / "a.png")
+
+
+def test_digest_of_what_cannot_be_read(tmp_path):
+    assert sha256_of(tmp_path / "nothing") == ""
+    assert sha256_of(tmp_path) == ""

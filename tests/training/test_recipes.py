@@ -1,0 +1,185 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from privgen.attacks import TRAINING_TABLE, RandomDistortion
+from privgen.attacks.training_distortion import REGENERATION, training_distortion
+from privgen.errors import UsageError
+from privgen.training.loop import LoopOptions
+from privgen.training.recipes import KINDS, differences, dump_recipe, load_recipe, packaged_recipe
+
+
+SMALL = """
+[vae]
+channels = [8, 8]
+photo_share = 0
+photos = "here/photos"
+
+[loop]
+steps = 4
+batch_size = 2
+learning_rate = 1e-3
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a recipe and gives its path."""
+
+    def to_file(text):
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packaged_recipes_name_every_field(kind):
+    recipe = load_recipe(kind)
+    given = packaged_recipe(kind).read_text()
+    for name, value in recipe.values().items():
+        if value is not None and name != "loop.checkpoint_minutes":
+            assert f"\n{name.partition('.')[2]} = " in given, name
+
+
+def test_a_further_packaged_recipe():
+    recipe = load_recipe("extractor", "privgen:recipes/extractor-further.toml")
+    assert recipe.model.start.is_dir()
+    assert recipe.model.model.is_dir()
+    assert recipe.model.token_share > 0
+
+
+def test_the_packaged_photographs_are_found():
+    assert next(load_recipe("vae").model.photos.iterdir()).is_file()
+
+
+def test_values_and_defaults(write):
+    recipe = load_recipe("vae", write(SMALL))
+    assert recipe.kind == "vae"
+    assert recipe.model.channels == (8, 8)
+    assert recipe.model.photo_share == 0
+    assert isinstance(recipe.model.photo_share, float)
+    assert recipe.model.photos == Path("here/photos")
+    assert recipe.model.latent_channels == 8
+    assert recipe.loop == LoopOptions(steps=4, batch_size=2, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["extractor", "token", "mapper"])
+def test_samples_follow_from_the_loop(kind, tmp_path):
+    recipe = load_recipe(kind, changes=["loop.steps=10", "loop.batch_size=4"])
+    assert recipe.model.samples == 40
+    assert f"{kind}.samples" not in recipe.values()
+    (tmp_path / "written.toml").write_text(dump_recipe(recipe))
+    assert load_recipe(kind, tmp_path / "written.toml", ["loop.steps=20"]).model.samples == 80
+    with pytest.raises(UsageError, match=f"--set {kind}.samples=7: there is no field 'samples'"):
+        load_recipe(kind, changes=[f"{kind}.samples=7"])
+
+
+@pytest.mark.parametrize("kind", ["extractor", "mapper"])
+def test_distortions_are_made_from_the_recipe(kind):
+    recipe = load_recipe(kind, changes=[f'{kind}.distortions=["jpeg", "blur"]', f"{kind}.distortion_scale=0.5"])
+    made = recipe.distortion(training_distortion)
+    assert made == RandomDistortion((TRAINING_TABLE[0], TRAINING_TABLE[4]), per_sample=True).scaled(0.5)
+    with pytest.raises(UsageError, match=r"trains against jpeg, blur; pass distortion=training_distortion"):
+        recipe.distortion()
+    assert load_recipe(kind, changes=[f"{kind}.distortions=[]"]).distortion() is None
+
+
+@pytest.mark.parametrize("kind", ["extractor", "mapper"])
+def test_the_packaged_distortions(kind):
+    """Marks are fixed to the canvas, so that nothing is trained against crops and rotations."""
+    recipe = load_recipe(kind)
+    table = tuple(choice for choice in TRAINING_TABLE if choice.attack.name not in ("crop", "rotation"))
+    expected = RandomDistortion(table=table, per_sample=True).scaled(recipe.model.distortion_scale)
+    assert recipe.distortion(training_distortion) == expected
+
+
+def test_an_attack_that_is_named_more_often_is_drawn_more_often():
+    once, thrice = (
+        training_distortion(["jpeg", "rinsing"]),
+        training_distortion(["rinsing", "jpeg", "rinsing", "rinsing"]),
+    )
+    assert once.table == (thrice.table[0], *thrice.table[-1:])
+    assert thrice.table[1:] == 3 * once.table[1:]
+
+
+def test_images_are_regenerated_once_to_three_times():
+    (row,) = REGENERATION
+    drawn = [row.at(place / 99).strength for place in range(100)]
+    assert set(drawn) == {1, 2, 3}
+    assert all(drawn.count(count) >= 32 for count in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("names", "scale", "message"),
+    [(["jpg"], 1, "trained against jpg; choose from jpeg, crop"), (["jpeg"], 1.5, "a scale from 0 to 1, not 1.5")],
+)
+def test_distortions_that_do_not_exist(names, scale, message):
+    with pytest.raises(UsageError, match=message):
+        training_distortion(names, scale)
+
+
+def test_changes_come_last(write):
+    changes = ["loop.steps=100", "vae.channels=[8, 16]", "vae.photos=/some/where", "vae.decoder_only=true"]
+    recipe = load_recipe("vae", write(SMALL), [*changes, "loop.steps = 7"])
+    assert recipe.loop.steps == 7
+    assert recipe.model.channels == (8, 16)
+    assert recipe.model.photos == Path("/some/where")
+    assert recipe.model.decoder_only is True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_written_and_read_again(kind, tmp_path):
+    recipe = load_recipe(kind)
+    (tmp_path / "recipe.toml").write_text(dump_recipe(recipe))
+    assert load_recipe(kind, tmp_path / "recipe.toml") == recipe
+
+
+ERRORS = {
+    "unknown field": (SMALL + "stepz = 3", [], r"mine.toml, \[loop\]: there is no field 'stepz'; choose from steps, "),
+    "missing field": (SMALL.replace("steps = 4", ""), [], r"mine.toml, \[loop\]: steps must be given"),
+    "missing table": ("[vae]", [], r"mine.toml, \[loop\]: steps, batch_size, learning_rate must be given"),
+    "other table": (SMALL + "[gan]", [], r"mine.toml: a recipe for vae has the tables \[vae\] and \[loop\], not gan"),
+    "no table": ("vae = 3", [], "has the tables .* not vae"),
+    "a text": (SMALL.replace("4", '"4"'), [], r"\[loop\]: steps must be a whole number, not '4'"),
+    "a fraction": (SMALL.replace("4", "4.5"), [], "steps must be a whole number, not 4.5"),
+    "true": (SMALL.replace("1e-3", "true"), [], "learning_rate must be a number, not True"),
+    "no list": (SMALL.replace("[8, 8]", "8"), [], r"\[vae\]: channels must be a list, not 8"),
+    "in a list": (SMALL.replace("[8, 8]", "[8, 'a']"), [], "channels must be a whole number, not 'a'"),
+    "no path": (SMALL.replace('"here/photos"', "3"), [], "photos must be a text, not 3"),
+    "no steps": (SMALL.replace("steps = 4", "steps = 0"), [], r"\[loop\]: steps must be at least 1, not 0"),
+    "no TOML": ("[vae", [], "mine.toml is not TOML"),
+    "set: unknown": (SMALL, ["loop.stepz=3"], "--set loop.stepz=3: there is no field 'stepz'"),
+    "set: table": (SMALL, ["gan.steps=3"], r"--set gan.steps=3: write vae.FIELD=VALUE or loop.FIELD=VALUE"),
+    "set: no value": (SMALL, ["loop.steps"], "--set loop.steps: write"),
+    "set: type": (SMALL, ["loop.steps=many"], "--set loop.steps=many: steps must be a whole number, not 'many'"),
+    "set: range": (SMALL, ["loop.log_every=0"], "--set loop.log_every=0: log_every must be at least 1, not 0"),
+}
+
+
+@pytest.mark.parametrize(("text", "changes", "message"), ERRORS.values(), ids=ERRORS)
+def test_errors_name_file_and_field(text, changes, message, write):
+    with pytest.raises(UsageError, match=message):
+        load_recipe("vae", write(text), changes)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UsageError, match=r"The recipe .*none.toml cannot be read: No such file"):
+        load_recipe("vae", tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="it is not text"):
+        load_recipe("vae", tmp_path / "binary.toml")
+    with pytest.raises(UsageError, match="'gan' cannot be trained; choose from vae, classifier, diffusion"):
+        load_recipe("gan")
+
+
+def test_differences(write):
+    old = load_recipe("vae", write(SMALL))
+    changes = ["loop.steps=5", "loop.log_every=1", "vae.photos=elsewhere", "vae.crop=32"]
+    assert differences(old, load_recipe("vae", write(SMALL), changes)) == [
+        "vae.crop: 64 there, 32 now",
+        "loop.steps: 4 there, 5 now",
+    ]
+    assert differences(old, replace(old)) == []

@@ -1,0 +1,88 @@
+"""The extractor is trained further: from mini's own, on marks of both carriers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from privgen.errors import UsageError
+from privgen.hub import load_extra
+from privgen.metrics.quality import psnr
+from privgen.models.mappers import LatentMapper
+from privgen.training.watermark.extractor import ExtractorRecipe, ExtractorTask
+from privgen.watermark.write.residual import decoded, encode_canvas
+
+
+@pytest.fixture(scope="module")
+def recipe(root):
+    mini = root / "privgen" / "models" / "mini"
+    photos = root / "privgen" / "data" / "photos" / "train"
+    return ExtractorRecipe(
+        vae=mini / "vae", photos=photos, start=mini / "privgen", model=mini, psnr_from=38.0, psnr_to=38.0
+    )
+
+
+@pytest.fixture(scope="module")
+def task(recipe):
+    return ExtractorTask(recipe, 0)
+
+
+def test_it_goes_on_from_what_was_trained(task):
+    extractor = load_extra("extractor", "mini")
+    pixels = task.batch(list(range(4)))["pixels"]
+    with torch.no_grad():
+        before = extractor.listen(extractor.encode(pixels))
+        torch.testing.assert_close(task.extractor.listen(task.extractor.encode(pixels)), before, rtol=1e-3, atol=1e-3)
+        extractor.unwhiten()
+        torch.testing.assert_close(task.extractor(pixels), extractor(pixels), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("token_share", [0.0, 1.0])
+def test_both_carriers_marks_are_read_at_the_quality_asked_for(task, recipe, token_share):
+    task.recipe = replace(recipe, token_share=token_share)
+    batch = task.batch(list(range(8)))
+    assert bool((batch["by_token"] == bool(token_share)).all())
+    with torch.no_grad():
+        marked, figures = task.mark(batch), task(batch)
+        round_trip = decoded(task.vae, encode_canvas(task.vae, batch["pixels"]))
+    base = torch.where(batch["as_decoded"][:, None, None, None], round_trip.clamp(0, 1), batch["pixels"])
+    assert torch.allclose(psnr(marked, base), torch.tensor(38.0), atol=0.3)
+    assert float(figures["bit_accuracy"]) > 0.9
+
+
+def test_an_image_does_not_depend_on_its_batch(task, recipe):
+    task.recipe = replace(recipe, token_share=0.5)
+    whole, last = task.batch([5, 6, 7]), task.batch([7])
+    for name, value in whole.items():
+        assert torch.equal(value[2:], last[name]), name
+
+
+def test_whitening_and_strength_go_by_generated_images(task, recipe, tmp_path):
+    task.recipe = replace(recipe, clean_images=64, generated_images=8, psnr_to=34.0)
+    generated = task.writer.unmarked(8, task.seed)
+    with torch.no_grad():
+        assert task._clean_logits(task.extractor, generated).shape == (72, 48)
+        task.export(tmp_path)
+        z = encode_canvas(task.vae, generated)
+        mapper = LatentMapper.from_pretrained(tmp_path / "latent_mapper")
+        bits = torch.randint(2, (8, 48), generator=torch.Generator().manual_seed(1))
+        change = decoded(task.vae, z + mapper(bits)) - decoded(task.vae, z)
+    assert float((-10 * torch.log10(change.square().mean(dim=(1, 2, 3)))).mean()) == pytest.approx(34, abs=0.6)
+
+
+def test_a_unet_is_trained_alone(recipe):
+    task = ExtractorTask(replace(recipe, unet=True), 0)
+    trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
+    assert {".".join(name.split(".")[:2]) for name in trained} == {
+        "log_temperature",
+        "extractor.unet",
+        "extractor.trust",
+        "extractor.readout",
+    }
+    task(task.batch(list(range(4))))["loss"].backward()
+    assert float(trained["extractor.unet.conv_out.weight"].grad.abs().sum()) > 0
+
+
+def test_a_unet_needs_a_denoiser(recipe):
+    with pytest.raises(UsageError, match="name a text-to-image model as `model`"):
+        ExtractorTask(replace(recipe, unet=True, model=None), 0)
