@@ -44,7 +44,7 @@ def test_no_classifier(cli, model, tmp_path):
 
 
 def test_a_watermark(cli, marked_model, photo_files, tmp_path, monkeypatch):
-    from privgen.evaluation.watermark.evaluate import evaluate as watermark
+    from privgen.evaluation.watermark import evaluate as watermark
 
     for folder in ("heldout", "train"):
         (tmp_path / folder).mkdir()

@@ -113,7 +113,7 @@ def test_errors(model, folders):
 
 
 def test_the_command(cli, marked_model, tmp_path, monkeypatch, folders):
-    from privgen.evaluation.adaptive.evaluate import images as adaptive_images
+    from privgen.evaluation.adaptive import images as adaptive_images
 
     # Hundreds of photographs take their time.
     (tmp_path / "photos").mkdir()

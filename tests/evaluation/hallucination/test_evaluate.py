@@ -12,7 +12,7 @@ from privgen.data.toys import ExactDenoiser, gaussian_grid
 from privgen.errors import PrivgenError, UsageError
 from privgen.evaluation.hallucination.chess_boards import START, draw_board
 from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
-from privgen.evaluation.hallucination.evaluate import runs as hallucination_runs
+from privgen.evaluation.hallucination import runs as hallucination_runs
 from privgen.evaluation.hallucination.methods import SAMPLERS, Method, baseline, sample
 from privgen.evaluation.hallucination.pictures import WRONG, mark_board, mark_shapes
 from privgen.evaluation.hallucination.plan import Plan, plan
