@@ -30,7 +30,7 @@ from privgen.noise_assignment.matching import auction_matching, spread
 Assign = Callable[[Tensor, Tensor], Tensor]
 
 ESTIMATE_SECONDS = 5.0
-RIVALS = {"torchcfm": "torchcfm", "pot": "ot", "lapx": "lap"}
+BASELINES = {"torchcfm": "torchcfm", "pot": "ot", "lapx": "lap"}
 # The embedded model's denoiser as it is trained: 16 x 16 x 8 latents and a short caption.
 UNET = {
     "sample_size": 16,
@@ -104,7 +104,7 @@ def lapx_ways() -> dict[str, Assign]:
     return {"lapx": solved(squared, solve), "lapx on dot products": solved(lambda x, e: -x @ e.T, solve)}
 
 
-def rivals() -> dict[str, Assign]:
+def baselines() -> dict[str, Assign]:
     """The ways of the packages that are installed; the others are named on standard error."""
     found: dict[str, Assign] = {}
     for name, ways in (("torchcfm", torchcfm_ways), ("pot", pot_ways), ("lapx", lapx_ways)):
@@ -216,7 +216,7 @@ def measure_shares(steps: dict[int, float], repeats: int, device: str) -> dict:
         ours("linear")(x, e)
         assigning = median(seconds(lambda x=x, e=e: ours("linear")(x, e)) for _ in range(max(repeats, 9)))
         results |= {
-            f"share_of_step_{batch}": round(assigning / step, 5),
+            f"fraction_of_step_{batch}": round(assigning / step, 5),
             f"step_{batch}": {"milliseconds": round(1000 * step, 1), "source": source},
         }
     return results
@@ -233,7 +233,7 @@ def speedups(table: list[dict], names: list[str]) -> dict[str, float | None]:
 
     return {
         "speedup_over_published_1024": over(["published"]),
-        "speedup_over_best_rival_1024": over(names),
+        "speedup_over_best_baseline_1024": over(names),
         "speedup_over_cdist_and_scipy_1024": over(["cdist and scipy"]),
     }
 
@@ -274,7 +274,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Measure noise assignment against the published way and other packages."""
-    others = rivals()
+    others = baselines()
     ways = {name: ours(name) for name in METHODS[1:]} | {"cdist and scipy": solved(squared, by_scipy)} | others
     table = []
     for dim in dims:
@@ -293,7 +293,7 @@ def main(
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "versions": {"privgen": privgen.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-        | {package: installed(package) for package in ("scipy", "numpy", *RIVALS)},
+        | {package: installed(package) for package in ("scipy", "numpy", *BASELINES)},
     }
     click.echo(json.dumps(record, indent=2) if as_json else markdown(table))
 

@@ -1,6 +1,6 @@
-"""The tables of the README and the docs, from records of `privgen evaluate robustness --json`, and with `--refine`.
+"""The tables of the README and the docs, from records of `privgen evaluate robustness --json`, and with `--robust-steps`.
 
-python benchmarks/robustness_table.py docs/results/robustness.json [docs/results/robustness-refined.json] [--short]
+python benchmarks/robustness_table.py docs/results/robustness.json [docs/results/robustness-robust-steps.json] [--short]
 """
 
 import json
@@ -32,7 +32,7 @@ SHORT = {
 """Rows of the README, and what they are called there."""
 
 
-REFINED = (*SHORT, "jpeg_10", "webp_10", "degradation_1", "regeneration_30", "regeneration_100", "rinse_4x", "vae_1")
+ROBUST = (*SHORT, "jpeg_10", "webp_10", "degradation_1", "regeneration_30", "regeneration_100", "rinse_4x", "vae_1")
 """Rows of the table of refined marks."""
 
 
@@ -61,10 +61,10 @@ def full(record: dict[str, Any]) -> str:
 
 
 def compared(record: dict[str, Any], refined: dict[str, Any]) -> str:
-    """What refining changes, by the default carrier, after the attacks of `REFINED`."""
+    """What refining changes, by the default carrier, after the attacks of `ROBUST`."""
     figures = {"tpr_1e-3": "found at 1e-3", "tpr_1e-6": "at 1e-6", "bit_accuracy": "bits right"}
     rows = []
-    for key in sorted(REFINED):
+    for key in sorted(ROBUST):
         before, after = (_attack(r, key) for r in (record, refined))
         rows.append((f"`{key}`", [after["n"], *(found[name] for name in figures for found in (before, after))]))
     heads = [head for name in figures.values() for head in (name, "refined")]
@@ -74,7 +74,7 @@ def compared(record: dict[str, Any], refined: dict[str, Any]) -> str:
 def _columns(record: dict[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
     """Head, method and rate of each column."""
     first = record["carrier"]
-    others = {**{name: m for name, m in record["carriers"].items() if name != first}, **record["rivals"]}
+    others = {**{name: m for name, m in record["carriers"].items() if name != first}, **record["baselines"]}
     own = [(f"`{first}`, 1e-3", record, "tpr_1e-3"), (f"`{first}`, 1e-6", record, "tpr_1e-6")]
     return own + [(f"{name}, 1e-3", method, "tpr_1e-3") for name, method in others.items()]
 

@@ -63,7 +63,7 @@ def measure(marked: Tensor, plain: Tensor, keys: Sequence[Key], extractor: Any) 
 @click.option("--vectors", type=int, multiple=True, default=(16,), show_default=True, help="That say something.")
 @click.option("--strength", type=float, multiple=True, default=(1.0,), show_default=True)
 @click.option("--tau", type=int, multiple=True, default=(75,), show_default=True)
-@click.option("--guidance", type=float, multiple=True, default=(3.0,), show_default=True)
+@click.option("--guidance-scale", type=float, multiple=True, default=(3.0,), show_default=True)
 @click.option("--plain-negative", is_flag=True, help="Leave the negative prompt as it is.")
 @click.option("--json", "as_json", is_flag=True)
 def main(
@@ -90,16 +90,24 @@ def main(
     keys = draw_keys(n, torch.Generator().manual_seed(seed), "curve")
     rows = []
     for scale in guidance:
-        plain = generate(pipe, prompts, seeds, guidance=scale)
+        plain = generate(pipe, prompts, seeds, guidance_scale=scale)
         for ((count, factor), mapper), at in tqdm(list(product(mappers.items(), tau)), desc=f"guidance {scale:g}"):
             images = []
             for first in range(0, n, 8):
                 part = slice(first, first + 8)
                 options = {"keys": keys[part], "carrier": "token", "token_mapper": mapper, "tau": at}
-                images.append(generate(pipe, prompts[part], seeds[part], guidance=scale, **options))
+                images.append(generate(pipe, prompts[part], seeds[part], guidance_scale=scale, **options))
             found = measure(torch.cat(images), plain, keys, extractor)
             rows.append(
-                {"vectors": count, "strength": factor, "tau": at, "guidance": scale, "n": n, "seed": seed, **found}
+                {
+                    "vectors": count,
+                    "strength": factor,
+                    "tau": at,
+                    "guidance_scale": scale,
+                    "n": n,
+                    "seed": seed,
+                    **found,
+                }
             )
             if not as_json:
                 tqdm.write("  ".join(f"{key} {value}" for key, value in rows[-1].items()))

@@ -28,7 +28,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time."),
         click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps."),
         click.option(
-            "--guidance", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance."
+            "--guidance-scale", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance."
         ),
         options.device(),
         options.dtype(),
@@ -76,7 +76,7 @@ def model(
     classifier: Path | None,
     batch_size: int,
     steps: int,
-    guidance: float,
+    guidance_scale: float,
     device: str,
     dtype: str,
     as_json: bool,
@@ -85,7 +85,7 @@ def model(
     """Measure a text-to-image model on prompts, scenes and photographs that it has not seen.
 
     Prompts are captions of scenes with one and two objects; a classifier judges the pictures. Figures come with 95 %
-    intervals, in results.json under "spread".
+    intervals, in results.json under "ci95".
     """
     from privgen.evaluation.text_to_image.evaluate import check_output, evaluate_model
     from privgen.hub import load_pipeline
@@ -96,11 +96,11 @@ def model(
     judge = load_classifier(classifier)
     pipeline = load_pipeline(model, device=device, dtype=dtype)
     result = evaluate_model(
-        pipeline, judge, name=model, n=n, seed=seed, batch_size=batch_size, steps=steps, guidance=guidance
+        pipeline, judge, name=model, n=n, seed=seed, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale
     )
     if output is not None:
         result.save(output, overwrite=overwrite)
-    hidden = () if as_json else ("spread", "environment")
+    hidden = () if as_json else ("ci95", "environment")
     echo({key: value for key, value in result.record().items() if key not in hidden}, as_json=as_json)
 
 
@@ -136,13 +136,13 @@ def model(
     show_default=True,
     help="Held-out photographs to mark; all photographs, unmarked, are negatives.",
 )
-@options.refine()
+@options.robust_steps()
 @_sampling_options
 def watermark(
     model: str,
     output: Path | None,
     carriers: tuple[Carrier, ...],
-    refine: int,
+    robust_steps: int,
     device: str,
     dtype: str,
     as_json: bool,
@@ -152,7 +152,7 @@ def watermark(
     """Measure how well marks are found, and how often they are found where none is.
 
     Images of held-out prompts and photographs are marked with fresh random keys, and compared with the unmarked ones;
-    then 20 keys are looked for in images without a mark. Figures come with 95 % intervals, under "spread". The first
+    then 20 keys are looked for in images without a mark. Figures come with 95 % intervals, under "ci95". The first
     ones are those of the model's default carrier, named in "carrier"; a carrier that the model lacks is null. With -o,
     a run that was interrupted goes on with the unmarked images where it stopped.
     """
@@ -164,7 +164,9 @@ def watermark(
 
     if output is not None:
         check_output(output, overwrite=overwrite)
-    loaded = load_watermark_model(model, carriers=carriers or CARRIERS, refine=refine, device=device, dtype=dtype)
+    loaded = load_watermark_model(
+        model, carriers=carriers or CARRIERS, robust_steps=robust_steps, device=device, dtype=dtype
+    )
     result = evaluate_watermark(loaded, folder=output, **chosen)
     if output is not None:
         result.save(output, overwrite=overwrite)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     epilog=options.examples(
         "privgen evaluate robustness -o runs/robustness",
         "privgen evaluate robustness --preset standard --n 100 --seed 1 --json -o runs/robustness",
-        "privgen evaluate robustness --method latent --attack jpeg --attack rotation --no-rivals",
+        "privgen evaluate robustness --method latent --attack jpeg --attack rotation --no-baselines",
         "torchrun --nproc-per-node 2 -m privgen evaluate robustness --preset standard -o runs/robustness",
     )
 )
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     show_default="those of the preset",
     help="Method to measure; repeatable.",
 )
-@click.option("--no-rivals", is_flag=True, help="Leave the watermarks of other packages out.")
+@click.option("--no-baselines", is_flag=True, help="Leave the watermarks of other packages out.")
 @click.option(
     "--no-perceptual",
     "perceptual",
@@ -74,8 +74,10 @@ if TYPE_CHECKING:
 )
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps.")
-@click.option("--guidance", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance.")
-@options.refine()
+@click.option(
+    "--guidance-scale", type=float, default=3.0, show_default=True, help="Scale of classifier-free guidance."
+)
+@options.robust_steps()
 @options.device()
 @options.dtype()
 @options.json()
@@ -84,9 +86,9 @@ def robustness(
     model: str,
     output: Path | None,
     methods: tuple[str, ...],
-    no_rivals: bool,
+    no_baselines: bool,
     search: bool | None,
-    refine: int,
+    robust_steps: int,
     device: str,
     dtype: str,
     as_json: bool,
@@ -96,9 +98,9 @@ def robustness(
     """Measure how well marks survive attacks, beside other packages' watermarks.
 
     Images are generated without a mark and with ours; other watermarks mark the ones without. All of them, marked or
-    not, go through the same attacks and are read again. Figures come with 95 % intervals, under "spread"; the first
+    not, go through the same attacks and are read again. Figures come with 95 % intervals, under "ci95"; the first
     ones are those of the model's default carrier. What cannot be run is null, and "not_run" says why. With -o, a run
-    that was interrupted, or gets more attacks, goes on where it stopped. Rivals need `pip install 'privgen[rivals]'`,
+    that was interrupted, or gets more attacks, goes on where it stopped. Baselines need `pip install 'privgen[baselines]'`,
     super-resolution `privgen[super-resolution]`, ST-LPIPS `privgen[perceptual]`.
     """
     quiet_loading()
@@ -111,12 +113,12 @@ def robustness(
         check_output(output, overwrite=overwrite)
     shared = processes()
     place = shared.device if device == "auto" else device
-    loaded = load_watermark_model(model, refine=refine, device=place, dtype=dtype)
+    loaded = load_watermark_model(model, robust_steps=robust_steps, device=place, dtype=dtype)
     result = evaluate_robustness(
         loaded,
         read=_reader(model, search, place),
         methods=methods,
-        rivals=() if no_rivals else None,
+        baselines=() if no_baselines else None,
         device=place,
         folder=output,
         processes=shared,

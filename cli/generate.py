@@ -67,7 +67,7 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--amplify-gate",
     "gate",
-    type=click.Choice(["constant", "trajectory", "learned"]),
+    type=click.Choice(["constant", "running_variance", "learned"]),
     show_default="constant",
     help="Amplify everywhere, where predictions change from step to step, or where the model's variance is large.",
 )

@@ -31,11 +31,11 @@ def seed(**overrides: Any) -> Decorator[Any]:
     return _option("--seed", overrides, type=click.IntRange(0, 2**63 - 1), default=0, help=text)
 
 
-def refine(**overrides: Any) -> Decorator[Any]:
-    """``--refine``: rounds in which marks are fitted to their image, as `refine: int`."""
+def robust_steps(**overrides: Any) -> Decorator[Any]:
+    """``--robust-steps``: rounds in which marks are fitted to their image, as `robust_steps: int`."""
     text = "Rounds of fitting the mark to each image, so that it survives regeneration; carrier latent only."
     kind = click.IntRange(0, 1000)
-    return _option("--refine", overrides, type=kind, default=0, metavar="ROUNDS", help=text)
+    return _option("--robust-steps", overrides, type=kind, default=0, metavar="ROUNDS", help=text)
 
 
 def device(**overrides: Any) -> Decorator[Any]:

@@ -68,7 +68,7 @@ _images = click.argument(
     show_default="what suits the carrier",
     help="The mark acts on timesteps up to this one, of 1000.",
 )
-@options.refine()
+@options.robust_steps()
 def generate(key: str, as_json: bool, **chosen: Any) -> None:
     """Generate images of what PROMPT says that carry a key's mark.
 
@@ -108,7 +108,7 @@ def generate(key: str, as_json: bool, **chosen: Any) -> None:
     show_default=True,
     help="Format to write: PNG, which loses nothing, or that of the source where possible.",
 )
-@options.refine()
+@options.robust_steps()
 @options.seed()
 @options.model()
 @options.device()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from privgen.errors import UsageError
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.detector import Detector
+from privgen.hallucination.running_variance import WATCHED
 from privgen.hallucination.scheduler import AmplifiedScheduler, amplified
-from privgen.hallucination.trajectory import WATCHED
 
 
 DETECTOR = Detector((800,))

@@ -84,7 +84,7 @@ def generate_files(
     key: Key | None = None,
     carrier: Carrier | None = None,
     tau: float | None = None,
-    refine: int = 0,
+    robust_steps: int = 0,
     amplification: Amplification | None = None,
     reject: float = 0.0,
     device: str = "auto",
@@ -110,7 +110,7 @@ def generate_files(
         key: whose mark they carry; plain images without.
         carrier: what the mark is written with; by default the model's own choice.
         tau: the mark acts on timesteps t <= tau, of 1000; by default what suits the carrier.
-        refine: rounds in which a mark of the carrier `latent` is fitted to its image, so that it survives
+        robust_steps: rounds in which a mark of the carrier `latent` is fitted to its image, so that it survives
             regeneration; see `privgen.watermark.write.robust_mark`.
         amplification: of the score, against hallucination; None samples as the model's scheduler does.
         reject: share of the images, in [0, 1), to leave out: those in which the network sees most noise when it is
@@ -130,11 +130,13 @@ def generate_files(
     if reject and not 1 <= round(reject * n) < n:
         raise UsageError(f"A share of {reject:g} of {n} images rejects none or all of them; make more, or change it.")
     carrier = None if key is None else carrier or default_carrier(model)
-    settings: dict[str, Any] = {"steps": steps, "guidance": guidance_scale, "negative_prompt": negative_prompt}
-    mark: dict[str, Any] = {} if key is None else {"key": key, "carrier": carrier, "tau": tau, "refine": refine}
+    settings: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
+    mark: dict[str, Any] = (
+        {} if key is None else {"key": key, "carrier": carrier, "tau": tau, "robust_steps": robust_steps}
+    )
     key_id = None if key is None else key.key_id
     changes: list[Any] = [] if amplification is None else [asdict(amplification)]
-    changes += [{"refine": refine}] if refine else []
+    changes += [{"robust_steps": robust_steps}] if robust_steps else []
     work = _digest(prompt, resolve_model(model), settings, key_id, carrier, tau, *changes)
     ledger = Ledger(Path(output) / LEDGER, work) if n > 1 and not reject else None
     wanted = {image: target for image, target in targets.items() if ledger is None or not ledger.has(target)}
@@ -142,8 +144,8 @@ def generate_files(
         refuse_existing(target, overwrite=overwrite)
     written: set[int] = set()
     if wanted:
-        pipeline = _load(model, key, carrier, refine, device, dtype)
-        settings["guidance"] = _default_guidance(pipeline, model) if guidance_scale is None else guidance_scale
+        pipeline = _load(model, key, carrier, robust_steps, device, dtype)
+        settings["guidance_scale"] = _default_guidance(pipeline, model) if guidance_scale is None else guidance_scale
         about = {"prompt": prompt, **settings, "model": _public_name(model), "privgen": __version__}
         about["amplification"] = None if amplification is None else json.dumps(asdict(amplification))
         call = {**settings, **mark, "batch_size": BATCH_SIZE if model in EMBEDDED else 1}
@@ -171,13 +173,13 @@ def _targets(output: Path, seeds: range) -> dict[int, Path]:
     return {seed: output / f"{seed:04d}.png" for seed in seeds}
 
 
-def _load(model: str, key: Key | None, carrier: Carrier | None, refine: int, device: str, dtype: str) -> Any:
+def _load(model: str, key: Key | None, carrier: Carrier | None, robust_steps: int, device: str, dtype: str) -> Any:
     if key is None:
         return load_pipeline(model, device=device, dtype=dtype)
     mapper = load_extra(f"{carrier}_mapper", model, device=device)
     pipeline = load_pipeline(model, device=device, dtype=dtype, pipeline_class=StableDiffusionWatermarkPipeline)
     setattr(pipeline, f"{carrier}_mapper", mapper)
-    if refine:
+    if robust_steps:
         pipeline.extractor = load_extra("extractor", model, device=device)
     return pipeline
 

@@ -28,13 +28,13 @@ class StableDiffusionAmplifiedPipelineOutput(BaseOutput):
     Attributes:
         images: as Stable Diffusion returns them: B Pillow images, or an array or tensor for other output types.
         nsfw_content_detected: for each image whether the safety checker found it unsafe; None without a checker.
-        trajectory_variance: for each image the variance of its predicted latents over the watched steps, (B,); high
+        running_variance: for each image the variance of its predicted latents over the watched steps, (B,); high
             values tell of hallucinations. None when nothing was watched.
     """
 
     images: list[PIL.Image.Image] | NDArray[np.generic] | Tensor
     nsfw_content_detected: list[bool] | None
-    trajectory_variance: Tensor | None = None
+    running_variance: Tensor | None = None
 
 
 class StableDiffusionAmplifiedPipeline(StableDiffusionPipeline):
@@ -45,7 +45,7 @@ class StableDiffusionAmplifiedPipeline(StableDiffusionPipeline):
 
         pipe = load_pipeline("mini", pipeline_class=StableDiffusionAmplifiedPipeline)
         output = pipe("a cat", amplification=Amplification(gamma=1.3, window=(0, 100)), watch=(0, 400))
-        output.images[0], output.trajectory_variance[0]
+        output.images[0], output.running_variance[0]
     """
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ class StableDiffusionAmplifiedPipeline(StableDiffusionPipeline):
         Args:
             *args: what `StableDiffusionPipeline` takes.
             amplification: what to do to the score.
-            watch: lowest and highest timestep, of 1000, whose predictions count for `trajectory_variance`.
+            watch: lowest and highest timestep, of 1000, whose predictions count for `running_variance`.
             **kwargs: what `StableDiffusionPipeline` takes by name.
 
         Returns:
@@ -80,7 +80,7 @@ class StableDiffusionAmplifiedPipeline(StableDiffusionPipeline):
         return_dict = call.pop("return_dict", True)
         with amplified(self, amplification, watch=watch) as scheduler:
             images, unsafe = super().__call__(**call, return_dict=False)
-            variance = None if watch is None else scheduler.trajectory_variance()
+            variance = None if watch is None else scheduler.running_variance()
         output = (images, unsafe, variance)
         return StableDiffusionAmplifiedPipelineOutput(*output) if return_dict else output
 

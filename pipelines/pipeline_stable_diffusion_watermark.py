@@ -24,7 +24,7 @@ from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike, config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
 from privgen.watermark.write.marker import CARRIERS, Carrier
-from privgen.watermark.write.robust_mark import Refiner
+from privgen.watermark.write.robust_mark import RobustMarker
 
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)
@@ -60,7 +60,7 @@ class _Mark:
     token_mapper: TokenMapperLike | None
     latent_mapper: LatentMapperLike | None
     extractor: ExtractorLike | None
-    refine: int
+    robust_steps: int
 
 
 def _with_plain_signature(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,7 +85,7 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
     Attributes:
         token_mapper: message bits to token embedding, for the carrier `token`.
         latent_mapper: message bits to latent residual, for the carrier `latent`.
-        extractor: what will read the marks, for `refine`.
+        extractor: what will read the marks, for `robust_steps`.
     """
 
     token_mapper: TokenMapperLike | None = None
@@ -105,7 +105,7 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         token_mapper: TokenMapperLike | None = None,
         latent_mapper: LatentMapperLike | None = None,
         extractor: ExtractorLike | None = None,
-        refine: int = 0,
+        robust_steps: int = 0,
         **kwargs: Any,
     ) -> "StableDiffusionWatermarkPipelineOutput | tuple[Any, ...]":
         """Generate images; without key and token bit for bit those of `StableDiffusionPipeline`.
@@ -121,7 +121,7 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             token_mapper: instead of the attribute.
             latent_mapper: instead of the attribute.
             extractor: instead of the attribute.
-            refine: rounds in which the residual of the carrier latent is fitted to its image, so that it survives
+            robust_steps: rounds in which the residual of the carrier latent is fitted to its image, so that it survives
                 regeneration; see `privgen.watermark.write.robust_mark`.
             **kwargs: what `StableDiffusionPipeline` takes by name.
 
@@ -142,7 +142,7 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             token_mapper=self.token_mapper if token_mapper is None else token_mapper,
             latent_mapper=self.latent_mapper if latent_mapper is None else latent_mapper,
             extractor=self.extractor if extractor is None else extractor,
-            refine=refine,
+            robust_steps=robust_steps,
         )
         return_dict, call["return_dict"] = call["return_dict"], False
         ids = None
@@ -166,7 +166,7 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         images = self._count_images(call)
         if len(mark.keys) not in (0, 1, images):
             raise UsageError(f"expected one key for each of {images} images, got {len(mark.keys)}")
-        if mark.refine and mark.carrier == "token":
+        if mark.robust_steps and mark.carrier == "token":
             raise UsageError("Marks that text writes are not refined; use the carrier latent.")
         change = self._mark_with_token if mark.carrier == "token" else self._mark_with_latents
         ids = [key.key_id for key in mark.keys] or [mark.token.key_id if mark.token is not None else ""]
@@ -226,15 +226,15 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             raise ValueError(
                 f"expected a residual of shape {shape}, got {tuple(residual.shape[1:])}: the mapper is another model's"
             )
-        refine = partial(self._refiner(mark), bits=bits) if mark.refine else None
-        return _also(call, LatentMarkCallback(residual, tau=mark.tau, refine=refine))
+        robust_steps = partial(self._refiner(mark), bits=bits) if mark.robust_steps else None
+        return _also(call, LatentMarkCallback(residual, tau=mark.tau, robust_steps=robust_steps))
 
-    def _refiner(self, mark: _Mark) -> Refiner:
+    def _refiner(self, mark: _Mark) -> RobustMarker:
         if mark.tau is not None:
             raise UsageError("Only a mark that is added after the last step can be refined; leave tau out.")
         if mark.extractor is None:
             raise UsageError("A mark is refined for its extractor; pass extractor=, or set the attribute.")
-        return Refiner(self, mark.extractor, mark.refine)
+        return RobustMarker(self, mark.extractor, mark.robust_steps)
 
     def _first_timestep(self, call: Mapping[str, Any]) -> float:
         """Where denoising begins, on the scale of 1000."""

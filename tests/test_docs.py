@@ -17,7 +17,7 @@ def training(root):
 
 
 ROBUSTNESS = f"robustness_table.py {RECORDS}/robustness.json"
-REFINED = f"{RECORDS}/robustness-16.json {RECORDS}/robustness-refined.json"
+ROBUST = f"{RECORDS}/robustness-16.json {RECORDS}/robustness-robust-steps.json"
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ REFINED = f"{RECORDS}/robustness-16.json {RECORDS}/robustness-refined.json"
         ("docs/immiscible", "assignment.py", lambda m, r: m.markdown(r["table"])),
         ("docs/evaluation", f"hallucination_table.py {RECORDS}/hallucination.json", lambda m, r: m.tables(r)),
         ("docs/evaluation", ROBUSTNESS, lambda m, r: m.full(r)),
-        ("docs/watermark", f"robustness_table.py {REFINED}", lambda m, *r: m.compared(*r)),
+        ("docs/watermark", f"robustness_table.py {ROBUST}", lambda m, *r: m.compared(*r)),
         ("README", f"{ROBUSTNESS} --short", lambda m, r: m.short(r)),
     ],
 )

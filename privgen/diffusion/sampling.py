@@ -22,7 +22,7 @@ def generate_batches(
     *,
     batch_size: int = BATCH_SIZE,
     steps: int = STEPS,
-    guidance: float = GUIDANCE,
+    guidance_scale: float = GUIDANCE,
     **arguments: Any,
 ) -> Iterator[Tensor]:
     """Generate pictures a batch at a time.
@@ -33,7 +33,7 @@ def generate_batches(
         seeds: one a picture; a picture depends on its own seed and prompt, not on its batch.
         batch_size: pictures at a time.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
+        guidance_scale: scale of classifier-free guidance.
         **arguments: more for the pipeline's call, the same for all batches.
 
     Yields:
@@ -54,7 +54,7 @@ def generate_batches(
             output = pipeline(
                 list(prompts[chosen]),
                 num_inference_steps=steps,
-                guidance_scale=guidance,
+                guidance_scale=guidance_scale,
                 generator=generators,
                 output_type="pt",
                 **arguments,

@@ -62,7 +62,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser:
+class UnrolledDDIM:
     """A frozen conditional model with classifier-free guidance.
 
     Attributes:

@@ -29,7 +29,7 @@ class Measured:
     high: float
 
 
-def share(hits: Iterable[bool]) -> Measured:
+def fraction(hits: Iterable[bool]) -> Measured:
     """The share of true values; its interval is the exact one of a binomial share (Clopper and Pearson)."""
     measured = rate(list(hits))
     return Measured(measured.value, measured.n, measured.low, measured.high)
@@ -78,7 +78,7 @@ def values(measures: Mapping[str, Measured]) -> dict[str, float]:
 
 
 def intervals(measures: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
-    """The intervals by name, as records have them under `spread`."""
+    """The intervals by name, as records have them under `ci95`."""
     return {name: {"n": m.n, "low": m.low, "high": m.high} for name, m in measures.items()}
 
 

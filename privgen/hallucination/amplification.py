@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 
-Gate = Literal["constant", "trajectory", "learned"]
+Gate = Literal["constant", "running_variance", "learned"]
 GATES: tuple[Gate, ...] = get_args(Gate)
 Window = tuple[float, float]
 
@@ -16,10 +16,10 @@ class Amplification:
     Attributes:
         gamma: factor of the score where the gate is 1; 1 is plain sampling.
         window: lowest and highest timestep to act at, both included, on the scale of 1000.
-        gate: "constant" is g = 1; "trajectory" takes the variance of the last predictions of x_0, for each number of
+        gate: "constant" is g = 1; "running_variance" takes the variance of the last predictions of x_0, for each number of
             a sample; "learned" takes the network's learned variance (output of twice the channels).
         halfway: variance of x_0, in squared units of the data or latents, at which these gates are one half.
-        memory: predictions that the trajectory gate looks back on, this one included.
+        memory: predictions that the running variance gate looks back on, this one included.
         eta: factor of the step's part across the sample in the window (arXiv 2510.04533); 1 is plain sampling. With a
             stochastic scheduler the step's noise is amplified as well.
     """

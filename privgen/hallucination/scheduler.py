@@ -35,7 +35,7 @@ from privgen.diffusion.parameterisation import (
 )
 from privgen.errors import UsageError
 from privgen.hallucination.amplification import Amplification, Window, as_window
-from privgen.hallucination.trajectory import RunningVariance
+from privgen.hallucination.running_variance import RunningVariance
 
 
 class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
@@ -48,7 +48,7 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
         scheduler: any Diffusers scheduler that tells its noise level; it is used, not copied.
         amplification: what to do.
         watch: lowest and highest timestep, on the scale of 1000, between which predictions of x_0 are watched for
-            `trajectory_variance`; None watches nothing.
+            `running_variance`; None watches nothing.
 
     Attributes:
         made: what the last step returned, (B, ...), if anything is watched; None before the first step.
@@ -205,7 +205,7 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
         amplification = self.amplification
         if amplification.gate == "constant":
             return 1.0
-        if amplification.gate == "trajectory":
+        if amplification.gate == "running_variance":
             # The first prediction of a trajectory says nothing about how certain it is.
             if len(self._recent) < 2:
                 return 0.0
@@ -213,7 +213,7 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
         if learned is None:
             raise UsageError(
                 "The gate learned needs a network with a learned variance (twice the channels of its sample); "
-                "use the gate trajectory, or train one."
+                "use the gate running_variance, or train one."
             )
         t = round(float(timestep))
         alphas = self.scheduler.alphas_cumprod
@@ -230,7 +230,7 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
 
     def _look(self, mean: Tensor, sample: Tensor, level: NoiseLevel, prediction: Prediction, now: float) -> None:
         watched = self.watch is not None and self.watch[0] <= now <= self.watch[1]
-        remembered = self.amplification.gamma != 1 and self.amplification.gate == "trajectory"
+        remembered = self.amplification.gamma != 1 and self.amplification.gate == "running_variance"
         if not (watched or remembered):
             return
         exact = torch.promote_types(sample.dtype, torch.float32)
@@ -240,7 +240,7 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
         if watched:
             self._trace.add(original)
 
-    def trajectory_variance(self) -> Tensor:
+    def running_variance(self) -> Tensor:
         """How much the predicted x_0 of each sample changed over the watched steps (arXiv 2406.09358).
 
         High values tell of hallucinations. Predictions are the network's own, before amplification.

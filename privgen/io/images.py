@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from privgen.errors import PrivgenError
-from privgen.io import image_modes as imagemodes
-from privgen.io import images_16bit as images16
+from privgen.io import image_modes, images_16bit
 from privgen.io.files import IMAGE_SUFFIXES, atomic_write, iter_image_files, refuse_existing, write_bytes
 
 
@@ -122,8 +121,8 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             with Image.open(path, formats=formats) as image:
-                imagemodes.check_size(image.size, str(path), max_pixels)
-                deep = images16.read(path, formats) if images16.is_16bit_colour(image) else None
+                image_modes.check_size(image.size, str(path), max_pixels)
+                deep = images_16bit.read(path, formats) if images_16bit.is_16bit_colour(image) else None
                 return _from_pil(image, deep, str(path))
     except Image.DecompressionBombError as error:
         raise PrivgenError(f"{path} has more pixels than can be decoded safely; make it smaller.") from error
@@ -148,7 +147,7 @@ def from_pil(image: Image.Image, *, name: str = "image") -> LoadedImage:
     Raises:
         PrivgenError: a size outside the limits, or a mode without a meaning in colours.
     """
-    imagemodes.check_size(image.size, name, image.width * image.height)
+    image_modes.check_size(image.size, name, image.width * image.height)
     return _from_pil(image, None, name)
 
 
@@ -220,7 +219,7 @@ def encode_image(image: LoadedImage, kind: str, *, quality: int = 95) -> bytes:
         image = replace(image, alpha=None)
     metadata = {"icc_profile": _fitting_profile(image, kind), "exif": image.exif}
     if image.bits == 16 and kind in ("PNG", "TIFF"):
-        encode = images16.encode_png if kind == "PNG" else images16.encode_tiff
+        encode = images_16bit.encode_png if kind == "PNG" else images_16bit.encode_tiff
         return encode(_samples_of(image, 16).astype(np.uint16), **metadata)
     options: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
@@ -250,12 +249,12 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resized.clamp(0, 1)
 
 
-def _from_pil(image: Image.Image, deep: images16.Samples16 | None, name: str) -> LoadedImage:
-    notes = imagemodes.frame_notes(image)
+def _from_pil(image: Image.Image, deep: images_16bit.Samples16 | None, name: str) -> LoadedImage:
+    notes = image_modes.frame_notes(image)
     if deep is None:
         image.load()
-    exif, exif_notes = imagemodes.exif_of(image)
-    samples, mode_notes = (deep, ()) if deep is not None else imagemodes.samples_of(image, name)
+    exif, exif_notes = image_modes.exif_of(image)
+    samples, mode_notes = (deep, ()) if deep is not None else image_modes.samples_of(image, name)
     planes = torch.from_numpy(samples.astype(np.float32) / np.iinfo(samples.dtype).max).permute(2, 0, 1).contiguous()
     channels = planes.shape[0]
     return LoadedImage(

@@ -1,7 +1,7 @@
 """Which samples could not be data, and whether a score tells.
 
 Measured with validators that know the rules of the data, not with FID, which does not follow hallucination. Beside
-the share of hallucinations belong coverage (sharper samples can drop modes) and the distance to the nearest training
+the fraction of hallucinations belong coverage (sharper samples can drop modes) and the distance to the nearest training
 sample (they can copy).
 """
 
@@ -29,7 +29,7 @@ class Validation:
 
     Attributes:
         broken: for each rule which samples break it, (B,) bool.
-        reader_error: share of real data that the validator takes for hallucinated.
+        reader_error: fraction of real data that the validator takes for hallucinated.
     """
 
     broken: Mapping[str, Tensor]
@@ -41,12 +41,12 @@ class Validation:
         return torch.stack(list(self.broken.values())).any(0)
 
     @property
-    def share(self) -> Rate:
+    def fraction(self) -> Rate:
         """Share of hallucinated samples, the reader's own error included."""
         return rate(self.hallucinated.tolist())
 
     @property
-    def shares(self) -> dict[str, Rate]:
+    def fractions(self) -> dict[str, Rate]:
         """The same for each rule."""
         return {name: rate(broken.tolist()) for name, broken in self.broken.items()}
 
@@ -56,14 +56,14 @@ class ModeCoverage:
     """How samples are spread over the modes of a mixture.
 
     Attributes:
-        shares: of the valid samples near each mode, (K,), adding to 1.
-        covered: modes whose share is at least a fifth of 1 / K.
-        imbalance: largest relative deviation of a share from 1 / K; 0 is uniform.
+        fractions: of the valid samples near each mode, (K,), adding to 1.
+        covered: modes whose fraction is at least a fifth of 1 / K.
+        imbalance: largest relative deviation of a fraction from 1 / K; 0 is uniform.
         spread: root of the mean squared deviation of a number from its mode, in standard deviations of a mode. Without
             the tails that were taken for hallucinated it is 0.97 for real data in two dimensions; less is sharpened.
     """
 
-    shares: Tensor
+    fractions: Tensor
     covered: int
     imbalance: float
     spread: float
@@ -98,9 +98,9 @@ def mode_coverage(samples: Tensor, mixture: GaussianMixture, *, radius: float = 
         raise ValueError("expected at least one valid sample, got none")
     k = len(mixture.means)
     nearest = torch.cdist(valid.double(), mixture.centres.to(valid.device)).min(1)
-    shares = torch.bincount(nearest.indices, minlength=k).double() / len(valid)
+    fractions = torch.bincount(nearest.indices, minlength=k).double() / len(valid)
     spread = float((nearest.values.square().mean() / mixture.dimensions).sqrt()) / mixture.std
-    return ModeCoverage(shares, int((shares * k >= 0.2).sum()), float((shares * k - 1).abs().max()), spread)
+    return ModeCoverage(fractions, int((fractions * k >= 0.2).sum()), float((fractions * k - 1).abs().max()), spread)
 
 
 def nearest_training_distance(samples: Tensor, training: Tensor, *, chunk: int = 1024) -> Tensor:
@@ -156,22 +156,22 @@ def roc(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], ND
     return np.append(0.0, false / (~labels).sum()), np.append(0.0, true / labels.sum())
 
 
-def keep_best(scores: Tensor, share: float) -> Tensor:
-    """Which samples are left when the worst share is dropped.
+def keep_best(scores: Tensor, fraction: float) -> Tensor:
+    """Which samples are left when the worst fraction is dropped.
 
     Args:
-        scores: (B,), high is bad, such as `AmplifiedScheduler.trajectory_variance`.
-        share: to drop, in [0, 1); rounded to whole samples, and at least one is kept.
+        scores: (B,), high is bad, such as `AmplifiedScheduler.running_variance`.
+        fraction: to drop, in [0, 1); rounded to whole samples, and at least one is kept.
 
     Returns:
         Indices in ascending order.
 
     Raises:
-        ValueError: the share is out of range.
+        ValueError: the fraction is out of range.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"expected a share to drop in [0, 1), got {share}")
-    kept = max(len(scores) - round(share * len(scores)), 1)
+    if not 0 <= fraction < 1:
+        raise ValueError(f"expected a fraction to drop in [0, 1), got {fraction}")
+    kept = max(len(scores) - round(fraction * len(scores)), 1)
     return scores.nan_to_num(math.inf).argsort(stable=True)[:kept].sort().values
 
 

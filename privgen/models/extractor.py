@@ -145,11 +145,11 @@ class Extractor(ModelMixin, ConfigMixin):
         Returns:
             Logits of shape (B, n_bits); positive reads as bit 1.
         """
-        bits, variance = self.listen(self.encode(images))
+        bits, variance = self.filter_logits(self.encode(images))
         read = 2 * bits / variance
         if self.unet is not None:
             loud = read.square().mean(dim=1, keepdim=True) + _QUIET
-            read = loud ** self.trust.float() * read + self.consider(images)
+            read = loud ** self.trust.float() * read + self.denoiser_logits(images)
         return self._whitened(read)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class Extractor(ModelMixin, ConfigMixin):
         latents: Tensor = self.encoder(self._canvases(images))
         return latents
 
-    def consider(self, images: Tensor) -> Tensor:
+    def denoiser_logits(self, images: Tensor) -> Tensor:
         """What the U-Net adds to the logits (B, n_bits) of images (B, 3, H, W) in [0, 1]; for extractors with one."""
         latents, context = self.unet_encoder(self._canvases(images)), self.context.expand(len(images), -1, -1)
         found = self.unet(latents, _TIMESTEP, encoder_hidden_states=context, return_dict=False)[0]
@@ -174,7 +174,7 @@ class Extractor(ModelMixin, ConfigMixin):
     def _canvases(self, images: Tensor) -> Tensor:
         return 2 * to_side(images.to(self.filters.weight), self.config.size) - 1
 
-    def listen(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def filter_logits(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """What the filters read.
 
         Args:

@@ -82,7 +82,7 @@ def test_crops_lie_everywhere_equally(area):
 
 
 @pytest.mark.parametrize("area", [0.05, 0.25, 1])
-def test_erase_paints_that_share(area):
+def test_erase_paints_that_fraction(area):
     out = get_attack("erase", strength=area, value=0.25)(torch.ones(20, 3, 80, 120))
     assert set(out.unique().tolist()) <= {0.25, 1}
     assert (out == 0.25).float().mean().item() == pytest.approx(area, rel=0.03)

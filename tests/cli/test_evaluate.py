@@ -66,10 +66,10 @@ def test_a_watermark(cli, marked_model, photo_files, tmp_path, monkeypatch):
     assert text.exit_code == 0, text.output
     assert "photos bit accuracy" in text.stdout
     figures = json.loads((tmp_path / "results" / "results.json").read_text())
-    varying = {"time_ratio", "carriers", "spread"}
+    varying = {"time_ratio", "carriers", "ci95"}
     assert {k: v for k, v in figures.items() if k not in varying} == {
         k: v for k, v in record.items() if k not in varying
     }
-    refined = json.loads(cli("evaluate", "watermark", *options, "--overwrite", "--refine", 1, "--json").stdout)
-    assert (record["refine"], refined["refine"]) == (0, 1)
+    refined = json.loads(cli("evaluate", "watermark", *options, "--overwrite", "--robust-steps", 1, "--json").stdout)
+    assert (record["robust_steps"], refined["robust_steps"]) == (0, 1)
     assert refined["ssim"] != record["ssim"]

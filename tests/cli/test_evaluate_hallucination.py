@@ -29,7 +29,7 @@ def test_two_processes_give_the_figures_of_one(launch, tmp_path):
     assert two[1] == ""  # the second process prints nothing
     first, both = json.loads(one[0]), json.loads(two[0])
     assert first["tasks"] == both["tasks"]
-    assert {path.name for path in (tmp_path / "2").glob("*.png")} == {"line-samples.png", "line-shares.png"}
+    assert {path.name for path in (tmp_path / "2").glob("*.png")} == {"line-samples.png", "line-fractions.png"}
     # The second process has had the second seed.
     seeds = {json.loads(line)["seed"] for line in (tmp_path / "2" / "rows-1.jsonl").read_text().splitlines()}
     assert seeds == {1}

@@ -17,7 +17,7 @@ def test_robustness(cli, options, tmp_path):
     record = json.loads(result.stdout)
     assert (record["n"], record["seed"], record["preset"], record["carrier"]) == (3, 3, "quick", "latent")
     assert record["attacks"].keys() == {"jpeg_50", "noise_0_05"}
-    assert record["rivals"] == {}
+    assert record["baselines"] == {}
     assert record == json.loads((tmp_path / "results" / "results.json").read_text())
     assert (tmp_path / "results" / "robustness.html").is_file()
     again = cli("evaluate", "robustness", *chosen)
@@ -25,7 +25,7 @@ def test_robustness(cli, options, tmp_path):
     assert "results.json exists" in again.stderr
     text = cli("evaluate", "robustness", *chosen, "--overwrite")
     assert text.exit_code == 0, text.output
-    assert "lead over best rival" in text.stdout
+    assert "lead over best baseline" in text.stdout
     assert json.loads((tmp_path / "results" / "results.json").read_text()) == record
 
 
@@ -33,7 +33,7 @@ def test_robustness(cli, options, tmp_path):
     ("wrong", "message"),
     [
         (("--attack", "jpg"), "--attack jpg is not among those of the preset quick; choose from all, blur"),
-        (("--method", "dwtDct", "--no-rivals"), "No method is left to measure"),
+        (("--method", "dwtDct", "--no-baselines"), "No method is left to measure"),
         (("--method", "dwtDct"), "use larger images, or fewer bits"),
         (("--method", "stegastamp"), "is not one of 'token', 'latent', 'dwtDct'"),
         (("--preset", "slow"), "is not one of 'quick', 'standard'"),
@@ -48,7 +48,7 @@ def test_bad_input(cli, marked_model, wrong, message):
 
 @pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(options, tmp_path, launch):
-    command = ("evaluate", "robustness", *options, "--no-rivals", "--json", "-o")
+    command = ("evaluate", "robustness", *options, "--no-baselines", "--json", "-o")
     one, two = (launch(count, *command, tmp_path / str(count)) for count in (1, 2))
     assert json.loads(one[0]) == json.loads(two[0])
     assert two[1] == ""  # the second process prints nothing

@@ -31,7 +31,7 @@ def test_says_what_made_it(generate):
     with Image.open("cat.png") as image:
         assert image.text == {
             "prompt": "a cat", "negative_prompt": "un été", "seed": "7", "model": "tiny", "steps": "2",
-            "guidance": "7.5", "privgen": privgen.__version__,
+            "guidance_scale": "7.5", "privgen": privgen.__version__,
         }  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_amplified(generate):
         "idle": ("--amplify", "1"),
         "score": ("--amplify", "1.5"),
         "late": ("--amplify", "1.5", "--amplify-window", "0", "600"),
-        "gated": ("--amplify", "3", "--amplify-gate", "trajectory"),
+        "gated": ("--amplify", "3", "--amplify-gate", "running_variance"),
         "tangent": ("--amplify-tangent", "1.5"),
     }.items():
         result = generate("-o", f"{name}.png", "--steps", "4", *words)

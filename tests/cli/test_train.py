@@ -56,7 +56,7 @@ def test_another_recipe_needs_another_folder(classifier, tmp_path):
 
 
 def test_an_autoencoder(cli, tmp_path):
-    tiny = ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_share=0")
+    tiny = ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_fraction=0")
     changes = [word for change in tiny for word in ("--set", f"vae.{change}")]
     result = cli(
         "train", "vae", "-o", tmp_path, "--steps", 2, "--device", "cpu", "--set", "loop.batch_size=2", *changes
@@ -66,10 +66,10 @@ def test_an_autoencoder(cli, tmp_path):
 
 
 SETTINGS = {
-    "vae": ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_share=0"),
+    "vae": ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_fraction=0"),
     "diffusion": ("scenes=6", "channels=[16,16]", "heads=[2,2]", "text_width=16", "text_layers=1", "max_length=64"),
-    "extractor": ("code_images=32", "photo_share=0", "clean_images=64"),
-    "token": ("scenes=6", "photo_share=0"),
+    "extractor": ("code_images=32", "photo_fraction=0", "clean_images=64"),
+    "token": ("scenes=6", "photo_fraction=0"),
     "mapper": ("scenes=6", "vectors=2"),
 }
 INPUTS = {
@@ -210,7 +210,7 @@ def test_two_processes(python, tmp_path):
 
 
 @pytest.mark.slow
-def test_batches_that_processes_cannot_share(python, tmp_path):
+def test_batches_that_processes_cannot_fraction(python, tmp_path):
     result = python(*TWO, "-o", tmp_path / "run", "--set", "loop.batch_size=3", cwd=tmp_path)
     assert result.returncode != 0
     assert "2 processes cannot share batches of 3 evenly" in " ".join(result.stderr.split())

@@ -275,7 +275,7 @@ def test_generate_writes_nothing_of_the_key(cli, folder, marked_model):
     words = ["a cat", "--key", "alice", "--steps", "2", "--model", marked_model, "-o", "cat.png", "--tau", "600"]
     assert cli("watermark", "generate", *words).exit_code == 0
     with Image.open("cat.png") as image:
-        assert set(image.text) == {"prompt", "seed", "model", "steps", "guidance", "privgen"}
+        assert set(image.text) == {"prompt", "seed", "model", "steps", "guidance_scale", "privgen"}
     key = Key.load(folder / "keys" / "alice.key")
     content = (folder / "cat.png").read_bytes()
     for hidden in ("alice", key.key_id, key.secret.hex(), "".join(map(str, key.bits()))):

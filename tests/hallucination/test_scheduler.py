@@ -35,7 +35,7 @@ SLOW_UPSTREAM = [("KDPM2DiscreteScheduler", {})]
 FLOW = [("FlowMatchEulerDiscreteScheduler", {})]
 PREDICTIONS = ["epsilon", "v_prediction"]
 STD = 0.5
-STRONG = {"gamma": 1.5, "eta": 1.2, "gate": "trajectory"}
+STRONG = {"gamma": 1.5, "eta": 1.2, "gate": "running_variance"}
 
 
 def build(name, options, prediction="epsilon"):
@@ -74,7 +74,7 @@ def run(scheduler, prediction="epsilon", steps=12, seed=0, shape=(3, 2, 4, 4), l
 @pytest.mark.parametrize(("name", "options"), VP + VE)
 def test_without_amplification_every_bit_is_the_same(name, options, prediction):
     plain = run(build(name, options, prediction), prediction)
-    idle = AmplifiedScheduler(build(name, options, prediction), Amplification(gate="trajectory"), watch=(0, 500))
+    idle = AmplifiedScheduler(build(name, options, prediction), Amplification(gate="running_variance"), watch=(0, 500))
     outside = AmplifiedScheduler(build(name, options, prediction), Amplification(3, window=(1, 1.5), eta=2))
     assert torch.equal(run(idle, prediction), plain)
     assert torch.equal(run(outside, prediction), plain)
@@ -187,7 +187,7 @@ def test_tangential_step_of_a_scheduler(name, options, return_dict, generator):
 
 
 def test_trajectory_gate_acts_where_predictions_change(generator):
-    scheduler = AmplifiedScheduler(DDIMScheduler(), Amplification(2.0, gate="trajectory", halfway=0.5))
+    scheduler = AmplifiedScheduler(DDIMScheduler(), Amplification(2.0, gate="running_variance", halfway=0.5))
     scheduler.set_timesteps(10)
     x = torch.zeros(1, 1, 1, 2)
     first, second = scheduler.timesteps[:2]
@@ -235,10 +235,10 @@ def test_trajectory_variance_is_that_of_the_predictions():
             predictions.append(made.pred_original_sample)
     expected = torch.stack(predictions).var(0).flatten(1).mean(1)
     assert len(predictions) == 6
-    assert torch.allclose(scheduler.trajectory_variance(), expected, rtol=1e-4)
+    assert torch.allclose(scheduler.running_variance(), expected, rtol=1e-4)
     scheduler.set_timesteps(10)
     with pytest.raises(UsageError, match="0 steps were watched"):
-        scheduler.trajectory_variance()
+        scheduler.running_variance()
 
 
 @pytest.mark.parametrize(("name", "options"), [*VP[:2], VP[3], VE[0], *FLOW])
@@ -283,7 +283,7 @@ def test_refuses_what_it_cannot_read():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"gate": "open"}, "expected gate to be one of constant, trajectory, learned, got 'open'"),
+        ({"gate": "open"}, "expected gate to be one of constant, running_variance, learned, got 'open'"),
         ({"gamma": -1}, "expected gamma and eta of at least 0"),
         ({"gamma": math.nan}, "expected gamma and eta of at least 0"),
         ({"window": (500, 100)}, "expected window to be low <= high in 0..1000"),
@@ -332,7 +332,7 @@ def test_pipeline(tiny, shape, name):
     plain = images(tiny_pipe)
     with amplified(tiny_pipe, watch=(0, 900)) as idle:
         assert torch.equal(images(tiny_pipe), plain)
-        assert idle.trajectory_variance().shape == (2,)
+        assert idle.running_variance().shape == (2,)
     with amplified(tiny_pipe, Amplification(gamma=1.5, eta=1.1)):
         changed = images(tiny_pipe)
     assert not torch.equal(changed, plain)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from privgen.io import images_16bit as images16
+from privgen.io import images_16bit
 from privgen.io.images import load_image, save_image
 
 
@@ -27,7 +27,7 @@ def exif(orientation=1):
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_16_bits_come_back_exactly(tmp_path, channels, suffix):
     samples = deep_samples(channels)
-    encode = images16.encode_png if suffix == "png" else images16.encode_tiff
+    encode = images_16bit.encode_png if suffix == "png" else images_16bit.encode_tiff
     (tmp_path / f"a.{suffix}").write_bytes(encode(samples, icc_profile=PROFILE, exif=exif()))
     loaded = load_image(tmp_path / f"a.{suffix}")
     assert loaded.bits == 16
@@ -53,13 +53,13 @@ def test_16_bit_grey_of_others(tmp_path, compression):
 
 def test_16_bit_colour_follows_its_orientation(tmp_path):
     samples = deep_samples(3)
-    (tmp_path / "a.png").write_bytes(images16.encode_png(samples, exif=exif(6)))
+    (tmp_path / "a.png").write_bytes(images_16bit.encode_png(samples, exif=exif(6)))
     loaded = load_image(tmp_path / "a.png")
     assert np.array_equal((loaded.pixels * 65535).round().permute(1, 2, 0).numpy(), np.rot90(samples, -1))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("encode", [images16.encode_png, images16.encode_tiff])
+@pytest.mark.parametrize("encode", [images_16bit.encode_png, images_16bit.encode_tiff])
 def test_16_bit_files_are_what_others_read(channels, encode):
     samples = deep_samples(channels)
     with Image.open(io.BytesIO(encode(samples, icc_profile=PROFILE, exif=exif()))) as image:

@@ -20,7 +20,7 @@ def test_error_on_real_data_is_what_is_stated(mixture, error, generator):
     validation = validate_mixture(mixture.sample(50_000, generator), mixture)
     assert validation.reader_error == pytest.approx(error, rel=1e-4)
     assert validation.share.low <= error <= validation.share.high
-    assert validation.shares["between modes"] == validation.share
+    assert validation.fractions["between modes"] == validation.share
 
 
 def test_between_modes_is_hallucinated():
@@ -33,7 +33,7 @@ def test_coverage_of_dropped_modes(generator):
     grid = gaussian_grid()
     samples = grid.sample(25_000, generator)
     whole = mode_coverage(samples, grid)
-    assert (whole.covered, whole.shares.sum().item()) == (25, pytest.approx(1))
+    assert (whole.covered, whole.fractions.sum().item()) == (25, pytest.approx(1))
     assert whole.imbalance < 0.15
     # A Rayleigh law cut at r = 3: mean of r^2 is 2 - 9 e^-4.5 / (1 - e^-4.5).
     expected = math.sqrt((2 - 9 * math.exp(-4.5) / (1 - math.exp(-4.5))) / 2)
@@ -83,4 +83,4 @@ def test_rejection_drops_the_worst():
     assert keep_best(scores, 0.99).tolist() == [1]
     for share in (1, -0.1):
         with pytest.raises(ValueError, match="expected a share to drop"):
-            keep_best(scores, share)
+            keep_best(scores, fraction)

@@ -171,7 +171,7 @@ def test_the_loss_falls():
 
 def test_pictures_may_go_through_an_autoencoder(tiny, tmp_path):
     tiny.tiny_vae().save_pretrained(tmp_path)
-    recipe = ClassifierRecipe(channels=(8,), vae_share=0.5, vae=tmp_path)
+    recipe = ClassifierRecipe(channels=(8,), vae_fraction=0.5, vae=tmp_path)
     task = ClassifierTask(recipe, 0)
     batch = task.batch(range(8))
     assert 0 < batch["decoded"].sum() < 8
@@ -180,8 +180,8 @@ def test_pictures_may_go_through_an_autoencoder(tiny, tmp_path):
     assert torch.equal(changed, batch["decoded"])
     task(batch)["loss"].backward()
     assert all(p.grad is None for p in task.vae.parameters())
-    with pytest.raises(ValueError, match=r"expected the folder of an autoencoder for vae_share = 0.5, got none"):
-        ClassifierTask(ClassifierRecipe(vae_share=0.5), 0)
+    with pytest.raises(ValueError, match=r"expected the folder of an autoencoder for vae_fraction = 0.5, got none"):
+        ClassifierTask(ClassifierRecipe(vae_fraction=0.5), 0)
 
 
 def test_preview_and_export(tmp_path):

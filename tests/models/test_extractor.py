@@ -122,8 +122,8 @@ def test_what_a_unet_finds_of_a_pattern_is_added_to_its_bit(considerate):
     """The output's bias is found everywhere, so that each bit gets its product with the pattern of length 1."""
     considerate.unet.conv_out.bias.fill_(0.5)
     added = 0.5 * considerate.readout.weight.sum(dim=1)
-    torch.testing.assert_close(considerate.consider(images())[0], added)
-    bits, variance = considerate.listen(considerate.encode(images()))
+    torch.testing.assert_close(considerate.denoiser_logits(images())[0], added)
+    bits, variance = considerate.filter_logits(considerate.encode(images()))
     torch.testing.assert_close(considerate(images()), 2 * bits / variance + added)
     torch.testing.assert_close(considerate.readout.weight.norm(dim=1), torch.ones(N_BITS))
 

@@ -24,8 +24,8 @@ def test_switched_off_every_bit_is_the_plain_pipeline_s(pipe):
     expected = run(plain).images
     output = run(pipe, watch=(0, 1000))
     assert torch.equal(output.images, expected)
-    assert output.trajectory_variance.shape == (2,)
-    assert run(pipe).trajectory_variance is None
+    assert output.running_variance.shape == (2,)
+    assert run(pipe).running_variance is None
     images, unsafe, variance = run(pipe, return_dict=False, amplification=Amplification(1.0))
     assert torch.equal(images, expected)
     assert (unsafe, variance) == (None, None)

@@ -18,7 +18,7 @@ def run(pipe, prompts=("cat", "dog"), **options):
     return pipe(list(prompts), num_inference_steps=3, generator=generator, output_type="latent", **options).images
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 @pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler])
 def test_is_the_network_s_noise_in_finished_latents(pipe, guidance, scheduler):
     if scheduler is not None:

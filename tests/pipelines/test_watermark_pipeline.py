@@ -224,7 +224,7 @@ def test_the_signature_is_stable_diffusions_and_ours():
         "token_mapper",
         "latent_mapper",
         "extractor",
-        "refine",
+        "robust_steps",
     ]
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in own)
 

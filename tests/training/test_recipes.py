@@ -13,7 +13,7 @@ from privgen.training.recipes import KINDS, differences, dump_recipe, load_recip
 SMALL = """
 [vae]
 channels = [8, 8]
-photo_share = 0
+photo_fraction = 0
 photos = "here/photos"
 
 [loop]
@@ -48,7 +48,7 @@ def test_a_further_packaged_recipe():
     recipe = load_recipe("extractor", "privgen:recipes/extractor-further.toml")
     assert recipe.model.start.is_dir()
     assert recipe.model.model.is_dir()
-    assert recipe.model.token_share > 0
+    assert recipe.model.token_fraction > 0
 
 
 def test_the_packaged_photographs_are_found():
@@ -59,8 +59,8 @@ def test_values_and_defaults(write):
     recipe = load_recipe("vae", write(SMALL))
     assert recipe.kind == "vae"
     assert recipe.model.channels == (8, 8)
-    assert recipe.model.photo_share == 0
-    assert isinstance(recipe.model.photo_share, float)
+    assert recipe.model.photo_fraction == 0
+    assert isinstance(recipe.model.photo_fraction, float)
     assert recipe.model.photos == Path("here/photos")
     assert recipe.model.latent_channels == 8
     assert recipe.loop == LoopOptions(steps=4, batch_size=2, learning_rate=1e-3)

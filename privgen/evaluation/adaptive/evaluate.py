@@ -27,7 +27,7 @@ from privgen.attacks.adaptive.surrogate import FIT_STEPS
 from privgen.environment import Environment, environment
 from privgen.errors import UsageError
 from privgen.evaluation.adaptive.images import Material, Source, generated_material, photograph_material
-from privgen.evaluation.intervals import Measured, finite, intervals, mean, share, values
+from privgen.evaluation.intervals import Measured, finite, fraction, intervals, mean, values
 from privgen.evaluation.text_to_image.evaluate import RESULTS
 from privgen.evaluation.watermark.marking import WatermarkModel
 from privgen.evaluation.watermark.readings import as_saved, draw_keys
@@ -98,12 +98,12 @@ class AdaptiveEvaluation:
     environment: Environment = field(repr=False)
 
     def record(self) -> dict[str, Any]:
-        """The numbers in the terms of JSON, intervals under `spread`."""
+        """The numbers in the terms of JSON, intervals under `ci95`."""
         settings = ("model", "carrier", "source", "n", "seed", "collected", "steps")
         record: dict[str, Any] = {name: getattr(self, name) for name in settings}
         for aim in ("removal", "forgery"):
             scores: Mapping[str, Mapping[str, Measured]] = getattr(self, aim)
-            record[aim] = {name: {**values(found), "spread": intervals(found)} for name, found in scores.items()}
+            record[aim] = {name: {**values(found), "ci95": intervals(found)} for name, found in scores.items()}
         complete: dict[str, Any] = finite(record | {"environment": asdict(self.environment)})
         return complete
 
@@ -258,7 +258,7 @@ def measure(model: WatermarkModel, message: Any, attacked: Tensor, images: Tenso
     n_bits = message.shape[1]
     weighed = weigh_bits(read_logits(attacked, model.extractor))
     matches, p = count_matches(weighed > 0, message)[:, 0], p_values_of(weighed, message, "weighted")[:, 0]
-    measures = {f"detected_{name}": share(p <= fpr) for name, fpr in RATES.items()}
+    measures = {f"detected_{name}": fraction(p <= fpr) for name, fpr in RATES.items()}
     quality = psnr(attacked, images).numpy()
     changed = quality[np.isfinite(quality)]
     return {

@@ -25,7 +25,7 @@ def content_figures(content: Tensor, wrong: Tensor) -> dict[str, float]:
     capped = content.clamp(max=MOST)
     for k in range(MOST + 1):
         there = capped == k
-        figures[_share(k)] = float(there.double().mean())
+        figures[_fraction(k)] = float(there.double().mean())
         figures[_wrong(k)] = float(wrong[there].double().mean()) if bool(there.any()) else math.nan
     return figures
 
@@ -41,7 +41,7 @@ def matched_reduction(row: Mapping[str, float], plain: Mapping[str, float]) -> f
     """
     before = after = 0.0
     for k in range(MOST + 1):
-        share, wrong = plain[_share(k)], row[_wrong(k)]
+        share, wrong = plain[_fraction(k)], row[_wrong(k)]
         if share:
             before += share * plain[_wrong(k)]
             after += share * (plain[_wrong(k)] if math.isnan(wrong) else wrong)
@@ -50,12 +50,12 @@ def matched_reduction(row: Mapping[str, float], plain: Mapping[str, float]) -> f
 
 def without_strata(row: Mapping[str, float]) -> dict[str, float]:
     """A row without what `content_figures` says of each content."""
-    strata = {name(k) for k in range(MOST + 1) for name in (_share, _wrong)}
+    strata = {name(k) for k in range(MOST + 1) for name in (_fraction, _wrong)}
     return {name: figure for name, figure in row.items() if name not in strata}
 
 
-def _share(k: int) -> str:
-    return f"share with content {k}"
+def _fraction(k: int) -> str:
+    return f"fraction with content {k}"
 
 
 def _wrong(k: int) -> str:

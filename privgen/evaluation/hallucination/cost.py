@@ -15,7 +15,7 @@ from privgen.hub import resolve_model
 
 BATCH = 4
 """Images of a step."""
-AMPLIFIED = Amplification(1.5, gate="trajectory", eta=1.1)
+AMPLIFIED = Amplification(1.5, gate="running_variance", eta=1.1)
 """The dearest amplification there is, at every step."""
 _WORDS = 16
 Step = Callable[[Tensor, int], Tensor]

@@ -18,7 +18,7 @@ from privgen.environment import environment
 from privgen.evaluation.hallucination.content import without_strata
 from privgen.evaluation.hallucination.cost import step_ratios
 from privgen.evaluation.hallucination.methods import LOSSES, Method, baseline
-from privgen.evaluation.hallucination.pictures import draw_shares
+from privgen.evaluation.hallucination.pictures import draw_fractions
 from privgen.evaluation.hallucination.plan import Plan
 from privgen.evaluation.hallucination.report import HallucinationEvaluation, TaskResult
 from privgen.evaluation.hallucination.runs import DATA, RowLog, SeedRun, add_reductions, fingerprint
@@ -28,7 +28,7 @@ from privgen.evaluation.workers import Processes
 
 
 _Row: TypeAlias = tuple[str, str, int, dict[str, float]]
-"""Task, method, seed and figures."""
+"""SamplingTask, method, seed and figures."""
 
 
 def evaluate_hallucination(
@@ -68,7 +68,7 @@ def evaluate_hallucination(
                 drawn.append((f"{plan.task.name}-samples", run.picture()))
     found = {(task, method, number): figures for task, method, number, figures in shared.gather(rows)}
     tasks = {plan.task.name: _result(plan, seed, found) for plan in plans}
-    shares = {f"{name}-shares": draw_shares(result.methods) for name, result in tasks.items()}
+    shares = {f"{name}-fractions": draw_fractions(result.methods) for name, result in tasks.items()}
     costs = shared.gather([step_ratios(steps=cost_steps)] if shared.is_main else [])[0]
     return HallucinationEvaluation(tasks, costs, environment(), shares | dict(shared.gather(drawn)))
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.detector import Detector
 from privgen.hallucination.learned_variance import HybridLoss
+from privgen.hallucination.running_variance import WATCHED
 from privgen.hallucination.scheduler import AmplifiedScheduler
-from privgen.hallucination.trajectory import WATCHED
 from privgen.metrics.hallucination import keep_best
 
 
@@ -72,12 +72,12 @@ class Sampled:
     Attributes:
         x: the samples that it keeps, (N, ...).
         scores: the detector's, (N,); high is bad.
-        wavering: variance of their predicted x_0 over the last timesteps, (N,), the detector of arXiv 2406.09358.
+        running_variance: variance of their predicted x_0 over the last timesteps, (N,), the detector of arXiv 2406.09358.
     """
 
     x: Tensor
     scores: Tensor
-    wavering: Tensor
+    running_variance: Tensor
 
 
 def baseline(methods: Mapping[str, Method], name: str) -> str:
@@ -138,10 +138,10 @@ def sample(
     run = _Run(denoise, scheduler, method.amplification, budget.steps, generator)
     noise = torch.randn(budget.samples, *shape[1:], generator=generator)
     parts = [run(part) for part in noise.split(chunk)]
-    x, wavering = (torch.cat(found) for found in zip(*parts, strict=True))
+    x, running_variance = (torch.cat(found) for found in zip(*parts, strict=True))
     scores = torch.cat([run.scores(detector, part) for part in x.split(chunk)])
     best = keep_best(scores, (budget.samples - kept) / budget.samples)
-    return Sampled(x[best], scores[best], wavering[best])
+    return Sampled(x[best], scores[best], running_variance[best])
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ class _Run:
         scheduler.set_timesteps(self.steps)
         for t in scheduler.timesteps:
             x = scheduler.step(self.denoise(x, t), t, x, return_dict=False, **noise)[0]
-        return x, scheduler.trajectory_variance()
+        return x, scheduler.running_variance()
 
     @torch.inference_mode()
     def scores(self, detector: Detector, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from privgen.data.toys import GaussianMixture, gaussian_grid, gaussian_line
 from privgen.evaluation.hallucination.methods import LOSSES, Denoise, Method
 from privgen.evaluation.hallucination.pictures import draw_points
 from privgen.evaluation.hallucination.settings import MIXTURE_DETECTOR, MIXTURE_METHODS, MIXTURE_OURS
-from privgen.evaluation.hallucination.task import Task
+from privgen.evaluation.hallucination.task import SamplingTask
 from privgen.evaluation.hallucination.train_toy import (
     ToyTraining,
     build_toy_network,
@@ -33,7 +33,7 @@ EVEN = 0.2
 
 
 @dataclass(frozen=True)
-class Mixture(Task):
+class Mixture(SamplingTask):
     """Gaussians; a sample farther than 3 standard deviations from every one is hallucinated.
 
     Attributes:
@@ -82,11 +82,11 @@ class Mixture(Task):
         "even" counts modes whose share is within 20 % of 1 / K, "interpolated" is the share of samples farther than
         5 standard deviations from every mode, where real data have none.
         """
-        between = {"interpolated": validate_mixture(x, self.mixture, radius=INTERPOLATED).share.value}
+        between = {"interpolated": validate_mixture(x, self.mixture, radius=INTERPOLATED).fraction.value}
         if bool(self.validate(x).hallucinated.all()):
             return {"covered": 0.0, "even": 0.0, "imbalance": float("nan"), "spread": float("nan"), **between}
         modes = mode_coverage(x, self.mixture)
-        even = (modes.shares * len(modes.shares) - 1).abs() <= EVEN
+        even = (modes.fractions * len(modes.fractions) - 1).abs() <= EVEN
         counts = {"covered": float(modes.covered), "even": float(even.sum())}
         return {**counts, "imbalance": modes.imbalance, "spread": modes.spread, **between}
 

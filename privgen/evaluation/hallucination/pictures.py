@@ -48,7 +48,7 @@ def draw_points(samples: Mapping[str, tuple[Tensor, Tensor]]) -> Image.Image:
     return _rendered(figure)
 
 
-def draw_shares(methods: Mapping[str, Mapping[str, Measured]]) -> Image.Image:
+def draw_fractions(methods: Mapping[str, Mapping[str, Measured]]) -> Image.Image:
     """Hallucinated shares with their intervals, one bar a method; those of real data as a line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from privgen.errors import UsageError
 from privgen.evaluation.hallucination.scenes import Scenes
-from privgen.evaluation.hallucination.task import Task
+from privgen.evaluation.hallucination.task import SamplingTask
 from privgen.evaluation.hallucination.tasks import TASKS
 
 
@@ -65,7 +65,7 @@ class Plan:
         UsageError: fewer than 2 seeds, or fewer calls than `MIN_NFE`.
     """
 
-    task: Task | Scenes
+    task: SamplingTask | Scenes
     nfe: int
     seeds: int
     samples: int

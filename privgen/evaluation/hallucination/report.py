@@ -24,11 +24,11 @@ class TaskResult:
         seeds: of trainings and samples.
         samples: kept by each method, by seed.
         reader_error: share of real data that the validator takes for hallucinated.
-        ours: names of the methods that stand for this package; see `Task`.
+        ours: names of the methods that stand for this package; see `SamplingTask`.
         methods: for each method its figures over the seeds: "hallucinated", where there are several rules the share
             that breaks each, "reduction" (of the hallucinated share against the sampler's plain one, by seed),
-            "coverage_ratio" (of "covered" to the plain one's), where `Task.content` is known "content" (its mean) and
-            "matched_reduction" (at the plain one's content), what `Task.cover` gives, "nearest" (distance to the
+            "coverage_ratio" (of "covered" to the plain one's), where `SamplingTask.content` is known "content" (its mean) and
+            "matched_reduction" (at the plain one's content), what `SamplingTask.cover` gives, "nearest" (distance to the
             training data) and "auroc" (of the detector); "data" is a held-out set of real samples.
     """
 

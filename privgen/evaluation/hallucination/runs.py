@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from privgen import __version__
 from privgen.evaluation.hallucination.content import content_figures, matched_reduction
 from privgen.evaluation.hallucination.methods import LOSSES, Method, Sampled, sample
-from privgen.evaluation.hallucination.task import Task
+from privgen.evaluation.hallucination.task import SamplingTask
 from privgen.io.files import write_bytes
 from privgen.io.journal import KeyedLog
 from privgen.metrics.hallucination import auroc, nearest_training_distance
@@ -73,7 +73,7 @@ class SeedRun:
         folder: of networks; None keeps them in memory only.
     """
 
-    def __init__(self, task: Task, seed: int, *, nfe: int, samples: int, folder: Path | None) -> None:
+    def __init__(self, task: SamplingTask, seed: int, *, nfe: int, samples: int, folder: Path | None) -> None:
         self.task, self.seed, self.nfe, self.samples = task, seed, nfe, samples
         self.folder = None if folder is None else folder / NETWORKS
         self._networks: dict[str, nn.Module] = {}
@@ -94,7 +94,10 @@ class SeedRun:
             return self._measure(self.held_out)
         drawn = self.draw(method, self.samples)
         wrong = self.task.validate(drawn.x).hallucinated
-        detected = {"auroc": auroc(drawn.scores, wrong), "auroc_trajectory": auroc(drawn.wavering, wrong)}
+        detected = {
+            "auroc": auroc(drawn.scores, wrong),
+            "auroc_running_variance": auroc(drawn.running_variance, wrong),
+        }
         return self._measure(drawn.x) | detected
 
     def draw(self, method: Method, n: int) -> Sampled:
@@ -147,9 +150,9 @@ class SeedRun:
         validation = self.task.validate(x)
         finite = x[x.flatten(1).isfinite().all(1)]
         nearest = float(nearest_training_distance(finite, self.data).mean()) if len(finite) else math.nan
-        row = {"hallucinated": validation.share.value}
-        if len(validation.shares) > 1:
-            row |= {name: found.value for name, found in validation.shares.items()}
+        row = {"hallucinated": validation.fraction.value}
+        if len(validation.fractions) > 1:
+            row |= {name: found.value for name, found in validation.fractions.items()}
         content = self.task.content(x)
         if content is not None:
             row |= content_figures(content, validation.hallucinated)

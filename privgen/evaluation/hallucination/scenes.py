@@ -70,7 +70,7 @@ class _Made:
     asked: list[int]
     judged: list[SceneJudgement]
     scores: Tensor
-    wavering: Tensor
+    running_variance: Tensor
 
     @property
     def wrong(self) -> Tensor:
@@ -107,7 +107,7 @@ class SceneRun:
             "unnamed": sum(found < asked for found, asked in counts) / len(counts),
             "too many": sum(found > asked for found, asked in counts) / len(counts),
             "auroc": auroc(made.scores, made.wrong),
-            "auroc_trajectory": auroc(made.wavering, made.wrong),
+            "auroc_running_variance": auroc(made.running_variance, made.wrong),
         }
 
     def picture(self) -> Image.Image:
@@ -123,19 +123,19 @@ class SceneRun:
         drawn, steps = budget.samples, budget.steps
         first = PREVIEW_SEED + _SPACING * (self.seed + _FIRST)
         specs = [sample_spec(first + i, count=1 + i % 2) for i in range(drawn)]
-        images, scores, wavering = [], [], []
+        images, scores, running_variance = [], [], []
         with detecting(self.pipeline, method.amplification) as detector:
             prompts, seeds = [spec.caption for spec in specs], range(first, first + drawn)
             for batch in generate_batches(self.pipeline, prompts, seeds, batch_size=_BATCH, steps=steps):
                 images.append(batch)
                 scores.append(detector.scores())
-                wavering.append(detector.scheduler.trajectory_variance().cpu())
+                running_variance.append(detector.scheduler.running_variance().cpu())
         best = keep_best(torch.cat(scores), (drawn - kept) / drawn)
         chosen = [specs[i] for i in best.tolist()]
         shown = torch.cat(images)[best]
         judged = judge(shown, chosen, load_classifier())
         asked = [len(spec.objects) for spec in chosen]
-        return _Made(shown, asked, judged, torch.cat(scores)[best], torch.cat(wavering)[best])
+        return _Made(shown, asked, judged, torch.cat(scores)[best], torch.cat(running_variance)[best])
 
 
 @cache

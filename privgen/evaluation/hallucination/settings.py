@@ -19,7 +19,7 @@ _MIXTURE: Mapping[str, Variant] = {
     "gamma 1.1": ("simple", Amplification(1.1), 0.0),
     "gamma 1.3 late": ("simple", Amplification(1.3, window=LATE), 0.0),
     "gamma 1.6 late": ("simple", Amplification(1.6, window=LATE), 0.0),
-    "trajectory gate 2 late": ("simple", Amplification(2.0, gate="trajectory", window=LATE), 0.0),
+    "running variance gate 2 late": ("simple", Amplification(2.0, gate="running_variance", window=LATE), 0.0),
     "tangent 1.25 late": ("simple", Amplification(eta=1.25, window=LATE), 0.0),
     "reject 0.1": ("simple", None, 0.1),
     "reject 0.2": ("simple", None, 0.2),
@@ -31,7 +31,7 @@ _MIXTURE: Mapping[str, Variant] = {
 _SHAPES: Mapping[str, Variant] = {
     "plain": ("simple", None, 0.0),
     "gamma 1.3 below 400": ("simple", Amplification(1.3, window=LOW), 0.0),
-    "trajectory gate 1.3 below 400": ("simple", Amplification(1.3, gate="trajectory", window=LOW), 0.0),
+    "running variance gate 1.3 below 400": ("simple", Amplification(1.3, gate="running_variance", window=LOW), 0.0),
     "tangent 1.25": ("simple", Amplification(eta=1.25), 0.0),
     "reject 0.1": ("simple", None, 0.1),
     "reject 0.2": ("simple", None, 0.2),

@@ -15,7 +15,7 @@ from privgen.metrics.hallucination import Validation
 
 
 @dataclass(frozen=True)
-class Task(ABC):
+class SamplingTask(ABC):
     """Data, how they are learnt, and what is wrong with samples.
 
     Attributes:

@@ -27,7 +27,7 @@ from privgen.evaluation.hallucination.settings import (
     SHAPES_METHODS,
     SHAPES_OURS,
 )
-from privgen.evaluation.hallucination.task import Task
+from privgen.evaluation.hallucination.task import SamplingTask
 from privgen.evaluation.hallucination.train_pictures import (
     PictureTraining,
     build_picture_network,
@@ -43,7 +43,7 @@ from privgen.models.small_denoiser import SmallDenoiser
 
 
 @dataclass(frozen=True)
-class PictureTask(Task):
+class PictureTask(SamplingTask):
     """Pictures that are drawn from a seed and a number, and read back.
 
     Attributes:

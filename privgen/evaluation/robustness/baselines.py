@@ -1,6 +1,6 @@
 """Other packages' watermarks, in the interface of ours: invisible-watermark (MIT) and blind-watermark (MIT).
 
-Both come with the extra `rivals`. Their inner classes are used, because invisible-watermark's outer ones refuse images
+Both come with the extra `baselines`. Their inner classes are used, because invisible-watermark's outer ones refuse images
 below 256 x 256 pixels, and blind-watermark's prints to standard output. Marks and decisions on bits are the packages'
 own, defects and defaults included; their images are 8-bit BGR, as they expect.
 
@@ -38,7 +38,7 @@ SLOW = ("rivaGan",)
 
 
 @dataclass(frozen=True)
-class _Rival:
+class _Baseline:
     """What all have in common: 8-bit images, one at a time."""
 
     name: ClassVar[str]
@@ -79,7 +79,7 @@ class _Rival:
 
 
 @dataclass(frozen=True)
-class DwtDct(_Rival):
+class DwtDct(_Baseline):
     """Wavelet and cosine transform; the largest coefficient of a block is quantised."""
 
     name = "dwtDct"
@@ -94,7 +94,7 @@ class DwtDct(_Rival):
 
 
 @dataclass(frozen=True)
-class DwtDctSvd(_Rival):
+class DwtDctSvd(_Baseline):
     """As `DwtDct`, with the largest singular value of a block."""
 
     name = "dwtDctSvd"
@@ -109,7 +109,7 @@ class DwtDctSvd(_Rival):
 
 
 @dataclass(frozen=True)
-class RivaGan(_Rival):
+class RivaGan(_Baseline):
     """RivaGAN, Zhang et al., arXiv 1909.01285; the package's network, which runs in onnxruntime."""
 
     name = "rivaGan"
@@ -135,7 +135,7 @@ class RivaGan(_Rival):
 
 
 @dataclass(frozen=True)
-class BlindWatermark(_Rival):
+class BlindWatermark(_Baseline):
     """Singular values of shuffled cosine coefficients of wavelets; bits are told apart by two means, as it does."""
 
     name = "blind_watermark"
@@ -158,35 +158,37 @@ class BlindWatermark(_Rival):
             return _imported("blind_watermark.bwm_core", self).WaterMarkCore()
 
 
-RIVALS: dict[str, type[_Rival]] = {cls.name: cls for cls in (DwtDct, DwtDctSvd, RivaGan, BlindWatermark)}
+BASELINES: dict[str, type[_Baseline]] = {cls.name: cls for cls in (DwtDct, DwtDctSvd, RivaGan, BlindWatermark)}
 """By the name that results call them."""
 
 
-def load_rivals(names: Iterable[str], size: tuple[int, int] = (128, 128)) -> tuple[list[Contestant], dict[str, str]]:
-    """Rivals by name, ready to mark.
+def load_baselines(
+    names: Iterable[str], size: tuple[int, int] = (128, 128)
+) -> tuple[list[Contestant], dict[str, str]]:
+    """Baselines by name, ready to mark.
 
     Args:
-        names: of `RIVALS`.
+        names: of `BASELINES`.
         size: height and width of the images.
 
     Returns:
-        The rivals, and by name of those that images of this size have no room for, why.
+        The baselines, and by name of those that images of this size have no room for, why.
 
     Raises:
-        UsageError: a name is unknown, or what the rival needs is not installed.
+        UsageError: a name is unknown, or what the baseline needs is not installed.
     """
     found, left_out = [], {}
     for name in names:
-        if name not in RIVALS:
-            raise UsageError(f"No rival is called {name!r}; choose from {', '.join(RIVALS)}.")
-        method: MarkingMethod = RIVALS[name]()
+        if name not in BASELINES:
+            raise UsageError(f"No baseline is called {name!r}; choose from {', '.join(BASELINES)}.")
+        method: MarkingMethod = BASELINES[name]()
         try:
             # A first image, so that what is missing shows before work begins.
             method.embed(torch.full((1, 3, *size), 0.5), torch.zeros(1, method.n_bits))
         except ValueError as error:
             left_out[name] = str(error)
             continue
-        found.append(on_pixels(method, slow=name in SLOW, version=version(RIVALS[name].package)))
+        found.append(on_pixels(method, slow=name in SLOW, version=version(BASELINES[name].package)))
     return found, left_out
 
 
@@ -202,13 +204,13 @@ def from_bgr(arrays: list[NDArray[Any]]) -> Tensor:
     return torch.from_numpy(pixels).flip(-1).permute(0, 3, 1, 2).contiguous().clamp(0, 255) / 255
 
 
-def _imported(module: str, rival: _Rival) -> ModuleType:
+def _imported(module: str, baseline: _Baseline) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"The rival {rival.name} needs {error.name or module}; run `pip install 'privgen[rivals]'`, or pass "
-            "--no-rivals (rivals=() in Python)."
+            f"The baseline {baseline.name} needs {error.name or module}; run `pip install 'privgen[baselines]'`, or pass "
+            "--no-baselines (baselines=() in Python)."
         ) from error
 
 

@@ -1,6 +1,6 @@
 """How well marks survive attacks, ours beside others', and what the attacks cost in quality.
 
-Images of held-out prompts are generated without a mark and with ours, from the same noise; rivals mark the ones
+Images of held-out prompts are generated without a mark and with ours, from the same noise; baselines mark the ones
 without. Every image, marked or not, goes through every attack with the same random draws, and is read again.
 """
 
@@ -18,7 +18,7 @@ from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, STEPS
 from privgen.environment import environment
 from privgen.errors import UsageError
 from privgen.evaluation.intervals import mean
-from privgen.evaluation.robustness.baselines import RIVALS, SLOW, load_rivals
+from privgen.evaluation.robustness.baselines import BASELINES, SLOW, load_baselines
 from privgen.evaluation.robustness.contestants import (
     Contestant,
     ExtractorReader,
@@ -29,7 +29,7 @@ from privgen.evaluation.robustness.contestants import (
 from privgen.evaluation.robustness.log import Log, Row, work_id
 from privgen.evaluation.robustness.perception import perception
 from privgen.evaluation.robustness.plan import Planned, Preset, get_preset, plan_attacks
-from privgen.evaluation.robustness.report import Lead, MethodScores, RobustnessEvaluation, Shown
+from privgen.evaluation.robustness.report import ExampleImage, Lead, MethodScores, RobustnessEvaluation
 from privgen.evaluation.robustness.run import Batch, Work, measure
 from privgen.evaluation.robustness.scores import (
     RATES,
@@ -48,8 +48,8 @@ from privgen.evaluation.workers import Processes
 from privgen.watermark.write.marker import CARRIERS
 
 
-METHODS = (*CARRIERS, *RIVALS)
-"""Names of all methods: the carriers of ours, and the rivals."""
+METHODS = (*CARRIERS, *BASELINES)
+"""Names of all methods: the carriers of ours, and the baselines."""
 
 
 def evaluate_robustness(
@@ -61,18 +61,18 @@ def evaluate_robustness(
     seed: int = 0,
     attacks: Sequence[str] = (),
     methods: Sequence[str] = (),
-    rivals: Sequence[str] | None = None,
+    baselines: Sequence[str] | None = None,
     read: Reader | None = None,
     perceptual: bool = True,
     batch_size: int = BATCH_SIZE,
     steps: int = STEPS,
-    guidance: float = GUIDANCE,
+    guidance_scale: float = GUIDANCE,
     prompts: Sequence[str] = (),
     device: str = "auto",
     folder: str | os.PathLike[str] | None = None,
     processes: Processes | None = None,
 ) -> RobustnessEvaluation:
-    """Measure the marks of a model, and of rivals on the same images, under attacks.
+    """Measure the marks of a model, and of baselines on the same images, under attacks.
 
     Args:
         model: see `privgen.evaluation.watermark.marking.load_watermark_model`.
@@ -82,13 +82,13 @@ def evaluate_robustness(
         seed: of prompts, noise, keys and attacks.
         attacks: names or keys of those of the preset to run; by default all.
         methods: of `METHODS`; by default the model's carriers that the preset takes, the default one first, and all
-            rivals that it has time for.
-        rivals: which rivals may take part; None means all, () none.
+            baselines that it has time for.
+        baselines: which baselines may take part; None means all, () none.
         read: reads our marks instead of the model's extractor.
         perceptual: compare images by ST-LPIPS and FD-MNv2 too, where they are installed.
         batch_size: images at a time.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
+        guidance_scale: scale of classifier-free guidance.
         prompts: taken in turn; by default captions of held-out scenes.
         device: of the denoiser that purifies.
         folder: where what was read is noted, and taken up again; None starts afresh.
@@ -98,12 +98,14 @@ def evaluate_robustness(
         The same in every process, but for the pictures, which only the first makes.
 
     Raises:
-        UsageError: an argument that names what does not exist, or a rival that is not installed.
+        UsageError: an argument that names what does not exist, or a baseline that is not installed.
         PrivgenError: the log cannot be read or written, or an attack fails.
     """
     chosen, shared = get_preset(preset, n, negatives), processes or Processes()
-    generation = Generation(model.pipeline, seed, tuple(prompts), batch_size, steps, guidance)
-    names, left_out = _choose(model, methods, RIVALS if rivals is None else rivals, chosen.carriers, chosen.slow)
+    generation = Generation(model.pipeline, seed, tuple(prompts), batch_size, steps, guidance_scale)
+    names, left_out = _choose(
+        model, methods, BASELINES if baselines is None else baselines, chosen.carriers, chosen.slow
+    )
     contestants, too_large = _contestants(names, generation, model, read)
     if not contestants:
         raise UsageError(f"No method is left to measure: {'; '.join(too_large.values())}.")
@@ -117,9 +119,9 @@ def evaluate_robustness(
     carrier = next((name for name in names if name in CARRIERS), None)
     marked, shown = _examples(work, contestants[0], rows) if shared.is_main else ([], [])
     settings = _settings(model, preset, chosen, generation, read)
-    flags = [*_search_flags(read), *(["--no-rivals"] if rivals == () else [])]
+    flags = [*_search_flags(read), *(["--no-baselines"] if baselines == () else [])]
     flags += [] if perceptual else ["--no-perceptual"]
-    flags += ["--refine", str(model.refine)] if model.refine else []
+    flags += ["--robust-steps", str(model.robust_steps)] if model.robust_steps else []
     return RobustnessEvaluation(
         settings,
         carrier,
@@ -145,8 +147,8 @@ def _settings(
         "negatives": min(chosen.negatives, chosen.n),
         "seed": generation.seed,
         "steps": generation.steps,
-        "guidance": generation.guidance,
-        "refine": model.refine,
+        "guidance_scale": generation.guidance_scale,
+        "robust_steps": model.robust_steps,
         "reader": repr(read or ExtractorReader(model.extractor)),
     }
 
@@ -164,14 +166,14 @@ def _choose(
     if absent := [name for name in methods if name in CARRIERS and name not in model.present]:
         raise UsageError(f"The model {model.name} lacks the carrier {absent[0]}; choose from {', '.join(METHODS)}.")
     own = [name for name in model.present if name in methods] if methods else list(model.present[:carriers])
-    others = [name for name in RIVALS if name in allowed and (not methods or name in methods)]
+    others = [name for name in BASELINES if name in allowed and (not methods or name in methods)]
     left_out: dict[str, str] = {}
     if not methods and not slow:
         reason = "too slow for this preset; name it with --method, or use --preset standard"
         left_out = {name: reason for name in others if name in SLOW}
         others = [name for name in others if name not in SLOW]
     if not own and not others:
-        raise UsageError("No method is left to measure; name one with --method, or leave --no-rivals out.")
+        raise UsageError("No method is left to measure; name one with --method, or leave --no-baselines out.")
     return [*own, *others], left_out
 
 
@@ -185,8 +187,8 @@ def _contestants(
     size = [
         factor * model.pipeline.vae_scale_factor for factor in (side if isinstance(side, Sequence) else (side, side))
     ]
-    rivals, left_out = load_rivals([name for name in names if name in RIVALS], (size[0], size[1]))
-    return [*own, *rivals], left_out
+    baselines, left_out = load_baselines([name for name in names if name in BASELINES], (size[0], size[1]))
+    return [*own, *baselines], left_out
 
 
 def _works(model: WatermarkModel, work: Work) -> dict[tuple[str, str], str]:
@@ -223,7 +225,7 @@ def _scores(work: Work, contestant: Contestant, rows: Sequence[Row], losses: Los
     }
     return MethodScores(
         contestant.name,
-        contestant.name in RIVALS,
+        contestant.name in BASELINES,
         contestant.n_bits,
         len(clean),
         score(clean, messages, None) | perception(clean, ()),
@@ -234,11 +236,11 @@ def _scores(work: Work, contestant: Contestant, rows: Sequence[Row], losses: Los
 
 
 def _lead(work: Work, rows: Sequence[Row], scores: Sequence[MethodScores]) -> Lead | None:
-    """The first of our methods before the best rival; image by image, as far as both go."""
-    own, rivals = [s for s in scores if not s.rival and s.means], [s for s in scores if s.rival and s.means]
-    if not own or not rivals:
+    """The first of our methods before the best baseline; image by image, as far as both go."""
+    own, baselines = [s for s in scores if not s.baseline and s.means], [s for s in scores if s.baseline and s.means]
+    if not own or not baselines:
         return None
-    best = max(rivals, key=lambda rival: rival.means["mean_tpr_1e-3"].value)
+    best = max(baselines, key=lambda baseline: baseline.means["mean_tpr_1e-3"].value)
     middle = [entry.key for entry in work.planned if entry.middle]
     messages = {contestant.name: contestant.messages(work.keys) for contestant in work.contestants}
     rates, qualities = [], []
@@ -255,18 +257,18 @@ def _differences(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list
     return [ours[image] - theirs[image] for image in common] or [float("nan")]
 
 
-def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[list[Shown], list[Shown]]:
+def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[list[ExampleImage], list[ExampleImage]]:
     """Image 0 without a mark and with each method's; and the leading method's under every attack."""
     batch, by_key = Batch(work, [0]), {(row.method, row.attack): row for row in rows if row.image == 0}
 
-    def shown(contestant: Contestant, entry: Planned | None, title: str) -> Shown:
+    def shown(contestant: Contestant, entry: Planned | None, title: str) -> ExampleImage:
         row = by_key[contestant.name, CLEAN if entry is None else entry.key]
         messages = contestant.messages(work.keys)
         matches, p = int(matches_of([row], messages)[0]), float(p_of([row], messages)[0])
         pixels = batch.attacked(batch.marked(contestant), entry)[0]
-        return Shown(pixels, title, matches, contestant.n_bits, p)
+        return ExampleImage(pixels, title, matches, contestant.n_bits, p)
 
-    plain = Shown(batch.plain()[0], f"no mark: {work.generation.prompt(0)}", 0, 0)
+    plain = ExampleImage(batch.plain()[0], f"no mark: {work.generation.prompt(0)}", 0, 0)
     marked = [plain, *(shown(contestant, None, contestant.name) for contestant in work.contestants)]
     runnable = [entry for entry in work.planned if entry.attack is not None]
     return marked, [shown(leading, entry, entry.key) for entry in runnable]
@@ -276,7 +278,7 @@ def _command(
     settings: Mapping[str, object], attacks: Sequence[str], methods: Sequence[str], flags: Sequence[str]
 ) -> str:
     """The command that makes the same results."""
-    names = ("model", "preset", "n", "negatives", "seed", "steps", "guidance")
+    names = ("model", "preset", "n", "negatives", "seed", "steps", "guidance_scale")
     options = [part for name in names for part in (f"--{name}", str(settings[name]))]
     options += [part for name in attacks for part in ("--attack", name)]
     options += [part for name in methods for part in ("--method", name)]

@@ -12,7 +12,7 @@ from importlib.resources import files
 from privgen.data.sheets import picture
 from privgen.evaluation.intervals import Measured
 from privgen.evaluation.robustness.charts import curve_chart, legend_mark, loss_range, mean_bar
-from privgen.evaluation.robustness.report import NOTE, Lead, MethodScores, RobustnessEvaluation, Shown
+from privgen.evaluation.robustness.report import NOTE, ExampleImage, Lead, MethodScores, RobustnessEvaluation
 from privgen.evaluation.watermark.pictures import ENLARGED
 
 
@@ -57,7 +57,7 @@ def _lead(lead: Lead) -> str:
     quality = lead.psnr_db.value
     worse = "less" if quality > 0 else "more"
     changes = "" if not math.isfinite(quality) else f", and changes the images {worse}, by {abs(quality):.1f} dB"
-    return f"At 1e-3 that is {ahead} the best rival, {escape(lead.rival)}, on the same {lead.tpr.n} images{changes}."
+    return f"At 1e-3 that is {ahead} the best baseline, {escape(lead.baseline)}, on the same {lead.tpr.n} images{changes}."
 
 
 def _methods(result: RobustnessEvaluation) -> str:
@@ -76,7 +76,7 @@ def _methods(result: RobustnessEvaluation) -> str:
     rows = []
     for place, method in enumerate(result.methods):
         mean = method.means.get("mean_tpr_1e-3")
-        whose = "rival" if method.rival else "ours"
+        whose = "baseline" if method.baseline else "ours"
         rows.append(
             (
                 f"{legend_mark(place)}{escape(method.name)} <small>{whose}</small>",
@@ -192,13 +192,13 @@ def _pictures(result: RobustnessEvaluation) -> str:
     return f"<h2>One image, marked</h2><div class='shots'>{marked}</div>{after}"
 
 
-def _difference(marked: Shown, plain: Shown) -> Shown:
+def _difference(marked: ExampleImage, plain: ExampleImage) -> ExampleImage:
     """What a mark changes, so enlarged that it is seen."""
     title = f"{ENLARGED} x the difference of {marked.title}"
-    return Shown((0.5 + ENLARGED * (marked.pixels - plain.pixels)).clamp(0, 1), title, 0, 0)
+    return ExampleImage((0.5 + ENLARGED * (marked.pixels - plain.pixels)).clamp(0, 1), title, 0, 0)
 
 
-def _figure(shown: Shown) -> str:
+def _figure(shown: ExampleImage) -> str:
     caption = escape(shown.title)
     if shown.n_bits:
         kind = "found" if shown.p_value <= 1e-3 else "lost"

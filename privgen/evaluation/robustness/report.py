@@ -36,7 +36,7 @@ class MethodScores:
 
     Attributes:
         name: of the method.
-        rival: whether it is another package's.
+        baseline: whether it is another package's.
         n_bits: bits of a message.
         n: images.
         clean: figures without an attack; `psnr_db` and `ssim` are those of marking.
@@ -47,7 +47,7 @@ class MethodScores:
     """
 
     name: str
-    rival: bool
+    baseline: bool
     n_bits: int
     n: int
     clean: Mapping[str, Measured]
@@ -65,27 +65,27 @@ class MethodScores:
             "clean": _figures(self.clean),
             "attacks": {key: None if figures is None else _figures(figures) for key, figures in self.attacks.items()},
             "curves": {name: _curve(curve) for name, curve in self.curves.items()},
-            "spread": intervals(self.means),
+            "ci95": intervals(self.means),
         }
 
 
 @dataclass(frozen=True)
 class Lead:
-    """One method before the best of its rivals, on the images that both were measured on.
+    """One method before the best of its baselines, on the images that both were measured on.
 
     Attributes:
-        rival: the one with the largest mean rate.
+        baseline: the one with the largest mean rate.
         tpr: difference of the mean rates at 1e-3.
         psnr_db: difference of the PSNR of marking; positive where ours changes less.
     """
 
-    rival: str
+    baseline: str
     tpr: Measured
     psnr_db: Measured
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExampleImage:
     """An image to show.
 
     Attributes:
@@ -109,11 +109,11 @@ class RobustnessEvaluation:
 
     Attributes:
         settings: model, preset, n, seed and how images were generated.
-        carrier: the method whose figures are the headlines; None if only rivals were measured.
+        carrier: the method whose figures are the headlines; None if only baselines were measured.
         methods: in order, ours first.
         planned: the attacks.
         left_out: why methods of the comparison were not measured, by name.
-        lead: None without rivals, or without distortions.
+        lead: None without baselines, or without distortions.
         environment: versions.
         marked: images without a mark and with each method's.
         attacked: one marked image under every attack.
@@ -127,35 +127,35 @@ class RobustnessEvaluation:
     left_out: Mapping[str, str]
     lead: Lead | None
     environment: Environment
-    marked: Sequence[Shown] = field(repr=False)
-    attacked: Sequence[Shown] = field(repr=False)
+    marked: Sequence[ExampleImage] = field(repr=False)
+    attacked: Sequence[ExampleImage] = field(repr=False)
     command: str
 
     def record(self) -> dict[str, Any]:
         """The numbers in the terms of JSON; what cannot be said is None."""
-        own = {method.name: method.record() for method in self.methods if not method.rival}
+        own = {method.name: method.record() for method in self.methods if not method.baseline}
         empty: dict[str, Any] = {**dict.fromkeys(("mean_tpr_1e-3", "mean_tpr_1e-6", "clean")), "attacks": {}}
         headline = own[self.carrier] if self.carrier else empty
         missing = dict.fromkeys(self.left_out)
-        lead = {"lead_over_best_rival": self.lead.tpr, "psnr_lead_db": self.lead.psnr_db} if self.lead else {}
-        rivals = {method.name: method.record() for method in self.methods if method.rival}
+        lead = {"lead_over_best_baseline": self.lead.tpr, "psnr_lead_db": self.lead.psnr_db} if self.lead else {}
+        baselines = {method.name: method.record() for method in self.methods if method.baseline}
         record: dict[str, Any] = finite(
             {
                 **self.settings,
                 "carrier": self.carrier,
-                **{name: value for name, value in headline.items() if name not in ("n", "spread")},
+                **{name: value for name, value in headline.items() if name not in ("n", "ci95")},
                 "mean_over": [entry.key for entry in self.planned if entry.middle],
-                "lead_over_best_rival": None,
+                "lead_over_best_baseline": None,
                 "psnr_lead_db": None,
                 **values(lead),
-                "best_rival": self.lead.rival if self.lead else None,
+                "best_baseline": self.lead.baseline if self.lead else None,
                 "carriers": own,
-                "rivals": {**rivals, **missing},
+                "baselines": {**baselines, **missing},
                 "not_run": {entry.key: entry.reason for entry in self.planned if entry.reason},
                 "left_out": dict(self.left_out),
                 "note": NOTE,
                 "command": self.command,
-                "spread": {**headline.get("spread", {}), **intervals(lead)},
+                "ci95": {**headline.get("ci95", {}), **intervals(lead)},
                 "environment": asdict(self.environment),
             }
         )
@@ -166,16 +166,16 @@ class RobustnessEvaluation:
         record = self.record()
         names = ("mean_tpr_1e-3", "mean_tpr_1e-6")
         rates = {key: None if row is None else row["tpr_1e-3"] for key, row in record["attacks"].items()}
-        rivals = {
+        baselines = {
             name: None if row is None else {"n_bits": row["n_bits"], **{key: row[key] for key in names}}
-            for name, row in record["rivals"].items()
+            for name, row in record["baselines"].items()
         }
         return {
             **self.settings,
             "carrier": self.carrier,
-            **{name: record[name] for name in (*names, "lead_over_best_rival", "best_rival", "psnr_lead_db")},
+            **{name: record[name] for name in (*names, "lead_over_best_baseline", "best_baseline", "psnr_lead_db")},
             "tpr_1e-3": rates,
-            "rivals": rivals,
+            "baselines": baselines,
             "not_run": record["not_run"],
         }
 
@@ -202,7 +202,7 @@ def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 
 def _figures(figures: Mapping[str, Measured]) -> dict[str, Any]:
-    return {"n": figures["bit_accuracy"].n, **values(figures), "spread": intervals(figures)}
+    return {"n": figures["bit_accuracy"].n, **values(figures), "ci95": intervals(figures)}
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privgen.evaluation.intervals import Measured, mean, share
+from privgen.evaluation.intervals import Measured, fraction, mean
 from privgen.evaluation.robustness.log import Row
 from privgen.evaluation.robustness.plan import Planned
 from privgen.evaluation.watermark.readings import CLEAN, Bits, Weighed
@@ -95,8 +95,8 @@ def score(rows: Sequence[Row], messages: Bits, losses: LossScales | None) -> dic
     """
     figures = {}
     for name, fpr in RATES.items():
-        figures[f"tpr_{name}"] = share(detected(rows, messages, fpr))
-        figures[f"fpr_{name}"] = share(falsely_detected(rows, messages, fpr))
+        figures[f"tpr_{name}"] = fraction(detected(rows, messages, fpr))
+        figures[f"fpr_{name}"] = fraction(falsely_detected(rows, messages, fpr))
     matches, n_bits = matches_of(rows, messages), messages.shape[1]
     figures["bit_accuracy"] = mean(matches / n_bits)
     changed = [row.psnr_db for row in rows if row.psnr_db is not None]

@@ -21,7 +21,7 @@ from privgen.data.scenes import PREVIEW_SEED, SceneSpec, sample_spec
 from privgen.data.sheets import contact_sheet, picture, save_picture
 from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, STEPS, generate, generate_batches
 from privgen.environment import Environment, environment
-from privgen.evaluation.intervals import Measured, mean, share
+from privgen.evaluation.intervals import Measured, fraction, mean
 from privgen.evaluation.text_to_image import autoencoder
 from privgen.evaluation.text_to_image.textures import texture_response
 from privgen.io.files import refuse_existing, write_text
@@ -32,7 +32,7 @@ from privgen.models.classifier import SceneClassifier
 SHOWN = 32
 """Pictures on the sheet."""
 RESULTS = "results.json"
-_SETTINGS = ("model", "n", "seed", "steps", "guidance", "seconds_per_image")
+_SETTINGS = ("model", "n", "seed", "steps", "guidance_scale", "seconds_per_image")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ModelEvaluation:
         n: pictures that were generated and judged.
         seed: of scenes, prompts and noise.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
+        guidance_scale: scale of classifier-free guidance.
         seconds_per_image: median over the batches but the first, on this machine.
         measures: everything else by name, with intervals.
         environment: versions.
@@ -55,18 +55,18 @@ class ModelEvaluation:
     n: int
     seed: int
     steps: int
-    guidance: float
+    guidance_scale: float
     seconds_per_image: float
     measures: dict[str, Measured]
     environment: Environment
     sheets: dict[str, Image.Image] = field(repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
-        """The numbers as one flat mapping; `spread` holds their intervals, `environment` the versions."""
+        """The numbers as one flat mapping; `ci95` holds their intervals, `environment` the versions."""
         settings = {name: getattr(self, name) for name in _SETTINGS}
-        spread = {name: {k: v for k, v in asdict(m).items() if k != "value"} for name, m in self.measures.items()}
+        ci95 = {name: {k: v for k, v in asdict(m).items() if k != "value"} for name, m in self.measures.items()}
         values = {name: measured.value for name, measured in self.measures.items()}
-        return {**settings, **values, "spread": spread, "environment": asdict(self.environment)}
+        return {**settings, **values, "ci95": ci95, "environment": asdict(self.environment)}
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write `results.json` and the sheets.
@@ -89,7 +89,7 @@ def evaluate_model(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     steps: int = STEPS,
-    guidance: float = GUIDANCE,
+    guidance_scale: float = GUIDANCE,
     photos: Path | None = None,
 ) -> ModelEvaluation:
     """Measure a model on scenes, prompts and photographs that it has not seen.
@@ -106,7 +106,7 @@ def evaluate_model(
         seed: of everything random.
         batch_size: pictures at a time.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
+        guidance_scale: scale of classifier-free guidance.
         photos: folder of photographs; by default the packaged held-out ones.
 
     Raises:
@@ -116,7 +116,7 @@ def evaluate_model(
         raise ValueError(f"expected n of at least 2, got {n}")
     first = PREVIEW_SEED + 1_000_000 * seed
     specs = [sample_spec(first + i, count=1 + i % 2) for i in range(n)]
-    options = {"batch_size": batch_size, "steps": steps, "guidance": guidance}
+    options = {"batch_size": batch_size, "steps": steps, "guidance_scale": guidance_scale}
     images, seconds = _timed(pipeline, specs, first, options)
     judged = judge(images, specs, classifier)
     measures = _scores(specs, judged)
@@ -124,7 +124,7 @@ def evaluate_model(
     measures["classifier_accuracy"] = _classifier(classifier, 5 * n, first + 600_000)
     measures |= _autoencoder(pipeline, n, first + 700_000, images.shape[-1], photos or autoencoder.heldout_photos())
     return ModelEvaluation(
-        name, n, seed, steps, guidance, seconds, measures, environment(), _sheets(images, specs, judged)
+        name, n, seed, steps, guidance_scale, seconds, measures, environment(), _sheets(images, specs, judged)
     )
 
 
@@ -158,14 +158,14 @@ def _timed(
 def _scores(specs: Sequence[SceneSpec], judged: Sequence[SceneJudgement]) -> dict[str, Measured]:
     pairs = list(zip(specs, judged, strict=True))
     measures = {
-        "one_object_accuracy": share(j.objects_right for spec, j in pairs if len(spec.objects) == 1),
-        "two_object_accuracy": share(j.objects_right for spec, j in pairs if len(spec.objects) == 2),
-        "exact_objects_accuracy": share(j.exact for j in judged),
-        "background_accuracy": share(j.colour_right for j in judged),
-        "pattern_accuracy": share(j.pattern_right for j in judged),
+        "one_object_accuracy": fraction(j.objects_right for spec, j in pairs if len(spec.objects) == 1),
+        "two_object_accuracy": fraction(j.objects_right for spec, j in pairs if len(spec.objects) == 2),
+        "exact_objects_accuracy": fraction(j.exact for j in judged),
+        "background_accuracy": fraction(j.colour_right for j in judged),
+        "pattern_accuracy": fraction(j.pattern_right for j in judged),
     }
     named = [j.pattern_right for spec, j in pairs if spec.pattern]
-    return measures | ({"named_pattern_accuracy": share(named)} if named else {})
+    return measures | ({"named_pattern_accuracy": fraction(named)} if named else {})
 
 
 def _texture_words(pipeline: DiffusionPipeline, seed: int, pairs: int, options: dict[str, Any]) -> dict[str, Measured]:
@@ -179,8 +179,8 @@ def _texture_words(pipeline: DiffusionPipeline, seed: int, pairs: int, options: 
     response = texture_response(with_word, without, words)
     return {
         "texture_response": mean(response.contrast),
-        "texture_energy_share": mean(response.energy),
-        "texture_first_accuracy": share(response.first.tolist()),
+        "texture_energy_fraction": mean(response.energy),
+        "texture_first_accuracy": fraction(response.first.tolist()),
     }
 
 

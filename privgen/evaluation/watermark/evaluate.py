@@ -50,7 +50,7 @@ def evaluate_watermark(
     photos: int = PHOTOS,
     batch_size: int = BATCH_SIZE,
     steps: int = STEPS,
-    guidance: float = GUIDANCE,
+    guidance_scale: float = GUIDANCE,
     prompts: Sequence[str] = (),
     heldout: Path | None = None,
     training: Path | None = None,
@@ -69,7 +69,7 @@ def evaluate_watermark(
         photos: held-out photographs to mark, spread evenly over the folder; fewer if it holds fewer.
         batch_size: images at a time.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
+        guidance_scale: scale of classifier-free guidance.
         prompts: taken in turn; by default captions of held-out scenes.
         heldout: folder of photographs to mark; by default the packaged held-out ones.
         training: folder of more photographs for negatives; by default the packaged training ones.
@@ -82,7 +82,7 @@ def evaluate_watermark(
     """
     if n < 2 or batch_size < 1:
         raise ValueError(f"expected n of at least 2 and at least one image a batch, got {n} and {batch_size}")
-    generation = Generation(model.pipeline, seed, tuple(prompts), batch_size, steps, guidance)
+    generation = Generation(model.pipeline, seed, tuple(prompts), batch_size, steps, guidance_scale)
     log = NegativesLog(None if folder is None else Path(folder) / LOG, fingerprint(model, generation))
     heldout_files = iter_image_files([heldout or heldout_photos()])
     training_files = iter_image_files([training or heldout_photos().with_name("train")])
@@ -107,8 +107,16 @@ def evaluate_watermark(
     messages = key_bits(negative_keys, model.extractor).cpu().numpy().astype(np.uint8)
     sheets["negatives"] = draw_negatives(count_matches(unmarked.all[CLEAN] > 0, messages), messages.shape[1])
     figures = unmarked_scores(unmarked, messages)
-    false_positives = Measured(figures[CLEAN]["fpr_1e-6"], **figures[CLEAN]["spread"]["fpr_1e-6"])
-    settings = (model.name, n, seed, steps, guidance, model.refine, model.present[0] if model.present else None)
+    false_positives = Measured(figures[CLEAN]["fpr_1e-6"], **figures[CLEAN]["ci95"]["fpr_1e-6"])
+    settings = (
+        model.name,
+        n,
+        seed,
+        steps,
+        guidance_scale,
+        model.robust_steps,
+        model.present[0] if model.present else None,
+    )
     negatives_found = (_counts(unmarked), figures, false_positives)
     return WatermarkEvaluation(*settings, carriers, *negatives_found, environment(), sheets)
 

@@ -42,7 +42,7 @@ class WatermarkModel:
         extractor: reads the marks.
         mappers: by carrier, for those that are measured; None for a carrier that the model lacks.
         default: the carrier that the model recommends.
-        refine: rounds in which marks of the carrier `latent` are fitted to their image: see
+        robust_steps: rounds in which marks of the carrier `latent` are fitted to their image: see
             `privgen.watermark.write.robust_mark`.
     """
 
@@ -51,7 +51,7 @@ class WatermarkModel:
     extractor: ExtractorLike = field(repr=False)
     mappers: Mapping[Carrier, Any] = field(repr=False)
     default: Carrier = "latent"
-    refine: int = 0
+    robust_steps: int = 0
 
     @property
     def present(self) -> tuple[Carrier, ...]:
@@ -61,11 +61,11 @@ class WatermarkModel:
     def marking(self, carrier: Carrier, keys: Sequence[Key]) -> dict[str, Any]:
         """What the pipeline is called with to mark images, one key an image."""
         mark = {"keys": list(keys), "carrier": carrier, f"{carrier}_mapper": self.mappers[carrier]}
-        return mark | {"extractor": self.extractor, "refine": self.rounds(carrier)}
+        return mark | {"extractor": self.extractor, "robust_steps": self.rounds(carrier)}
 
     def rounds(self, carrier: Carrier) -> int:
         """Rounds in which marks of a carrier are fitted to their image; those of others than `latent` never are."""
-        return self.refine if carrier == "latent" else 0
+        return self.robust_steps if carrier == "latent" else 0
 
     def _rank(self, carrier: Carrier) -> bool:
         return carrier != self.default
@@ -75,7 +75,7 @@ def load_watermark_model(
     model: str | os.PathLike[str] = "mini",
     *,
     carriers: Sequence[Carrier] = CARRIERS,
-    refine: int = 0,
+    robust_steps: int = 0,
     device: str = "auto",
     dtype: str = "auto",
 ) -> WatermarkModel:
@@ -84,7 +84,7 @@ def load_watermark_model(
     Args:
         model: an embedded model's name, a folder or a Hub id.
         carriers: those to measure; one that the model lacks is no error.
-        refine: see `WatermarkModel`.
+        robust_steps: see `WatermarkModel`.
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`.
 
@@ -96,7 +96,9 @@ def load_watermark_model(
     mappers = {carrier: _mapper(carrier, model, device) for carrier in dict.fromkeys(carriers)}
     kind = StableDiffusionWatermarkPipeline
     pipeline = load_pipeline(model, device=device, dtype=dtype, safety_checker=False, pipeline_class=kind)
-    return WatermarkModel(os.fspath(model), pipeline, extractor, mappers, default_carrier(os.fspath(model)), refine)
+    return WatermarkModel(
+        os.fspath(model), pipeline, extractor, mappers, default_carrier(os.fspath(model)), robust_steps
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +268,7 @@ def _marked(
         mapper=model.mappers[carrier],
         extractor=model.extractor,
         seed=seed,
-        refine=model.rounds(carrier),
+        robust_steps=model.rounds(carrier),
     )
     residuals = marker.residuals(to_canvas([photo.pixels for photo in photos], marker.size))
     return [

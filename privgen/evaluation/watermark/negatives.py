@@ -133,7 +133,7 @@ def fingerprint(model: WatermarkModel, generation: Generation) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     attacks = {name: repr(attack) for name, attack in ATTACKS.items()}
-    settings = [generation.seed, generation.prompts, generation.steps, generation.guidance, attacks, __version__]
+    settings = [generation.seed, generation.prompts, generation.steps, generation.guidance_scale, attacks, __version__]
     digest.update(json.dumps([settings, dict(model.pipeline.scheduler.config)], default=str).encode())
     return digest.hexdigest()[:16]
 

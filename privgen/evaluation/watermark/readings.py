@@ -91,7 +91,7 @@ class Generation:
             These captions name no textures, so that they are short and leave room for a token.
         batch_size: images at a time.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
+        guidance_scale: scale of classifier-free guidance.
     """
 
     pipeline: Any
@@ -99,7 +99,7 @@ class Generation:
     prompts: tuple[str, ...] = ()
     batch_size: int = BATCH_SIZE
     steps: int = STEPS
-    guidance: float = GUIDANCE
+    guidance_scale: float = GUIDANCE
 
     def prompt(self, i: int) -> str:
         """What image i shows."""
@@ -119,7 +119,11 @@ class Generation:
         """
         prompts = [self.prompt(i) for i in numbers]
         seeds = [(self._first + i) % 2**63 for i in numbers]
-        options: dict[str, Any] = {"batch_size": len(numbers), "steps": self.steps, "guidance": self.guidance}
+        options: dict[str, Any] = {
+            "batch_size": len(numbers),
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+        }
         return as_saved(next(generate_batches(self.pipeline, prompts, seeds, **options, **mark)))
 
     @property

@@ -13,7 +13,7 @@ from PIL import Image
 
 from privgen.data.sheets import save_picture
 from privgen.environment import Environment
-from privgen.evaluation.intervals import Measured, finite, intervals, mean, median, share, values
+from privgen.evaluation.intervals import Measured, finite, fraction, intervals, mean, median, values
 from privgen.evaluation.text_to_image.evaluate import RESULTS
 from privgen.evaluation.watermark.marking import MarkedImages
 from privgen.evaluation.watermark.negatives import Negatives
@@ -33,7 +33,7 @@ NOTE = (
     "without a mark, count as negatives only; marks are measured on held-out photographs."
 )
 
-_SETTINGS = ("model", "n", "seed", "steps", "guidance", "refine", "carrier")
+_SETTINGS = ("model", "n", "seed", "steps", "guidance_scale", "robust_steps", "carrier")
 _HEADLINES = (
     *("bit_accuracy", "tpr_1e-3", "tpr_1e-6", "psnr_db", "ssim", "time_ratio", "trainable_parameters"),
     *ATTACKS,
@@ -63,8 +63,8 @@ class CarrierScores:
     def record(self) -> dict[str, Any]:
         """The numbers as a mapping, photographs and intervals nested in it."""
         counts = {name: getattr(self, name) for name in ("n", "unchanged", "trainable_parameters")}
-        photos = {"n": self.photos_n, **values(self.photos), "spread": intervals(self.photos)} if self.photos else None
-        return {**counts, **values(self.measures), "photos": photos, "spread": intervals(self.measures)}
+        photos = {"n": self.photos_n, **values(self.photos), "ci95": intervals(self.photos)} if self.photos else None
+        return {**counts, **values(self.measures), "photos": photos, "ci95": intervals(self.measures)}
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class WatermarkEvaluation:
         n: pairs of a marked and an unmarked image, by carrier.
         seed: of scenes, prompts, noise and keys.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
-        refine: rounds in which marks of the carrier `latent` were fitted to their image.
+        guidance_scale: scale of classifier-free guidance.
+        robust_steps: rounds in which marks of the carrier `latent` were fitted to their image.
         carrier: the one whose figures are the headlines: the model's default if it was measured; None if none was.
         carriers: scores by carrier; None for one that was not asked for or that the model lacks.
         negatives: counts of unmarked images.
@@ -91,8 +91,8 @@ class WatermarkEvaluation:
     n: int
     seed: int
     steps: int
-    guidance: float
-    refine: int
+    guidance_scale: float
+    robust_steps: int
     carrier: Carrier | None
     carriers: Mapping[Carrier, CarrierScores | None]
     negatives: Mapping[str, int]
@@ -104,17 +104,17 @@ class WatermarkEvaluation:
     def record(self) -> dict[str, Any]:
         """The numbers in the terms of JSON; what cannot be said is None."""
         carriers = {name: scores.record() if scores else None for name, scores in self.carriers.items()}
-        chosen: dict[str, Any] = (carriers[self.carrier] if self.carrier else None) or {"photos": None, "spread": {}}
+        chosen: dict[str, Any] = (carriers[self.carrier] if self.carrier else None) or {"photos": None, "ci95": {}}
         record = {
             **{name: getattr(self, name) for name in _SETTINGS},
             **dict.fromkeys(_HEADLINES),
-            **{name: value for name, value in chosen.items() if name not in ("n", "spread")},
+            **{name: value for name, value in chosen.items() if name not in ("n", "ci95")},
             "fpr_clean": self.fpr_clean.value,
             **self.negatives,
             "negatives_note": NOTE,
             "carriers": carriers,
             "unmarked": self.unmarked,
-            "spread": {**chosen["spread"], **intervals({"fpr_clean": self.fpr_clean})},
+            "ci95": {**chosen["ci95"], **intervals({"fpr_clean": self.fpr_clean})},
             "environment": asdict(self.environment),
         }
         readable: dict[str, Any] = finite(record)
@@ -122,7 +122,7 @@ class WatermarkEvaluation:
 
     def summary(self) -> dict[str, Any]:
         """The record for people: without intervals, versions and the calibration."""
-        hidden = ("spread", "environment", "unmarked")
+        hidden = ("ci95", "environment", "unmarked")
         summary: dict[str, Any] = _without(self.record(), hidden)
         return summary
 
@@ -160,7 +160,7 @@ def marked_scores(marked: MarkedImages) -> dict[str, Measured]:
         p, prefix = marked.p_values(attack), "" if attack == CLEAN else f"{attack}_"
         measures["bit_accuracy" if attack == CLEAN else attack] = mean(marked.matches(attack) / n_bits)
         for name, fpr in RATES.items():
-            measures[f"{prefix}tpr_{name}"] = share(p <= fpr)
+            measures[f"{prefix}tpr_{name}"] = fraction(p <= fpr)
     changed = marked.psnr_db[np.isfinite(marked.psnr_db)]
     measures["psnr_db"] = mean(changed) if changed.size else Measured(math.nan, 0, math.nan, math.nan)
     measures["ssim"] = mean(marked.ssim)
@@ -203,7 +203,7 @@ def calibrate(read: Weighed, keys_bits: Bits) -> dict[str, Any]:
 
     images, n_bits = read.shape
     matches, p = count_matches(read > 0, keys_bits), p_values_of(read, keys_bits, "weighted")
-    rates = {f"fpr_{name}": share((p <= fpr).ravel()) for name, fpr in RATES.items()}
+    rates = {f"fpr_{name}": fraction((p <= fpr).ravel()) for name, fpr in RATES.items()}
     of_keys = (p <= RATES["1e-3"]).mean(axis=0)
     return {
         "images": images,
@@ -216,7 +216,7 @@ def calibrate(read: Weighed, keys_bits: Bits) -> dict[str, Any]:
         "matches_std_binomial": math.sqrt(n_bits) / 2,
         "bit_bias": float(np.abs((read > 0).mean(axis=0) - 0.5).max()),
         "bit_bias_by_chance": float(norm.ppf(1 - 0.025 / n_bits)) / (2 * math.sqrt(images)),
-        "spread": intervals(rates),
+        "ci95": intervals(rates),
     }
 
 

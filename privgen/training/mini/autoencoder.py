@@ -23,7 +23,7 @@ class VaeRecipe:
         channels: of the encoder's levels, finest first.
         latent_channels: channels of the latent.
         crop: side of the training crops in pixels.
-        photo_share: share of crops that come from photographs.
+        photo_fraction: share of crops that come from photographs.
         kl_weight: of the mean KL divergence a latent number, beside the mean squared error a pixel.
         l1_weight: of the mean absolute error.
         photos: folder of photographs.
@@ -33,7 +33,7 @@ class VaeRecipe:
     channels: tuple[int, ...] = (16, 24, 64, 160)
     latent_channels: int = 8
     crop: int = 64
-    photo_share: float = 0.3
+    photo_fraction: float = 0.3
     kl_weight: float = 1e-3
     l1_weight: float = 0.1
     photos: Path = Path("privgen/data/photos/train")
@@ -69,7 +69,7 @@ class VaeTask(Task):
         if recipe.decoder_only:
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)
-        self.photos = load_photos(recipe.photos) if recipe.photo_share > 0 else ()
+        self.photos = load_photos(recipe.photos) if recipe.photo_fraction > 0 else ()
 
     def batch(self, indices: list[int]) -> Batch:
         side = self.recipe.crop // 2 ** (len(self.recipe.channels) - 1)
@@ -81,7 +81,7 @@ class VaeTask(Task):
     def _crop(self, index: int) -> NDArray[np.float32]:
         rng = np.random.Generator(np.random.PCG64([self.seed, index]))
         side = self.recipe.crop
-        if rng.random() < self.recipe.photo_share:
+        if rng.random() < self.recipe.photo_fraction:
             return random_crop(self.photos, side, rng)
         pixels = draw_scene(index).pixels
         top, left = rng.integers(pixels.shape[1] - side + 1, size=2)

@@ -33,7 +33,7 @@ class ClassifierRecipe:
         gain: largest change of contrast, as a share, and of brightness.
         blur: largest standard deviation of a Gaussian blur, in pixels.
         noise: largest standard deviation of white noise, for pixel values in [0, 1].
-        vae_share: share of pictures that go through an autoencoder.
+        vae_fraction: share of pictures that go through an autoencoder.
         vae: folder of that autoencoder.
     """
 
@@ -46,7 +46,7 @@ class ClassifierRecipe:
     gain: float = 0.08
     blur: float = 1.2
     noise: float = 0.04
-    vae_share: float = 0.0
+    vae_fraction: float = 0.0
     vae: Path | None = None
 
 
@@ -91,7 +91,7 @@ class ClassifierTask(Task):
             "gain": strength * rng.uniform(-recipe.gain, recipe.gain, 2).astype(np.float32),
             "blur": np.asarray(strength * recipe.blur, np.float32),
             "noise": strength * np.float32(rng.uniform(0, recipe.noise)) * noise,
-            "decoded": np.asarray(rng.random() < recipe.vae_share),
+            "decoded": np.asarray(rng.random() < recipe.vae_fraction),
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -138,8 +138,8 @@ def _labels(spec: SceneSpec, lost: list[int]) -> dict[str, NDArray[np.generic]]:
 
 
 def _frozen_vae(recipe: ClassifierRecipe) -> AutoencoderKL | None:
-    if recipe.vae_share <= 0:
+    if recipe.vae_fraction <= 0:
         return None
     if recipe.vae is None:
-        raise ValueError(f"expected the folder of an autoencoder for vae_share = {recipe.vae_share}, got none")
+        raise ValueError(f"expected the folder of an autoencoder for vae_fraction = {recipe.vae_fraction}, got none")
     return AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)

@@ -36,7 +36,7 @@ class DenoiserRecipe:
     Attributes:
         channels: of the UNet's levels, finest first.
         crop: side of the training crops in pixels.
-        photo_share: share of crops that come from photographs; the others are scenes.
+        photo_fraction: share of crops that come from photographs; the others are scenes.
         little_noise: timesteps are u ** little_noise of the schedule, with u uniform: 1 trains all alike, 3 gives
             nearly half of the samples to the first tenth, where purification works.
         photos: folder of photographs.
@@ -44,7 +44,7 @@ class DenoiserRecipe:
 
     channels: tuple[int, ...] = (24, 48, 96)
     crop: int = 64
-    photo_share: float = 0.5
+    photo_fraction: float = 0.5
     little_noise: float = 3.0
     photos: Path = Path("privgen/data/photos/train")
 
@@ -79,7 +79,7 @@ class DenoiserTask(Task):
             torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
             unet = build_denoiser(recipe)
         self.unet = unet.to(memory_format=torch.channels_last)
-        self.photos = load_photos(recipe.photos) if recipe.photo_share > 0 else ()
+        self.photos = load_photos(recipe.photos) if recipe.photo_fraction > 0 else ()
 
     def batch(self, indices: list[int]) -> Batch:
         pixels = torch.stack([torch.from_numpy(self._crop(i)) for i in indices])
@@ -93,7 +93,7 @@ class DenoiserTask(Task):
     def _crop(self, index: int) -> NDArray[np.float32]:
         rng = np.random.Generator(np.random.PCG64([self.seed, index]))
         side = self.recipe.crop
-        if rng.random() < self.recipe.photo_share:
+        if rng.random() < self.recipe.photo_fraction:
             return random_crop(self.photos, side, rng)
         pixels = draw_scene(self.seed * 100_000_000 + index).pixels
         top, left = rng.integers(pixels.shape[1] - side + 1, size=2)

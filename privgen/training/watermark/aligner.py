@@ -48,8 +48,8 @@ class AlignerRecipe:
         counts: how many of them are generated, scenes, photographs, and generated with a token's mark.
         shares: of these in a batch, in this order; their sum is 1.
         psnr: of marked images, in dB.
-        whole_share: share of the images that are neither cut out nor turned.
-        distorted_share: share that goes through one of the distortions.
+        whole_fraction: share of the images that are neither cut out nor turned.
+        distorted_fraction: share that goes through one of the distortions.
         distortions: attacks of the training table.
         distortion_scale: share of that table's strengths, in [0, 1].
         views: parts of marked images from which patterns and covariance are measured, before and after.
@@ -63,8 +63,8 @@ class AlignerRecipe:
     counts: tuple[int, ...] = (1280, 1504, 3008, 640)
     shares: tuple[float, ...] = (0.4, 0.15, 0.3, 0.15)
     psnr: float = 38.1
-    whole_share: float = 0.1
-    distorted_share: float = 0.5
+    whole_fraction: float = 0.1
+    distorted_fraction: float = 0.5
     distortions: tuple[str, ...] = ()
     distortion_scale: float = 1.0
     views: int = 6144
@@ -125,7 +125,7 @@ class AlignerTask(Task):
             "source": torch.tensor(source),
             "pose": poses[:, 0],
             "guess": poses[:, 1],
-            "distorted": torch.tensor([rng.random() < self.recipe.distorted_share for rng in rngs]),
+            "distorted": torch.tensor([rng.random() < self.recipe.distorted_fraction for rng in rngs]),
             "index": torch.tensor(indices),
         }
 
@@ -135,7 +135,7 @@ class AlignerTask(Task):
 
     def _pose(self, rng: np.random.Generator) -> Tensor:
         """Where an image comes from, and a guess of it, any part of the way to one of a grid: (2, 4)."""
-        if rng.random() < self.recipe.whole_share:
+        if rng.random() < self.recipe.whole_fraction:
             return Poses.of().values.repeat(2, 1)
         true, guess = draw_pose(rng)
         return torch.stack([true, true + rng.random() * (guess - true)])

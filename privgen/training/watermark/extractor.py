@@ -49,7 +49,7 @@ class ExtractorRecipe:
         code: file of the linear code that training starts from; made when it is missing.
         code_images: images whose content the code is fitted to.
         cycles: of the patterns across the canvas, at most; mini has learnt to write smooth ones by text.
-        photo_share: share of the images that are photographs.
+        photo_fraction: share of the images that are photographs.
         learn_patterns: learn R(m) too. It starts from the best linear code, and costs a third of the time.
         psnr_from: quality at which training starts, in dB.
         psnr_to: quality that it reaches after half the run.
@@ -57,7 +57,7 @@ class ExtractorRecipe:
         distortion_scale: share of that table's strengths, in [0, 1].
         start: folder with an `extractor` and a `latent_mapper` to go on from, instead of from the code.
         model: folder of a text-to-image model with a token mapper, whose tokens write marks too.
-        token_share: share of the marks that they write.
+        token_fraction: share of the marks that they write.
         unet: give the extractor a U-Net that starts as the denoiser of `model`, if it has none, and train that alone.
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
         clean_images: images, none of them marked, on which the logits are whitened at the end.
@@ -71,7 +71,7 @@ class ExtractorRecipe:
     code: Path = Path("runs/code.safetensors")
     code_images: int = 6144
     cycles: int = 5
-    photo_share: float = 0.5
+    photo_fraction: float = 0.5
     learn_patterns: bool = False
     psnr_from: float = 38.0
     psnr_to: float = 38.5
@@ -79,7 +79,7 @@ class ExtractorRecipe:
     distortion_scale: float = 1.0
     start: Path | None = None
     model: Path | None = None
-    token_share: float = 0.0
+    token_fraction: float = 0.0
     unet: bool = False
     samples: int = 40_000
     clean_images: int = 2_048
@@ -110,7 +110,7 @@ class ExtractorTask(Task):
         self.recipe, self.seed, self.attack = recipe, seed, attack
         self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
-        self.photos = load_photos(recipe.photos) if recipe.photo_share > 0 else ()
+        self.photos = load_photos(recipe.photos) if recipe.photo_fraction > 0 else ()
         extractor, self.mapper = self._coded() if recipe.start is None else self._going_on(recipe.start)
         self.mapper.requires_grad_(recipe.learn_patterns)
         self.writer = None if recipe.model is None else TokenWriter(recipe.model)
@@ -159,11 +159,11 @@ class ExtractorTask(Task):
 
     def batch(self, indices: list[int]) -> Batch:
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 1, i])) for i in indices]
-        photo = [rng.random() < self.recipe.photo_share for rng in rngs]
+        photo = [rng.random() < self.recipe.photo_fraction for rng in rngs]
         pixels = [self._image(*drawn) for drawn in zip(indices, photo, rngs, strict=True)]
         progress = torch.tensor(indices) / self.recipe.samples
         decoded = [not is_photo and rng.random() < 0.75 for is_photo, rng in zip(photo, rngs, strict=True)]
-        by_token = [rng.random() < self.recipe.token_share for rng in rngs]
+        by_token = [rng.random() < self.recipe.token_fraction for rng in rngs]
         return {
             "pixels": torch.from_numpy(np.stack(pixels)).contiguous(memory_format=torch.channels_last),
             "bits": torch.from_numpy(np.stack([rng.integers(2, size=self.recipe.n_bits) for rng in rngs])),

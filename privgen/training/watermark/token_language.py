@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import sample_spec
-from privgen.diffusion.unrolled_ddim import Denoiser, Schedule
+from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule
 from privgen.models.mappers import LatentMapper, TokenMapper, signs
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.mini.text_to_image import save_pipeline
@@ -56,16 +56,16 @@ class TokenRecipe:
         tau: timestep, of 1000, from which on tokens act.
         earliest: lowest timestep, of 1000, that is trained.
         guidance_scale: of classifier-free guidance, with which the words together write R(m) at its strength.
-        marked_share: share of a batch that says words; the rest is plain, at all timesteps.
+        marked_fraction: share of a batch that says words; the rest is plain, at all timesteps.
         mark_weight: of the error of what words write, which is 1 where they write nothing, against the squared error
             of the velocity of plain predictions.
         address_weight: of the cross-entropy by which half of the heads in the coarser levels learn to attend to the
             word of the cell that they are in.
-        empty_share: share of the sentences without a caption before them.
-        photo_share: share of these that are said on photographs.
+        empty_fraction: share of the sentences without a caption before them.
+        photo_fraction: share of these that are said on photographs.
         cycles: of random patterns across the canvas, at most, as those of R(m).
-        turn: share of the run after which only `random_share` of the patterns are random; all are at its beginning.
-        random_share: see `turn`.
+        turn: share of the run after which only `random_fraction` of the patterns are random; all are at its beginning.
+        random_fraction: see `turn`.
         loud: how much stronger than they end the patterns are at the beginning; they fade until `fade`.
         fade: share of the run.
         strength: factor on what the sentences of the exported mapper say.
@@ -82,14 +82,14 @@ class TokenRecipe:
     tau: int = 75
     earliest: int = 15
     guidance_scale: float = 3.0
-    marked_share: float = 0.6
+    marked_fraction: float = 0.6
     mark_weight: float = 0.1
     address_weight: float = 0.05
-    empty_share: float = 0.4
-    photo_share: float = 0.5
+    empty_fraction: float = 0.4
+    photo_fraction: float = 0.5
     cycles: int = 5
     turn: float = 0.3
-    random_share: float = 0.3
+    random_fraction: float = 0.3
     loud: float = 6.0
     fade: float = 0.7
     strength: float = 1.0
@@ -116,7 +116,7 @@ class TokenTask(Task):
         self.latent_mapper = LatentMapper.from_pretrained(recipe.networks / "latent_mapper").requires_grad_(False)
         cache = load_or_encode_scenes(recipe.latents, self.vae, self.tokenizer, recipe.scenes, seed)
         self.latents = cache["latents"]
-        self.photos = self._photo_latents() if recipe.photo_share > 0 else self.latents[:0]
+        self.photos = self._photo_latents() if recipe.photo_fraction > 0 else self.latents[:0]
         attentions = [a for block in self.unet.up_blocks[:-1] for a in getattr(block, "attentions", ())]
         self.addresses = AddressLoss([a.transformer_blocks[0].attn2 for a in attentions], recipe.cells)
         self.register_buffer("gains", channel_gains(self.vae, self.latents[:8].float()), persistent=False)
@@ -169,12 +169,12 @@ class TokenTask(Task):
         rngs = [np.random.Generator(np.random.PCG64([self.seed, 4, i])) for i in indices]
         noise = torch.stack([torch.randn(shape, generator=sample_generator(self.seed, i)) for i in indices])
         scenes = [int(rng.integers(recipe.scenes)) for rng in rngs]
-        marked = np.array([rng.random() < recipe.marked_share for rng in rngs])
-        wordless = np.array([rng.random() < recipe.empty_share for rng in rngs])
-        on_photos = wordless & [rng.random() < recipe.photo_share for rng in rngs]
+        marked = np.array([rng.random() < recipe.marked_fraction for rng in rngs])
+        wordless = np.array([rng.random() < recipe.empty_fraction for rng in rngs])
+        on_photos = wordless & [rng.random() < recipe.photo_fraction for rng in rngs]
         late = recipe.earliest + (recipe.tau + 1 - recipe.earliest) * np.array([rng.random() for rng in rngs])
         progress = np.array(indices) / recipe.samples
-        share = np.maximum(1 - progress / recipe.turn, recipe.random_share)
+        share = np.maximum(1 - progress / recipe.turn, recipe.random_fraction)
         is_random = np.array([rng.random() for rng in rngs]) < share
         steps = self.scheduler.config.num_train_timesteps
         latents = [
@@ -299,7 +299,7 @@ class TokenTask(Task):
         plain = self._encode(prompts), self._encode(empty)
         words = (self.embeddings(self.of_message(bits)) for bits in (batch["bits"], 1 - batch["bits"]))
         spoken = (encode_with_token(self.pipe, *pair) for pair in zip((prompts, empty), words, strict=True))
-        denoiser = Denoiser(self.unet, self.schedule, self.recipe.guidance_scale, checkpointing=False)
+        denoiser = UnrolledDDIM(self.unet, self.schedule, self.recipe.guidance_scale, checkpointing=False)
         images = [
             decoded(self.vae, denoiser.run(z_t, [_PREVIEW_TIMESTEP], *embeds)[-1]).clamp(0, 1)
             for embeds in (plain, spoken)

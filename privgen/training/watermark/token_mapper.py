@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from privgen.data.scenes import SceneSpec, sample_spec
-from privgen.diffusion.unrolled_ddim import Denoiser, Schedule, decode_images
+from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule, decode_images
 from privgen.models.extractor import Extractor
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import Batch, Task, sample_generator
@@ -49,7 +49,7 @@ class MapperRecipe:
         unrolled: denoising steps that gradients flow through.
         guidance_scale: of classifier-free guidance.
         learn_extractor: train the extractor and R(m) too. Photographs are not among what they would be trained on.
-        token_share: share of a batch marked by the token; the rest is marked in the latents.
+        token_fraction: share of a batch marked by the token; the rest is marked in the latents.
         bits_from: message bits at the start; all of them after the first `ramp` of the run.
         psnr_from: quality of marked images at the start, in dB.
         psnr_to: quality after the first `ramp` of the run.
@@ -72,7 +72,7 @@ class MapperRecipe:
     unrolled: int = 1
     guidance_scale: float = 3.0
     learn_extractor: bool = False
-    token_share: float = 1.0
+    token_fraction: float = 1.0
     bits_from: int = 48
     psnr_from: float = 38.0
     psnr_to: float = 38.5
@@ -94,7 +94,7 @@ class MapperTask(Task):
         self.unet = pipe.unet.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.vae = pipe.vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.text_encoder = pipe.text_encoder.requires_grad_(False).eval()
-        self.denoiser = Denoiser(
+        self.denoiser = UnrolledDDIM(
             self.unet, Schedule.of(pipe.scheduler), guidance_scale=recipe.guidance_scale, checkpointing=False
         )
         self.extractor, self.latent_mapper = _pretrained(recipe.networks, seed)
@@ -184,7 +184,7 @@ class MapperTask(Task):
             Unmarked images of the whole batch (B, 3, H, W), those marked by the token, those marked in the latents,
             and the number of the former.
         """
-        share = round(len(bits) * (self.recipe.token_share if self.latent_mapper is not None else 1.0))
+        share = round(len(bits) * (self.recipe.token_fraction if self.latent_mapper is not None else 1.0))
         prompts = [self._caption(int(i)) for i in batch["scene"][:share]]
         timesteps = self._timesteps(float(batch["offset"][0]))
         alpha = self.denoiser.schedule.alpha(timesteps[0])

@@ -68,7 +68,7 @@ class Found:
     places: NDArray[np.int64]
     p: NDArray[np.float64]
 
-    def take_over(
+    def replace_where_better(
         self, rows: NDArray[np.int64], logits: Tensor, poses: Tensor, p: NDArray[np.float64], places: int
     ) -> None:
         """Take over what is less likely by chance in some of the images (R,), for whose logits (R, K, n_bits)."""
@@ -122,7 +122,7 @@ class AlignedReader:
                 wanted = signs(messages[rows]).to(images)
                 logits, poses = search(self.aligner, images[rows], wanted, shape, turned=turned)
                 p = [_p_own(*image, test) for image in zip(logits, messages[rows], strict=True)]
-                found.take_over(rows.numpy(), logits, poses, places * np.stack(p), places)
+                found.replace_where_better(rows.numpy(), logits, poses, places * np.stack(p), places)
         return found
 
 
@@ -169,7 +169,7 @@ def search(
         if turned:
             top = _uphill(reader, some, aspect, top.poses[:, 0], message, _STEPS)
         _, logits = _read(reader, some, top.poses[None, :, 0], aspect)
-        best.settle(rows, key[rows], logits[0], top.poses[:, 0])
+        best.set_result(rows, key[rows], logits[0], top.poses[:, 0])
     return best.logits, best.poses
 
 
@@ -223,7 +223,7 @@ class _Best:
         """Scores (B,) of one key (B,) an image."""
         return self.score[_rows(key), key]
 
-    def settle(self, rows: Tensor, key: Tensor, logits: Tensor, poses: Tensor) -> None:
+    def set_result(self, rows: Tensor, key: Tensor, logits: Tensor, poses: Tensor) -> None:
         """Take over logits (R, n_bits) and poses (R, 4) of one key (R,) in some of the images, rows (R,)."""
         self.logits[rows, key], self.poses[rows, key] = logits, poses
 

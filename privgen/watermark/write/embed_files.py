@@ -80,7 +80,7 @@ def embed_files(
     carrier: Carrier | None = None,
     psnr_db: float = PSNR_DB,
     seed: int = 0,
-    refine: int = 0,
+    robust_steps: int = 0,
     device: str = "auto",
     dtype: str = "auto",
     keep_format: bool = False,
@@ -101,7 +101,7 @@ def embed_files(
         carrier: what the mark is written with; by default the model's own choice.
         psnr_db: quality of each result at its own size.
         seed: of the noise that the carrier `token` works through.
-        refine: rounds in which the marks of the carrier `latent` are fitted to their image, so that they survive
+        robust_steps: rounds in which the marks of the carrier `latent` are fitted to their image, so that they survive
             regeneration; see `privgen.watermark.write.robust_mark`.
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`.
@@ -117,9 +117,11 @@ def embed_files(
     suffix_of = _same_suffix if keep_format else lambda source: ".png"
     targets = name_outputs(paths, output, suffix_of)
     carrier = default_carrier(model) if carrier is None else carrier
-    marker = load_marker(key, model=model, carrier=carrier, seed=seed, refine=refine, device=device, dtype=dtype)
+    marker = load_marker(
+        key, model=model, carrier=carrier, seed=seed, robust_steps=robust_steps, device=device, dtype=dtype
+    )
     extractor = load_extra("extractor", model, device=device)
-    ledger = Ledger(Path(output) / LEDGER, _made_by(key, model, carrier, psnr_db, seed, refine))
+    ledger = Ledger(Path(output) / LEDGER, _made_by(key, model, carrier, psnr_db, seed, robust_steps))
     embed = _Embedding(marker, extractor, key_bits([key], extractor)[0], psnr_db, ledger, overwrite)
     files = []
     with progress_bar(len(targets), "embed", shown=progress) as bar:
@@ -167,13 +169,13 @@ class _Embedding:
         return EmbeddedFile(str(source), str(target), "done", marked.psnr_db, matches, notes)
 
 
-def _made_by(key: Key, model: str, carrier: Carrier, psnr_db: float, seed: int, refine: int) -> str:
+def _made_by(key: Key, model: str, carrier: Carrier, psnr_db: float, seed: int, robust_steps: int) -> str:
     """All that a marked file depends on beside its source; the key by its public id."""
     folders = [find_extra(name, model) for name in (f"{carrier}_mapper", "extractor")]
     files = ("config.json", "diffusion_pytorch_model.safetensors")
     digests = [sha256_of(folder / name)[:16] for folder in folders for name in files]
     noise = f", seed={seed}" if carrier == "token" else ""
-    rounds = f", refine={refine}" if refine else ""
+    rounds = f", robust_steps={robust_steps}" if robust_steps else ""
     return f"networks={'-'.join(digests)}, key={key.key_id}, carrier={carrier}, psnr_db={psnr_db:g}{noise}{rounds}"
 
 

@@ -21,9 +21,7 @@ _ROUNDS = 30
 
 
 @torch.no_grad()
-def informed_bits(
-    bits: Tensor, canvases: Tensor, extractor: ExtractorLike, write: Callable[[Tensor], Tensor]
-) -> Tensor:
+def loud_bits(bits: Tensor, canvases: Tensor, extractor: ExtractorLike, write: Callable[[Tensor], Tensor]) -> Tensor:
     """Messages whose bits are as loud as these images ask for.
 
     Args:

@@ -15,9 +15,9 @@ from privgen.hub import load_extra, load_pipeline, resolve_model
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, token_embeddings
-from privgen.watermark.write.loudness import informed_bits
+from privgen.watermark.write.loudness import loud_bits
 from privgen.watermark.write.residual import PSNR_DB, at_psnr, decoded_difference, encode_canvas, latent_residuals
-from privgen.watermark.write.robust_mark import Refiner
+from privgen.watermark.write.robust_mark import RobustMarker
 from privgen.watermark.write.with_token import token_residuals
 
 
@@ -77,7 +77,7 @@ def load_marker(
     model: str = "mini",
     carrier: Carrier | None = None,
     seed: int = 0,
-    refine: int = 0,
+    robust_steps: int = 0,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Marker:
@@ -88,7 +88,7 @@ def load_marker(
         model: an embedded model's name, a folder or a Hub id.
         carrier: by default the model's own choice.
         seed: of the noise that the carrier `token` works through; every image gets the same.
-        refine: see `make_marker`.
+        robust_steps: see `make_marker`.
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`.
 
@@ -101,7 +101,9 @@ def load_marker(
         raise UsageError(f"expected the carrier token or latent, got {chosen!r}")
     mapper, extractor = (load_extra(name, model, device=device) for name in (f"{chosen}_mapper", "extractor"))
     pipe = load_pipeline(model, device=device, dtype=dtype, safety_checker=False)
-    return make_marker(chosen, [key], pipe=pipe, mapper=mapper, extractor=extractor, seed=seed, refine=refine)
+    return make_marker(
+        chosen, [key], pipe=pipe, mapper=mapper, extractor=extractor, seed=seed, robust_steps=robust_steps
+    )
 
 
 def make_marker(
@@ -112,7 +114,7 @@ def make_marker(
     mapper: Any,
     extractor: Any = None,
     seed: int = 0,
-    refine: int = 0,
+    robust_steps: int = 0,
 ) -> Marker:
     """What marks images, from a model that is loaded.
 
@@ -124,16 +126,16 @@ def make_marker(
         extractor: what will read the marks: they are written for it, see `privgen.watermark.write.loudness`. Without it all
             bits are equally loud.
         seed: see `load_marker`.
-        refine: rounds in which marks are fitted to their image for the extractor, so that they survive regeneration;
+        robust_steps: rounds in which marks are fitted to their image for the extractor, so that they survive regeneration;
             see `privgen.watermark.write.robust_mark`. Only for the carrier `latent`.
 
     Raises:
         UsageError: marks that cannot be refined: by the carrier `token`, without an extractor, or through a model
             whose scheduler is not of the DDPM family.
     """
-    if refine and (carrier == "token" or extractor is None):
-        raise UsageError("Only marks of the carrier latent are refined, and for an extractor; leave refine out.")
-    refiner = Refiner(pipe, extractor, refine) if refine else None
+    if robust_steps and (carrier == "token" or extractor is None):
+        raise UsageError("Only marks of the carrier latent are refined, and for an extractor; leave robust_steps out.")
+    robust_marker = RobustMarker(pipe, extractor, robust_steps) if robust_steps else None
     bits = key_bits(keys, mapper)
 
     def with_latents(canvases: Tensor, message: Tensor) -> Tensor:
@@ -156,11 +158,11 @@ def make_marker(
         def marked(message: Tensor) -> Tensor:
             return at_psnr(canvases, write(canvases, message).to(canvases), quality)
 
-        loud = informed_bits(bits, canvases, extractor, marked)
-        if refiner is None:
+        loud = loud_bits(bits, canvases, extractor, marked)
+        if robust_marker is None:
             return write(canvases, loud)
         z = encode_canvas(pipe.vae, canvases)
-        residual = refiner(z, mapper(loud, height=z.shape[-2], width=z.shape[-1]), bits, canvases=canvases)
+        residual = robust_marker(z, mapper(loud, height=z.shape[-2], width=z.shape[-1]), bits, canvases=canvases)
         return decoded_difference(pipe.vae, z, z + residual)
 
     return Marker(carrier, _side(pipe), residuals)

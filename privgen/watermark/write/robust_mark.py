@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from privgen.diffusion.unrolled_ddim import Denoiser, Schedule, decode_images, frozen
+from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule, decode_images, frozen
 from privgen.models.mappers import signs
 from privgen.watermark.protocols import ExtractorLike
 from privgen.watermark.write.residual import decoded, encode_canvas
@@ -32,7 +32,7 @@ _ROUNDS_OF_SCALING = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Refiner:
+class RobustMarker:
     """Fits residuals to images.
 
     Attributes:
@@ -116,7 +116,7 @@ class Refiner:
         timestep = schedule.timestep(_TIMESTEP)
         alpha = schedule.alpha(timestep)
         z_t = _noisy(alpha**0.5 * encode_canvas(self.pipe.vae, images), (1 - alpha) ** 0.5, generator)
-        denoiser = Denoiser(self.pipe.unet, schedule, 1.0, checkpointing=False)
+        denoiser = UnrolledDDIM(self.pipe.unet, schedule, 1.0, checkpointing=False)
         return decode_images(self.pipe.vae, denoiser.run(z_t, [timestep], embeds, embeds)[-1], checkpointing=False)
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from privgen.diffusion.unrolled_ddim import Denoiser, Schedule, decode_images, frozen
+from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule, decode_images, frozen
 from privgen.errors import PrivgenError
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, key_bits
@@ -158,7 +158,7 @@ def optimise_token(
         raise ValueError("expected at least one prompt, got none")
     modules = [module for module in (*pipe.components.values(), extractor) if isinstance(module, nn.Module)]
     with frozen(modules), torch.enable_grad():
-        task = _Task(pipe, extractor, key, list(prompts), options, attack, generator or torch.Generator())
+        task = _Objective(pipe, extractor, key, list(prompts), options, attack, generator or torch.Generator())
         embedding = nn.Parameter(task.first_embedding(init))
         history = tuple(_learn(task, embedding, accelerator, progress))
     metadata = {"method": "optimised", "base_model": _name_of(pipe)}
@@ -166,7 +166,7 @@ def optimise_token(
 
 
 def _learn(
-    task: "_Task",
+    task: "_Objective",
     embedding: nn.Parameter,
     accelerator: Accelerator | None,
     progress: Callable[[OptimiseStep], None] | None,
@@ -194,7 +194,7 @@ def _learn(
         yield record
 
 
-class _Task:
+class _Objective:
     """What stays the same over all steps: message, plain embeddings, starting points."""
 
     def __init__(
@@ -212,7 +212,7 @@ class _Task:
         text_models(pipe)  # refuses pipelines of another kind before anything is computed
         self.device = pipe._execution_device
         self.message = key_bits([key], extractor)
-        self.denoiser = Denoiser(
+        self.denoiser = UnrolledDDIM(
             pipe.unet, Schedule.of(pipe.scheduler), options.guidance_scale, checkpointing=options.checkpointing
         )
         first = self.denoiser.schedule.timestep(options.tau)

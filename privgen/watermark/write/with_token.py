@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from privgen.diffusion.unrolled_ddim import Denoiser, Schedule
+from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule
 from privgen.watermark.protocols import TokenMapperLike, config_value
 from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
 from privgen.watermark.write.residual import (
@@ -109,9 +109,9 @@ def token_residuals(
     alpha = schedule.alpha(timesteps[0])
     noise = randn_tensor(z_0.shape, generator=generator, device=z_0.device, dtype=z_0.dtype)
     z_t = alpha**0.5 * z_0 + (1 - alpha) ** 0.5 * noise
-    guided = Denoiser(pipe.unet, schedule, guidance_scale, checkpointing=False)
+    guided = UnrolledDDIM(pipe.unet, schedule, guidance_scale, checkpointing=False)
     # Without a prompt the plain prediction is the unguided one, at half the cost.
-    reference = guided if prompt else Denoiser(pipe.unet, schedule, 1.0, checkpointing=False)
+    reference = guided if prompt else UnrolledDDIM(pipe.unet, schedule, 1.0, checkpointing=False)
     without = reference.run(z_t, timesteps, plain, empty)[-1]
     with_token = guided.run(z_t, timesteps, marked, negative)[-1]
     return decoded_difference(pipe.vae, without, with_token)

@@ -97,9 +97,9 @@ def test_everything_is_there(result, tmp_path):
     assert set(result.removal) == {*result.forgery, "embedding_8"}
     record = result.record()
     assert (record["n"], record["collected"], record["carrier"], record["source"]) == (3, 6, "latent", "photographs")
-    spread = record["removal"]["extractor_8"]["spread"]["detected_1e-3"]
-    assert spread["n"] == 3
-    assert 0 <= spread["low"] <= record["removal"]["extractor_8"]["detected_1e-3"] <= spread["high"] <= 1
+    ci95 = record["removal"]["extractor_8"]["ci95"]["detected_1e-3"]
+    assert ci95["n"] == 3
+    assert 0 <= ci95["low"] <= record["removal"]["extractor_8"]["detected_1e-3"] <= ci95["high"] <= 1
     result.save(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == record
     assert len(result.table()) == len(result.removal) + len(result.forgery)

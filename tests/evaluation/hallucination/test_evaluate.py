@@ -10,9 +10,9 @@ from diffusers import DDPMScheduler
 from privgen.data.shapes import PlacedShape, draw_shapes
 from privgen.data.toys import ExactDenoiser, gaussian_grid
 from privgen.errors import PrivgenError, UsageError
+from privgen.evaluation.hallucination import runs as hallucination_runs
 from privgen.evaluation.hallucination.chess_boards import START, draw_board
 from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
-from privgen.evaluation.hallucination import runs as hallucination_runs
 from privgen.evaluation.hallucination.methods import SAMPLERS, Method, baseline, sample
 from privgen.evaluation.hallucination.pictures import WRONG, mark_board, mark_shapes
 from privgen.evaluation.hallucination.plan import Plan, plan
@@ -163,7 +163,7 @@ def test_mixtures_of_one_dimension():
         {"covered": 3, "even": 3, "imbalance": 0, "spread": 0.97, "interpolated": 0}, abs=0.1
     )
     between = real + 0.25
-    assert line.validate(real).share.value < 0.01 < 0.9 < line.validate(between).share.value
+    assert line.validate(real).fraction.value < 0.01 < 0.9 < line.validate(between).fraction.value
     denoise = line.denoiser(line.build("precision", 0))
     assert denoise(real[:5], torch.tensor(3)).shape == (5, 2)
     panels = np.asarray(line.draw({"real": real[:99], "between": between[:99]}))[60:].astype(int)

@@ -1,7 +1,7 @@
 import pytest
 
-from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
 from privgen.evaluation.hallucination import scenes as hallucination_scenes
+from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
 from privgen.evaluation.hallucination.methods import Method
 from privgen.evaluation.hallucination.plan import Plan
 from privgen.evaluation.hallucination.scenes import SceneRun, Scenes

@@ -7,12 +7,12 @@ import torch
 
 from privgen.errors import UsageError
 from privgen.evaluation.robustness.baselines import (
-    RIVALS,
+    BASELINES,
     BlindWatermark,
     DwtDct,
     RivaGan,
     from_bgr,
-    load_rivals,
+    load_baselines,
     to_bgr,
 )
 from privgen.evaluation.watermark.readings import as_saved
@@ -20,7 +20,7 @@ from privgen.io.images import load_image, resize
 from privgen.metrics.quality import psnr
 
 
-METHODS = [method() for method in RIVALS.values()]
+METHODS = [method() for method in BASELINES.values()]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_as_the_package_itself_does(name, photo_files):
 
     # Its outer classes refuse smaller images.
     large = as_saved(resize(load_image(photo_files[0]).pixels[None], (256, 256)))
-    method = RIVALS[name]()
+    method = BASELINES[name]()
     bits = messages(method, 1)
     encoder = WatermarkEncoder()
     encoder.set_watermark("bits", bits[0].tolist())
@@ -93,7 +93,7 @@ def test_the_start_method_of_processes_is_kept():
         (lambda: RivaGan(n_bits=48), "rivaGan: expected 32 bits, got 48"),
         (lambda: DwtDct().embed(torch.zeros(1, 3, 128, 128), torch.zeros(1, 32)), r"expected bits \(1, 48\), got"),
         (lambda: DwtDct().read(torch.zeros(1, 3, 32, 32)), "than the 48 bits, got 16 in an image of 32x32"),
-        (lambda: load_rivals(["stegastamp"]), "No rival is called 'stegastamp'; choose from dwtDct"),
+        (lambda: load_baselines(["stegastamp"]), "No baseline is called 'stegastamp'; choose from dwtDct"),
     ],
 )
 def test_bad_input(call, message):
@@ -101,13 +101,13 @@ def test_bad_input(call, message):
         call()
 
 
-def test_images_that_are_too_small_leave_a_rival_out():
-    found, left_out = load_rivals(["dwtDct", "blind_watermark"], (32, 32))
+def test_images_that_are_too_small_leave_a_baseline_out():
+    found, left_out = load_baselines(["dwtDct", "blind_watermark"], (32, 32))
     assert found == []
     assert "got 16 in an image of 32x32" in left_out["blind_watermark"]
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "imwatermark.maxDct", None)
-    with pytest.raises(UsageError, match=r"The rival dwtDct needs .*; run `pip install 'privgen\[rivals\]'`"):
-        load_rivals(["dwtDct"])
+    with pytest.raises(UsageError, match=r"The baseline dwtDct needs .*; run `pip install 'privgen\[baselines\]'`"):
+        load_baselines(["dwtDct"])

@@ -35,7 +35,7 @@ def model(model_folder):
 
 @pytest.fixture(scope="module")
 def large_model(model_folder, tmp_path_factory):
-    """The same with images of 128 pixels, which rivals have room in."""
+    """The same with images of 128 pixels, which baselines have room in."""
     folder = tmp_path_factory.mktemp("models") / "large"
     shutil.copytree(model_folder, folder)
     config = folder / "unet" / "config.json"
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(model, folder):
-    return evaluate_robustness(model, **SMALL, attacks=ATTACKS, rivals=(), folder=folder)
+    return evaluate_robustness(model, **SMALL, attacks=ATTACKS, baselines=(), folder=folder)
 
 
 @pytest.fixture
@@ -83,11 +83,11 @@ def test_the_record(result):
     assert "No pixel denoiser" in record["not_run"]["diffpure_100"]
     assert record["mean_over"] == ["jpeg_50"]
     assert record["mean_tpr_1e-3"] == jpeg["tpr_1e-3"]
-    assert record["rivals"] == {}
-    assert record["lead_over_best_rival"] is None
+    assert record["baselines"] == {}
+    assert record["lead_over_best_baseline"] is None
     assert record["carriers"]["latent"]["attacks"] == record["attacks"]
     assert record["negatives"] == 2
-    assert jpeg["spread"]["fpr_1e-3"]["n"] == 2 * 3
+    assert jpeg["ci95"]["fpr_1e-3"]["n"] == 2 * 3
     json.dumps(record, allow_nan=False)
 
 
@@ -100,7 +100,7 @@ def test_networks_look_only_where_they_are_asked(model, monkeypatch):
 
     monkeypatch.setattr("privgen.evaluation.robustness.run.perceive", perceive)
     measured = [
-        evaluate_robustness(model, **SMALL, attacks=["jpeg_50"], rivals=(), perceptual=perceptual).record()
+        evaluate_robustness(model, **SMALL, attacks=["jpeg_50"], baselines=(), perceptual=perceptual).record()
         for perceptual in (True, False)
     ]
     assert asked == [2, 2, 1, 1], "two batches without an attack and with one, in the first evaluation only"
@@ -112,7 +112,7 @@ def test_networks_look_only_where_they_are_asked(model, monkeypatch):
 def test_intervals_hold_the_values(result):
     record = result.record()
     for block in (record, record["clean"], *filter(None, record["attacks"].values())):
-        for name, interval in block["spread"].items():
+        for name, interval in block["ci95"].items():
             if interval["low"] is not None:
                 assert interval["low"] <= block[name] <= interval["high"], name
 
@@ -120,12 +120,12 @@ def test_intervals_hold_the_values(result):
 def test_more_negatives_are_read_where_they_are_missing(model, folder, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(folder, again)
-    more = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, rivals=(), folder=again).record()
-    fresh = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, rivals=()).record()
+    more = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, baselines=(), folder=again).record()
+    fresh = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, baselines=()).record()
     assert more == fresh
-    assert more["attacks"]["jpeg_50"]["spread"]["fpr_1e-3"]["n"] == 3 * 3
-    fewer = evaluate_robustness(model, **SMALL, negatives=1, attacks=ATTACKS, rivals=(), folder=again).record()
-    assert fewer == evaluate_robustness(model, **SMALL, negatives=1, attacks=ATTACKS, rivals=()).record()
+    assert more["attacks"]["jpeg_50"]["ci95"]["fpr_1e-3"]["n"] == 3 * 3
+    fewer = evaluate_robustness(model, **SMALL, negatives=1, attacks=ATTACKS, baselines=(), folder=again).record()
+    assert fewer == evaluate_robustness(model, **SMALL, negatives=1, attacks=ATTACKS, baselines=()).record()
 
 
 def test_a_rerun_takes_up_what_was_read(result, model, folder, tmp_path):
@@ -135,7 +135,7 @@ def test_a_rerun_takes_up_what_was_read(result, model, folder, tmp_path):
     again.mkdir()
     # Interrupted in the middle of a line.
     (again / LOG).write_text("".join(lines[:5]) + lines[5][:40])
-    resumed = evaluate_robustness(model, **SMALL, attacks=ATTACKS, rivals=(), folder=again)
+    resumed = evaluate_robustness(model, **SMALL, attacks=ATTACKS, baselines=(), folder=again)
     assert resumed.record() == result.record()
     assert set((again / LOG).read_text().splitlines(keepends=True)) == set(lines)  # half a batch is there twice
     # What the log says is believed.
@@ -143,39 +143,39 @@ def test_a_rerun_takes_up_what_was_read(result, model, folder, tmp_path):
     for row in changed:
         row["marked"] = [-weight for weight in row["marked"]]
     (again / LOG).write_text("".join(json.dumps(row) + "\n" for row in changed))
-    believed = evaluate_robustness(model, **SMALL, attacks=ATTACKS, rivals=(), folder=again).record()
+    believed = evaluate_robustness(model, **SMALL, attacks=ATTACKS, baselines=(), folder=again).record()
     assert believed["clean"]["tpr_1e-3"] == 0
     # But not of another seed.
-    other = evaluate_robustness(model, **SMALL | {"seed": 4}, attacks=["jpeg"], rivals=(), folder=again)
+    other = evaluate_robustness(model, **SMALL | {"seed": 4}, attacks=["jpeg"], baselines=(), folder=again)
     assert other.record()["clean"]["tpr_1e-3"] == 1
 
 
-def test_rivals_take_the_same_attacks(large_model):
+def test_baselines_take_the_same_attacks(large_model):
     methods = ("latent", "dwtDctSvd", "blind_watermark")
     record = evaluate_robustness(large_model, **SMALL | {"n": 2}, attacks=["jpeg_50"], methods=methods).record()
-    rivals = record["rivals"]
-    assert rivals.keys() == {"dwtDctSvd", "blind_watermark"}
-    for scores in rivals.values():
+    baselines = record["baselines"]
+    assert baselines.keys() == {"dwtDctSvd", "blind_watermark"}
+    for scores in baselines.values():
         assert scores["attacks"].keys() == {"jpeg_50"}
         assert (scores["n_bits"], scores["clean"]["n"]) == (48, 2)
         assert 25 < scores["clean"]["psnr_db"] < 50
-    best = max(rivals, key=lambda name: rivals[name]["mean_tpr_1e-3"])
-    assert record["best_rival"] == best
-    expected = record["mean_tpr_1e-3"] - rivals[best]["mean_tpr_1e-3"]
-    assert record["lead_over_best_rival"] == pytest.approx(expected)
+    best = max(baselines, key=lambda name: baselines[name]["mean_tpr_1e-3"])
+    assert record["best_baseline"] == best
+    expected = record["mean_tpr_1e-3"] - baselines[best]["mean_tpr_1e-3"]
+    assert record["lead_over_best_baseline"] == pytest.approx(expected)
     assert record["psnr_lead_db"] == pytest.approx(
-        record["clean"]["psnr_db"] - rivals[best]["clean"]["psnr_db"], abs=1e-5
+        record["clean"]["psnr_db"] - baselines[best]["clean"]["psnr_db"], abs=1e-5
     )
 
 
-def test_rivals_alone_and_images_without_room(model, large_model):
+def test_baselines_alone_and_images_without_room(model, large_model):
     options = SMALL | {"n": 2, "attacks": ["jpeg_50"]}
     alone = evaluate_robustness(large_model, **options, methods=["dwtDctSvd"]).record()
     assert (alone["carrier"], alone["mean_tpr_1e-3"], alone["attacks"]) == (None, None, {})
-    assert alone["rivals"]["dwtDctSvd"]["attacks"]["jpeg_50"]["n"] == 2
+    assert alone["baselines"]["dwtDctSvd"]["attacks"]["jpeg_50"]["n"] == 2
     record = evaluate_robustness(model, **options).record()
-    assert record["rivals"].keys() == {"dwtDct", "dwtDctSvd", "rivaGan", "blind_watermark"}
-    assert set(record["rivals"].values()) == {None}
+    assert record["baselines"].keys() == {"dwtDct", "dwtDctSvd", "rivaGan", "blind_watermark"}
+    assert set(record["baselines"].values()) == {None}
     assert "got 16 in an image of 32x32" in record["left_out"]["dwtDct"]
     assert "too slow for this preset" in record["left_out"]["rivaGan"]
 
@@ -185,7 +185,7 @@ def test_another_reader(model):
         return -read_logits(images, model.extractor)
 
     record = evaluate_robustness(
-        model, **SMALL | {"n": 2}, attacks=["jpeg_50"], rivals=(), read=reversed_signs
+        model, **SMALL | {"n": 2}, attacks=["jpeg_50"], baselines=(), read=reversed_signs
     ).record()
     assert record["clean"]["bit_accuracy"] < 0.2
     assert "reversed_signs" in record["reader"]
@@ -199,7 +199,7 @@ def test_another_reader(model):
         ({"negatives": 0}, "--negatives must be at least 1"),
         ({"attacks": ["jpg"]}, "--attack jpg is not among those of the preset quick"),
         ({"methods": ["dct"]}, "No method is called 'dct'; choose from token, latent, dwtDct"),
-        ({"methods": ["dwtDct"], "rivals": ()}, "No method is left to measure"),
+        ({"methods": ["dwtDct"], "baselines": ()}, "No method is left to measure"),
         ({"methods": ["dwtDct"]}, "got 16 in an image of 32x32"),
     ],
 )

@@ -10,7 +10,7 @@ from privgen.data.patterns import TEXTURES, texture
 from privgen.data.scenes import TEXTURE_RMS
 from privgen.diffusion.sampling import generate, generate_batches
 from privgen.errors import PrivgenError
-from privgen.evaluation.intervals import mean, share
+from privgen.evaluation.intervals import mean
 from privgen.evaluation.text_to_image import autoencoder
 from privgen.evaluation.text_to_image.evaluate import check_output, evaluate_model
 from privgen.evaluation.text_to_image.textures import texture_response
@@ -22,7 +22,7 @@ NAMES = {
     "n",
     "seed",
     "steps",
-    "guidance",
+    "guidance_scale",
     "seconds_per_image",
     "vae_psnr_scenes_db",
     "vae_psnr_photos_db",
@@ -35,9 +35,9 @@ NAMES = {
     "background_accuracy",
     "pattern_accuracy",
     "texture_response",
-    "texture_energy_share",
+    "texture_energy_fraction",
     "texture_first_accuracy",
-    "spread",
+    "ci95",
     "environment",
 }
 
@@ -77,7 +77,7 @@ class Plain:
 
 def test_pictures_are_those_of_the_pipeline(pipeline):
     prompts, seeds = ["a cat", "a car", "a clock"], [5, 7, 9]
-    images = generate(pipeline, prompts, seeds, batch_size=2, steps=2, guidance=2.0)
+    images = generate(pipeline, prompts, seeds, batch_size=2, steps=2, guidance_scale=2.0)
     assert images.shape == (3, 3, 32, 32)
     assert images.dtype == torch.float32
     expected = pipeline(
@@ -88,7 +88,7 @@ def test_pictures_are_those_of_the_pipeline(pipeline):
         output_type="pt",
     ).images
     torch.testing.assert_close(images[2:], expected, atol=1e-4, rtol=0)
-    alone = generate(pipeline, prompts, seeds, batch_size=1, steps=2, guidance=2.0)
+    alone = generate(pipeline, prompts, seeds, batch_size=1, steps=2, guidance_scale=2.0)
     torch.testing.assert_close(images, alone, atol=1e-3, rtol=0)
 
 
@@ -120,8 +120,8 @@ def test_seeds_must_match(pipeline):
 
 
 def test_spreads():
-    assert share([True] * 10).value == 1
-    assert share([True, False] * 50).low == pytest.approx(0.398, abs=1e-3)
+    assert fraction([True] * 10).value == 1
+    assert fraction([True, False] * 50).low == pytest.approx(0.398, abs=1e-3)
     measured = mean([1.0, 2.0, 3.0])
     assert (measured.value, measured.n) == (2, 3)
     assert measured.high - 2 == pytest.approx(1.96 / 3**0.5)
@@ -188,10 +188,10 @@ def test_an_evaluation(evaluate, photos, tmp_path):
     result = evaluate(photos, seed=1)
     record = result.record()
     assert record.keys() - {"named_pattern_accuracy"} == NAMES
-    for name, interval in record["spread"].items():
+    for name, interval in record["ci95"].items():
         assert interval["low"] <= record[name] <= interval["high"]
-    assert record["spread"]["one_object_accuracy"]["n"] == 3
-    assert record["spread"]["classifier_accuracy"]["n"] == 30
+    assert record["ci95"]["one_object_accuracy"]["n"] == 3
+    assert record["ci95"]["classifier_accuracy"]["n"] == 30
     assert record["environment"]["packages"]["torch"]
     assert record["seconds_per_image"] > 0
 

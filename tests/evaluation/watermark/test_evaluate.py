@@ -89,12 +89,12 @@ def test_intervals_hold_the_values(result):
     blocks = [record, *(block for c in record["carriers"].values() for block in (c, c["photos"]))]
     blocks += [record["unmarked"][name] for name in (CLEAN, "jpeg_75", "generated", "photographs")]
     for block in blocks:
-        assert block["spread"]
-        for name, interval in block["spread"].items():
+        assert block["ci95"]
+        for name, interval in block["ci95"].items():
             if interval["low"] is not None:
                 assert interval["low"] <= block[name] <= interval["high"], name
-    assert record["spread"]["bit_accuracy"]["n"] == 4
-    assert record["photos"]["spread"]["tpr_1e-6"]["n"] == record["photos"]["n"] == 2
+    assert record["ci95"]["bit_accuracy"]["n"] == 4
+    assert record["photos"]["ci95"]["tpr_1e-6"]["n"] == record["photos"]["n"] == 2
 
 
 def test_negatives_are_counted(result):
@@ -109,7 +109,7 @@ def test_negatives_are_counted(result):
         "negative_keys": NEGATIVE_KEYS,
         "negative_pairs": 12 * NEGATIVE_KEYS,
     }
-    assert record["spread"]["fpr_clean"]["n"] == counts["negative_pairs"]
+    assert record["ci95"]["fpr_clean"]["n"] == counts["negative_pairs"]
     unmarked = record["unmarked"]
     assert unmarked[CLEAN]["images"] == 12
     assert (unmarked["generated"]["images"], unmarked["photographs"]["images"]) == (7, 5)
@@ -274,7 +274,7 @@ def test_an_interrupted_run_goes_on(model, tmp_path):
 def test_what_the_log_depends_on(model):
     first = fingerprint(model, generation(model))
     assert fingerprint(model, generation(model, batch_size=1)) == first
-    for change in ({"seed": 4}, {"steps": 4}, {"guidance": 1.0}, {"prompts": ("a cat",)}):
+    for change in ({"seed": 4}, {"steps": 4}, {"guidance_scale": 1.0}, {"prompts": ("a cat",)}):
         assert fingerprint(model, generation(model, **change)) != first
     weight = model.pipeline.unet.conv_in.weight
     with torch.no_grad():

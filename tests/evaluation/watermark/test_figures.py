@@ -25,7 +25,7 @@ def test_calibration_of_fair_bits():
     assert figures["matches_std_binomial"] == pytest.approx(12**0.5)
     assert figures["fpr_1e-3"] == pytest.approx(1e-3, abs=5e-4)
     assert figures["fpr_1e-6"] == 0
-    assert figures["spread"]["fpr_1e-6"]["high"] == pytest.approx(3.69 / 60_000, rel=0.01)
+    assert figures["ci95"]["fpr_1e-6"]["high"] == pytest.approx(3.69 / 60_000, rel=0.01)
     assert figures["bit_bias"] < figures["bit_bias_by_chance"] < 0.05
 
 

@@ -9,7 +9,7 @@ from privgen.training.mini.autoencoder import VaeRecipe, VaeTask
 
 @pytest.mark.parametrize("levels", [1, 3])
 def test_any_number_of_levels(levels, tmp_path):
-    recipe = VaeRecipe(channels=(8,) * levels, latent_channels=2, crop=32, photo_share=0.0)
+    recipe = VaeRecipe(channels=(8,) * levels, latent_channels=2, crop=32, photo_fraction=0.0)
     task = VaeTask(recipe, 0)
     scalars = task(task.batch([0, 1]))
     scalars["loss"].backward()

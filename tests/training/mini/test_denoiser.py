@@ -16,7 +16,7 @@ def test_a_run_makes_a_pipeline(cli, tmp_path):
 
 
 def test_most_samples_have_little_noise():
-    task = DenoiserTask(DenoiserRecipe(channels=(8, 8), crop=16, photo_share=0.0), seed=0)
+    task = DenoiserTask(DenoiserRecipe(channels=(8, 8), crop=16, photo_fraction=0.0), seed=0)
     batch = task.batch(list(range(60)))
     assert batch["pixels"].shape == (60, 3, 16, 16)
     assert 20 < int((batch["t"] < 100).sum()) < 35
@@ -26,7 +26,7 @@ def test_most_samples_have_little_noise():
 
 
 def test_the_loss_is_that_of_the_velocity():
-    task = DenoiserTask(DenoiserRecipe(channels=(8, 8), crop=16, photo_share=0.0), seed=0)
+    task = DenoiserTask(DenoiserRecipe(channels=(8, 8), crop=16, photo_fraction=0.0), seed=0)
     batch = task.batch([0, 1])
     task.unet.conv_out.weight.data.zero_()
     task.unet.conv_out.bias.data.zero_()

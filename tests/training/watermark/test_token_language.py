@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from privgen.diffusion.unrolled_ddim import Denoiser, Schedule
+from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule
 from privgen.hub import load_extra, load_pipeline
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import LoopOptions, fit
@@ -54,7 +54,7 @@ def recipe(tmp_path_factory):
         latents=latents,
         scenes=20,
         cells=2,
-        photo_share=0.0,
+        photo_fraction=0.0,
         samples=LOOP.steps * LOOP.batch_size,
     )
 
@@ -113,7 +113,7 @@ def test_a_word_is_about_its_own_cell(recipe):
 
 
 def test_only_late_timesteps_and_short_captions_are_marked(recipe):
-    task = Quiet(replace(recipe, marked_share=0.5), 0)
+    task = Quiet(replace(recipe, marked_fraction=0.5), 0)
     batch = task.batch(list(range(200)))
     t, chosen = batch["t"], batch["marked"]
     assert 0.35 < float(chosen.float().mean()) < 0.65
@@ -128,7 +128,7 @@ def test_only_late_timesteps_and_short_captions_are_marked(recipe):
 
 
 def test_patterns_are_random_first_and_messages_later(recipe):
-    task = Quiet(replace(recipe, turn=0.5, random_share=0.0, fade=0.5, loud=4.0), 0)
+    task = Quiet(replace(recipe, turn=0.5, random_fraction=0.0, fade=0.5, loud=4.0), 0)
     first, last = task.batch(list(range(50))), task.batch(list(range(task.recipe.samples - 50, task.recipe.samples)))
     assert first["random"].float().mean() > 0.7
     assert not last["random"].any()
@@ -152,7 +152,7 @@ def test_random_patterns_are_smooth_and_as_visible_as_messages(recipe):
 
 def test_photographs_are_said_nothing_of(recipe, root):
     photos = root / "privgen" / "data" / "photos" / "heldout"
-    task = Quiet(replace(recipe, photos=photos, photo_share=1.0, empty_share=1.0), 0)
+    task = Quiet(replace(recipe, photos=photos, photo_fraction=1.0, empty_fraction=1.0), 0)
     batch = task.batch(list(range(30)))
     kept = {tuple(row) for row in task.photos.float().flatten(1).tolist()}
     assert all(tuple(row) in kept for row in batch["latents"].flatten(1).tolist())
@@ -189,7 +189,7 @@ def test_mini_writes_what_the_residual_adds():
     bits = torch.randint(2, (4, 48), generator=generator).float()
     z_t = torch.randn(4, 8, 16, 16, generator=generator)
     prompts = ["a cat on a pink background"] * 4
-    denoiser = Denoiser(pipe.unet, Schedule.of(pipe.scheduler), 3.0, checkpointing=False)
+    denoiser = UnrolledDDIM(pipe.unet, Schedule.of(pipe.scheduler), 3.0, checkpointing=False)
     with torch.no_grad():
         said, opposite = token_embeddings(token_mapper, bits)
         plain = pipe.encode_prompt(prompts, "cpu", 1, True)[:2]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from privgen.errors import UsageError
-from privgen.io import images_16bit as images16
+from privgen.io import images_16bit
 from privgen.io.images import load_image
 from privgen.metrics.quality import psnr
 from privgen.watermark.key import Key, Secret
@@ -68,7 +68,7 @@ GOOD = {
     "palette.png": (lambda x: saved(x.quantize(256), "PNG"), "RGB", "palette colours become full colour"),
     "cmyk.jpg": (lambda x: saved(x.convert("CMYK"), "JPEG", quality=95), "RGB", "CMYK becomes RGB"),
     "rotated.jpg": (lambda x: saved(x.rotate(90, expand=True), "JPEG", quality=95, exif=orientation(6)), "RGB", ""),
-    "deep.png": (lambda x: images16.encode_png(deep(x)), "16 bits", ""),
+    "deep.png": (lambda x: images_16bit.encode_png(deep(x)), "16 bits", ""),
     "animated.gif": (lambda x: animation(x, "GIF"), "RGB", "animated: the first frame is used"),
     "animated.webp": (lambda x: animation(x, "WEBP", lossless=True), "RGBA", "animated: the first frame is used"),
     "no suffix": (lambda x: saved(x, "PNG"), "RGB", ""),

@@ -5,7 +5,7 @@ import torch
 from privgen.hub import load_extra, load_pipeline
 from privgen.io.images import load_image
 from privgen.watermark.key import Key, Secret
-from privgen.watermark.write.loudness import FAINTEST, LOUDEST, informed_bits, loudness
+from privgen.watermark.write.loudness import FAINTEST, LOUDEST, loud_bits, loudness
 from privgen.watermark.write.marker import make_marker
 from privgen.watermark.write.residual import add_residual, read_logits, to_canvas
 
@@ -34,7 +34,7 @@ def test_what_is_asked_of_a_linear_reader(generator):
 
     bits = torch.randint(2, (1, 8), generator=generator).float()
     strength = 10 ** (-38 / 20) / (8 / 192) ** 0.5
-    soft = informed_bits(bits, images, extractor, lambda message: images + strength * residuals(message))
+    soft = loud_bits(bits, images, extractor, lambda message: images + strength * residuals(message))
     plain, informed = (
         ((2 * bits - 1) * extractor(images + strength * residuals(message))).amin(dim=1) for message in (bits, soft)
     )

@@ -16,7 +16,7 @@ from privgen.watermark.key import Key, Secret
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.write.marker import load_marker, make_marker
 from privgen.watermark.write.residual import add_residual, decoded, encode_canvas, read_logits, to_canvas
-from privgen.watermark.write.robust_mark import Refiner, _window
+from privgen.watermark.write.robust_mark import RobustMarker, _window
 
 
 KEY = Key("alice", Secret(bytes(range(32))))
@@ -45,7 +45,7 @@ def refined(pipe, canvases, rounds):
     z = encode_canvas(pipe.vae, canvases)
     residual = pipe.latent_mapper(bits).expand_as(z)
     with torch.no_grad():
-        return z, residual, Refiner(pipe, pipe.extractor, rounds)(z, residual, bits, canvases=canvases)
+        return z, residual, RobustMarker(pipe, pipe.extractor, rounds)(z, residual, bits, canvases=canvases)
 
 
 def test_pixels_change_by_as_much_as_before(mini, photos):
@@ -113,7 +113,7 @@ def test_more_bits_are_left_by_rinsing(mini):
     target = key_bits(keys, mini.extractor) > 0.5
     right, psnr = {}, {}
     for rounds in (0, 5):
-        mark = {"carrier": "latent", "refine": rounds}
+        mark = {"carrier": "latent", "robust_steps": rounds}
         marked = torch.cat(
             [generation.images(numbers[i : i + 8], keys=keys[i : i + 8], **mark) for i in range(0, 16, 8)]
         )
@@ -127,7 +127,7 @@ def test_more_bits_are_left_by_rinsing(mini):
 
 def test_photographs_are_marked_at_the_quality_asked_for(mini, photo_files):
     photo = load_image(photo_files[3])
-    marker = load_marker(KEY, refine=2)
+    marker = load_marker(KEY, robust_steps=2)
     with torch.inference_mode():
         residual = marker.residuals(to_canvas([photo.pixels], marker.size))[0]
     marked = add_residual(photo.pixels, residual, psnr_db=38.1)
@@ -148,7 +148,7 @@ def test_bfloat16(photos):
 def test_tiny_pipelines(tiny, kind, marked_model):
     pipe = tiny.tiny_pipeline(kind)
     extractor, mapper = (load_extra(name, str(marked_model)) for name in ("extractor", "latent_mapper"))
-    marker = make_marker("latent", [KEY], pipe=pipe, mapper=mapper, extractor=extractor, refine=1)
+    marker = make_marker("latent", [KEY], pipe=pipe, mapper=mapper, extractor=extractor, robust_steps=1)
     residuals = marker.residuals(torch.rand(2, 3, marker.size, marker.size))
     assert bool(residuals.isfinite().all())
 
@@ -157,7 +157,7 @@ def test_generated_files_are_the_same_without_rounds(tmp_path):
     made = {}
     for rounds in (0, 1):
         target = tmp_path / f"{rounds}.png"
-        generate_files("a clock", target, key=KEY, carrier="latent", steps=3, refine=rounds)
+        generate_files("a clock", target, key=KEY, carrier="latent", steps=3, robust_steps=rounds)
         made[rounds] = load_image(target).pixels
     generate_files("a clock", tmp_path / "plain.png", key=KEY, carrier="latent", steps=3)
     assert torch.equal(load_image(tmp_path / "plain.png").pixels, made[0])
@@ -175,24 +175,24 @@ def test_generated_files_are_the_same_without_rounds(tmp_path):
 def test_what_cannot_be_refined_in_a_pipeline(mini, change, message):
     pipe = StableDiffusionWatermarkPipeline(**mini.components, requires_safety_checker=False)
     pipe.latent_mapper = mini.latent_mapper
-    call = {"key": KEY, "carrier": "latent", "refine": 1, "extractor": mini.extractor, **change}
+    call = {"key": KEY, "carrier": "latent", "robust_steps": 1, "extractor": mini.extractor, **change}
     with pytest.raises(UsageError, match=message):
         pipe("a clock", num_inference_steps=2, **call)
 
 
 def test_what_cannot_be_refined_elsewhere(mini):
     with pytest.raises(UsageError, match="Only marks of the carrier latent"):
-        make_marker("token", [KEY], pipe=mini, mapper=None, extractor=mini.extractor, refine=1)
+        make_marker("token", [KEY], pipe=mini, mapper=None, extractor=mini.extractor, robust_steps=1)
     with pytest.raises(UsageError, match="for an extractor"):
-        make_marker("latent", [KEY], pipe=mini, mapper=mini.latent_mapper, refine=1)
+        make_marker("latent", [KEY], pipe=mini, mapper=mini.latent_mapper, robust_steps=1)
     with pytest.raises(ValueError, match="at least 0 rounds"):
-        Refiner(mini, mini.extractor, -1)
+        RobustMarker(mini, mini.extractor, -1)
     with pytest.raises(ValueError, match="expected no tau"):
-        LatentMarkCallback(torch.zeros(1, 8, 16, 16), tau=100, refine=lambda z, residual: residual)
+        LatentMarkCallback(torch.zeros(1, 8, 16, 16), tau=100, robust_steps=lambda z, residual: residual)
 
 
 def test_flow_matching_cannot_be_refined(mini):
     pipe = StableDiffusionWatermarkPipeline(**mini.components, requires_safety_checker=False)
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(UsageError, match="Tokens and marks can be optimised"):
-        Refiner(pipe, mini.extractor)
+        RobustMarker(pipe, mini.extractor)

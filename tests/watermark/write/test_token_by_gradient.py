@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 
-from privgen.diffusion.unrolled_ddim import Denoiser, Schedule
+from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule
 from privgen.errors import PrivgenError, UsageError
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.token import Token
@@ -18,7 +18,7 @@ QUICK = OptimiseOptions(steps=3, tau=600, vectors=2, unrolled_steps=2, start_ste
 
 
 class Extractor(torch.nn.Module):
-    """8 random projections of what differs from an image, in units of `spread`."""
+    """8 random projections of what differs from an image, in units of `ci95`."""
 
     def __init__(self, centre=0.5, spread=0.1):
         super().__init__()
@@ -200,7 +200,7 @@ def test_the_unrolled_steps_are_those_of_diffusers(tiny_pipe, guidance_scale, ge
     tiny_pipe.scheduler = scheduler
     with torch.no_grad():
         embeds, negative = tiny_pipe.encode_prompt("a cat", "cpu", 1, True)
-        denoiser = Denoiser(tiny_pipe.unet, Schedule.of(scheduler), guidance_scale)
+        denoiser = UnrolledDDIM(tiny_pipe.unet, Schedule.of(scheduler), guidance_scale)
         ours = denoiser.run(latents, timesteps, embeds, negative)
     tiny_pipe(
         "a cat",
