@@ -64,7 +64,7 @@ def test_embed(embed, folder):
 def test_embed_for_people(embed):
     result = embed("photos", "bad.png", "--key", "alice", "-o", "marked")
     assert result.exit_code == 1
-    assert sentences(result) == ["Error: bad.png is not an image in PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM; convert it to PNG or JPEG."]  # fmt: skip # noqa: E501
+    assert sentences(result) == ["Error: bad.png is not an image in PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM; convert it to PNG or JPEG."]  # fmt: skip
     rows = {line.split()[0]: line.split()[-1] for line in result.stdout.splitlines()}
     assert (rows["done"], rows["failed"], rows["carrier"]) == ("2", "1", "latent")
     assert "Hint: privgen watermark detect marked --key alice --model " in result.stderr

@@ -81,6 +81,6 @@ def test_rejection_drops_the_worst():
     assert keep_best(scores, 0.4).tolist() == [0, 1, 3]
     assert keep_best(scores, 0).tolist() == [0, 1, 2, 3, 4]
     assert keep_best(scores, 0.99).tolist() == [1]
-    for share in (1, -0.1):
-        with pytest.raises(ValueError, match="expected a share to drop"):
+    for fraction in (1, -0.1):
+        with pytest.raises(ValueError, match="expected a fraction to drop"):
             keep_best(scores, fraction)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import sample_spec
-from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule
+from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
 from privgen.models.mappers import LatentMapper, TokenMapper, signs
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.mini.text_to_image import save_pipeline

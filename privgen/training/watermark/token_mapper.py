@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from privgen.data.scenes import SceneSpec, sample_spec
-from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule, decode_images
+from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images
 from privgen.models.extractor import Extractor
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import Batch, Task, sample_generator

@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule, decode_images, frozen
+from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images, frozen
 from privgen.models.mappers import signs
 from privgen.watermark.protocols import ExtractorLike
 from privgen.watermark.write.residual import decoded, encode_canvas

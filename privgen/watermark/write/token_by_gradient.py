@@ -20,7 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule, decode_images, frozen
+from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images, frozen
 from privgen.errors import PrivgenError
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, key_bits

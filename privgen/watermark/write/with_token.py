@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule
+from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
 from privgen.watermark.protocols import TokenMapperLike, config_value
 from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
 from privgen.watermark.write.residual import (

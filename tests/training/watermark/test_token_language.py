@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule
+from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
 from privgen.hub import load_extra, load_pipeline
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import LoopOptions, fit

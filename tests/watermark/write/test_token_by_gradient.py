@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 
-from privgen.diffusion.unrolled_ddim import UnrolledDDIM, Schedule
+from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
 from privgen.errors import PrivgenError, UsageError
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.token import Token
