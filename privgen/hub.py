@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,20 @@ EXTRAS = {
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Names of precisions."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where networks compute, and how precisely.
+
+    Attributes:
+        device: see `resolve_device`.
+        dtype: of the weights of pipelines, see `resolve_dtype`.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+
 
 _MODELS = Path(__file__).parent / "models"
 _INDEX = "model_index.json"

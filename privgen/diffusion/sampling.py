@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,24 @@ from tqdm import tqdm
 STEPS = 25
 GUIDANCE = 3.0
 BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled.
+
+    Attributes:
+        steps: denoising steps, at least 1.
+        guidance_scale: of classifier-free guidance; None is 3 for embedded models, and for others what their pipeline
+            uses by default.
+        negative_prompt: what the images shall not show.
+        batch_size: images at a time; None is 8 for embedded models and 1 for others.
+    """
+
+    steps: int = STEPS
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    batch_size: int | None = None
 
 
 def generate_batches(

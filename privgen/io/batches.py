@@ -23,6 +23,21 @@ FILE_ERRORS = (PrivgenError, OSError, ValueError, MemoryError, torch.OutOfMemory
 """What work on one file may raise without meaning a mistake in this package; the rest of a batch goes on."""
 
 
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch of files is written.
+
+    Attributes:
+        overwrite: replace files that exist and were not made by the same work, instead of refusing.
+        progress: show a bar on standard error, if that is a terminal.
+        keep_format: write the format of the source where possible, lossy ones too; by default all become PNG.
+    """
+
+    overwrite: bool = False
+    progress: bool = False
+    keep_format: bool = False
+
+
 def reason(error: BaseException) -> str:
     """What an exception says, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -20,12 +20,12 @@ def run(pipe, prompts=("cat", "dog"), **options):
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 @pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler])
-def test_is_the_network_s_noise_in_finished_latents(pipe, guidance, scheduler):
+def test_is_the_network_s_noise_in_finished_latents(pipe, guidance_scale, scheduler):
     if scheduler is not None:
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-    plain = run(pipe, guidance_scale=guidance)
+    plain = run(pipe, guidance_scale=guidance_scale)
     with detecting(pipe, detector=Detector((500,))) as detector:
-        latents = run(pipe, guidance_scale=guidance)
+        latents = run(pipe, guidance_scale=guidance_scale)
         found = detector.scores()
         assert torch.equal(detector.scores(), found)
     assert torch.equal(latents, plain)

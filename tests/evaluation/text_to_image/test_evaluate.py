@@ -10,7 +10,7 @@ from privgen.data.patterns import TEXTURES, texture
 from privgen.data.scenes import TEXTURE_RMS
 from privgen.diffusion.sampling import generate, generate_batches
 from privgen.errors import PrivgenError
-from privgen.evaluation.intervals import mean
+from privgen.evaluation.intervals import fraction, mean
 from privgen.evaluation.text_to_image import autoencoder
 from privgen.evaluation.text_to_image.evaluate import check_output, evaluate_model
 from privgen.evaluation.text_to_image.textures import texture_response

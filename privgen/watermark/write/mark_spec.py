@@ -1,0 +1,53 @@
+"""How a mark is written: the value that all writers take."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from privgen.errors import UsageError
+from privgen.watermark.token import check_tau
+
+
+Carrier = Literal["token", "latent"]
+
+CARRIERS: tuple[Carrier, ...] = get_args(Carrier)
+
+PSNR = 38.1
+"""Quality of a marked image against the image, in dB, if nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class MarkSpec:
+    """How a mark is written.
+
+    Attributes:
+        carrier: "token" or "latent", what the mark is written with; None is the model's own choice.
+        psnr: quality of a marked image against the image, in dB; higher is fainter. For existing images only: a
+            generated image is as its model makes it.
+        tau: the mark of a generated image acts on timesteps t <= tau, of 1000; None is what suits the carrier.
+        robust_steps: gradient steps that fit the mark of the carrier "latent" to its image, so that it survives
+            regeneration better; 0 is none.
+        seed: of the noise that the carrier "token" works through on existing images.
+
+    Raises:
+        UsageError: a value out of its range, or values that exclude each other.
+    """
+
+    carrier: Carrier | None = None
+    psnr: float = PSNR
+    tau: float | None = None
+    robust_steps: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.carrier not in (None, *CARRIERS):
+            raise UsageError(f"expected the carrier token or latent, got {self.carrier!r}")
+        if not self.psnr > 0:
+            raise UsageError(f"expected a quality above 0 dB, got {self.psnr}")
+        if self.tau is not None:
+            check_tau(self.tau)
+        if self.robust_steps < 0:
+            raise UsageError(f"expected at least 0 robust steps, got {self.robust_steps}")
+        if self.robust_steps and self.carrier == "token":
+            raise UsageError("Robust steps fit a pattern in the latents; use them with the carrier latent.")
+        if self.robust_steps and self.tau is not None:
+            raise UsageError("Robust steps fit a mark that is added after the last step; leave tau out.")
