@@ -31,7 +31,8 @@ from privgen.models.classifier import SceneClassifier
 from privgen.models.extractor import Extractor
 from privgen.training.recipes import Recipe, load_recipe
 from privgen.training.run import RECIPE, export_average
-from privgen.watermark.write.marker import CARRIERS, CONFIG
+from privgen.watermark.networks import CONFIG
+from privgen.watermark.write.mark_spec import CARRIERS
 
 
 MINI = Path(__file__).parents[1] / "privgen" / "models" / "mini"

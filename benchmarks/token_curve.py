@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from privgen.data.scenes import sample_spec
-from privgen.diffusion.sampling import generate
+from privgen.diffusion.sampling import Sampling, generate, generate_batches
 from privgen.evaluation.watermark.readings import draw_keys
 from privgen.hub import load_extra, load_pipeline
 from privgen.metrics.quality import psnr
@@ -90,13 +90,14 @@ def main(
     keys = draw_keys(n, torch.Generator().manual_seed(seed), "curve")
     rows = []
     for scale in guidance:
-        plain = generate(pipe, prompts, seeds, guidance_scale=scale)
+        sampling = Sampling(guidance_scale=scale)
+        plain = generate(pipe, prompts, seeds, sampling)
         for ((count, factor), mapper), at in tqdm(list(product(mappers.items(), tau)), desc=f"guidance {scale:g}"):
             images = []
             for first in range(0, n, 8):
                 part = slice(first, first + 8)
                 options = {"keys": keys[part], "carrier": "token", "token_mapper": mapper, "tau": at}
-                images.append(generate(pipe, prompts[part], seeds[part], guidance_scale=scale, **options))
+                images.append(next(generate_batches(pipe, prompts[part], seeds[part], sampling, **options)))
             found = measure(torch.cat(images), plain, keys, extractor)
             rows.append(
                 {

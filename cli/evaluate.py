@@ -19,7 +19,7 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.watermark.write.marker import Carrier
+    from privgen.watermark.write.mark_spec import Carrier
 
 
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -160,7 +160,7 @@ def watermark(
     from privgen.evaluation.watermark.evaluate import evaluate_watermark
     from privgen.evaluation.watermark.marking import load_watermark_model
     from privgen.evaluation.watermark.report import check_output
-    from privgen.watermark.write.marker import CARRIERS
+    from privgen.watermark.write.mark_spec import CARRIERS
 
     if output is not None:
         check_output(output, overwrite=overwrite)

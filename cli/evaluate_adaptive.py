@@ -13,7 +13,7 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.watermark.write.marker import Carrier
+    from privgen.watermark.write.mark_spec import Carrier
 
 
 @click.command(
@@ -93,7 +93,7 @@ def adaptive(
     from privgen.evaluation.text_to_image.evaluate import RESULTS
     from privgen.evaluation.watermark.marking import load_watermark_model
     from privgen.io.files import refuse_existing
-    from privgen.watermark.write.marker import CARRIERS
+    from privgen.watermark.write.mark_spec import CARRIERS
 
     if output is not None:
         refuse_existing(output / RESULTS, overwrite=overwrite)

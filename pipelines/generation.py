@@ -1,12 +1,12 @@
-"""Images from a prompt into files, plain or marked."""
+"""Generate images from a prompt into files, plain or marked."""
 
-import hashlib
 import inspect
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +16,20 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from privgen import __version__
-from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, STEPS, generate_batches
+from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, Sampling, generate_batches
 from privgen.errors import UsageError
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.scheduler import amplified
-from privgen.hub import EMBEDDED, load_extra, load_pipeline, resolve_model
-from privgen.io.batches import Ledger, progress_bar
+from privgen.hub import EMBEDDED, resolve_model
+from privgen.io.batches import BatchOptions, Ledger, progress_bar
 from privgen.io.files import refuse_existing, write_bytes
+from privgen.io.fingerprints import settings_fingerprint, weights_fingerprint
 from privgen.io.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
 from privgen.metrics.hallucination import keep_best
 from privgen.pipelines.detecting import detecting
-from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
-from privgen.watermark.key import Key
-from privgen.watermark.write.marker import Carrier, default_carrier
+from privgen.watermark.networks import Networks
+from privgen.watermark.write.in_pipeline import marking
+from privgen.watermark.write.mark_spec import Carrier, KeyMark
 
 
 LEDGER = "images.jsonl"
@@ -71,97 +72,138 @@ class GeneratedImages:
     images: tuple[GeneratedImage, ...]
 
 
+@dataclass(frozen=True)
+class HallucinationControl:
+    """What is done against hallucination while images are generated.
+
+    Attributes:
+        amplification: of the score; None samples as the model's scheduler does.
+        reject: fraction of the images, in [0, 1), to leave out: those in which the network sees most noise when it is
+            asked once more, see `privgen.pipelines.detecting`. All images are made before any is written, so such a
+            call cannot be resumed.
+    """
+
+    amplification: Amplification | None = None
+    reject: float = 0.0
+
+
 def generate_files(
     prompt: str,
     output: str | os.PathLike[str],
     *,
-    n: int = 1,
-    seed: int = 0,
-    model: str = "mini",
-    steps: int = STEPS,
-    guidance_scale: float | None = None,
-    negative_prompt: str | None = None,
-    key: Key | None = None,
-    carrier: Carrier | None = None,
-    tau: float | None = None,
-    robust_steps: int = 0,
-    amplification: Amplification | None = None,
-    reject: float = 0.0,
-    device: str = "auto",
-    dtype: str = "auto",
-    overwrite: bool = False,
-    progress: bool = False,
+    seeds: Sequence[int] = (0,),
+    networks: Networks | None = None,
+    sampling: Sampling | None = None,
+    mark: KeyMark | None = None,
+    control: HallucinationControl | None = None,
+    batch: BatchOptions | None = None,
 ) -> GeneratedImages:
     """Generate images and write them.
 
     PNG files say in text chunks what made them: prompt, seed, model, settings and this package's version, but nothing
-    of a mark. Repeated after an interruption, a call for several images skips those that it has made already.
+    of a mark. If you repeat a call for several images after an interruption, it skips those that it has made already.
 
     Args:
         prompt: what the images show.
-        output: the image's file; or, for several images, a folder, in which they are called by their seeds.
-        n: number of images.
-        seed: of the first image; the others count up from it.
-        model: an embedded model's name, a folder or a Hub id.
-        steps: of denoising.
-        guidance_scale: of classifier-free guidance; by default 3 for embedded models, for others what their pipeline
-            uses.
-        negative_prompt: what the images shall not show.
-        key: whose mark they carry; plain images without.
-        carrier: what the mark is written with; by default the model's own choice.
-        tau: the mark acts on timesteps t <= tau, of 1000; by default what suits the carrier.
-        robust_steps: rounds in which a mark of the carrier `latent` is fitted to its image, so that it survives
-            regeneration; see `privgen.watermark.write.robust_mark`.
-        amplification: of the score, against hallucination; None samples as the model's scheduler does.
-        reject: share of the images, in [0, 1), to leave out: those in which the network sees most noise when it is
-            asked once more; see `privgen.pipelines.detecting`. All are made before any is written, so such a call
-            cannot be resumed.
-        device: see `privgen.hub.resolve_device`.
-        dtype: see `privgen.hub.resolve_dtype`.
-        overwrite: replace files that exist.
-        progress: show a bar on standard error, if that is a terminal.
+        output: the image's file; or, for several images, a folder, in which they are named by their seeds.
+        seeds: one for each image; the same seed gives the same image.
+        networks: of the model; by default those of mini.
+        sampling: how images are sampled.
+        mark: whose mark they carry, and how it is written; None for plain images.
+        control: what is done against hallucination.
+        batch: how files are written.
 
     Raises:
-        UsageError: an output that does not fit the number of images, a prompt too long for a token, a share of images
-            to reject that is none of them, a mark that cannot be refined, or a scheduler that cannot be amplified.
+        UsageError: an output that does not fit the number of images, a prompt too long for a token, a fraction to
+            reject that is none of the images or all, a mark that cannot be written so, or a scheduler that cannot be
+            amplified.
         PrivgenError: an output exists or cannot be written; the model, or a network of it, cannot be found or read.
     """
-    targets = _targets(Path(output), range(seed, seed + n))
-    if reject and not 1 <= round(reject * n) < n:
-        raise UsageError(f"A share of {reject:g} of {n} images rejects none or all of them; make more, or change it.")
-    carrier = None if key is None else carrier or default_carrier(model)
-    settings: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
-    mark: dict[str, Any] = (
-        {} if key is None else {"key": key, "carrier": carrier, "tau": tau, "robust_steps": robust_steps}
-    )
-    key_id = None if key is None else key.key_id
-    changes: list[Any] = [] if amplification is None else [asdict(amplification)]
-    changes += [{"robust_steps": robust_steps}] if robust_steps else []
-    work = _digest(prompt, resolve_model(model), settings, key_id, carrier, tau, *changes)
-    ledger = Ledger(Path(output) / LEDGER, work) if n > 1 and not reject else None
-    wanted = {image: target for image, target in targets.items() if ledger is None or not ledger.has(target)}
+    networks, sampling = networks or Networks(safety_checker=True), sampling or Sampling()
+    control, batch = control or HallucinationControl(), batch or BatchOptions()
+    targets = _targets(Path(output), seeds)
+    if control.reject and not 1 <= round(control.reject * len(seeds)) < len(seeds):
+        raise UsageError(
+            f"A fraction of {control.reject:g} of {len(seeds)} images rejects none or all of them; make more, or "
+            "change it."
+        )
+    if mark is not None and mark.spec.carrier is None:
+        mark = replace(mark, spec=replace(mark.spec, carrier=networks.default_carrier))
+    ledger = None
+    if len(seeds) > 1 and not control.reject:
+        ledger = Ledger(Path(output) / LEDGER, _work(prompt, networks, sampling, mark, control))
+    wanted = {seed: target for seed, target in targets.items() if ledger is None or not ledger.has(target)}
     for target in wanted.values():
-        refuse_existing(target, overwrite=overwrite)
+        refuse_existing(target, overwrite=batch.overwrite)
     written: set[int] = set()
     if wanted:
-        pipeline = _load(model, key, carrier, robust_steps, device, dtype)
-        settings["guidance_scale"] = _default_guidance(pipeline, model) if guidance_scale is None else guidance_scale
-        about = {"prompt": prompt, **settings, "model": _public_name(model), "privgen": __version__}
-        about["amplification"] = None if amplification is None else json.dumps(asdict(amplification))
-        call = {**settings, **mark, "batch_size": BATCH_SIZE if model in EMBEDDED else 1}
-        images = _sampled(pipeline, prompt, list(wanted), amplification, reject, progress=progress, **call)
-        for image_seed, pixels in images:
-            data = _encode(pixels, wanted[image_seed].suffix, {**about, "seed": image_seed})
-            _write(ledger, wanted[image_seed], data, overwrite)
-            written.add(image_seed)
+        sampling = _complete(sampling, networks)
+        about = _about(prompt, networks, sampling, control.amplification)
+        marked = nullcontext() if mark is None else marking(networks.pipeline, [mark.key], networks, mark.spec)
+        with marked, progress_bar(len(wanted), "generate", shown=batch.progress) as bar:
+            for seed, pixels in _sampled(networks.pipeline, prompt, list(wanted), sampling, control, bar):
+                data = _encode(pixels, wanted[seed].suffix, {**about, "seed": seed})
+                if ledger is None:
+                    write_bytes(wanted[seed], data, overwrite=batch.overwrite)
+                else:
+                    ledger.write(wanted[seed], data, overwrite=batch.overwrite)
+                written.add(seed)
     made = tuple(
         GeneratedImage(str(target), s, "done" if s in written else "rejected" if s in wanted else "skipped")
         for s, target in targets.items()
     )
-    return GeneratedImages(prompt, model, None if key is None else key.name, key_id, carrier, made)
+    owner = (None, None, None) if mark is None else (mark.key.name, mark.key.key_id, mark.spec.carrier)
+    return GeneratedImages(prompt, str(networks.model), *owner, made)
 
 
-def _targets(output: Path, seeds: range) -> dict[int, Path]:
+def _work(
+    prompt: str, networks: Networks, sampling: Sampling, mark: KeyMark | None, control: HallucinationControl
+) -> str:
+    """All that a file depends on beside its seed and this package's version; the key by its public id."""
+    source = resolve_model(networks.model) if networks.model is not None else weights_of(networks)
+    parts = [prompt, source, asdict(replace(sampling, batch_size=None))]
+    parts += [None] if mark is None else [mark.key.key_id, asdict(mark.spec)]
+    parts += [None if control.amplification is None else asdict(control.amplification)]
+    return settings_fingerprint(*parts)
+
+
+def weights_of(networks: Networks) -> str:
+    """A fingerprint of a pipeline that was put together in memory."""
+    pipe = networks.pipeline
+    modules = [module for module in pipe.components.values() if isinstance(module, torch.nn.Module)]
+    return settings_fingerprint(*(weights_fingerprint(module) for module in modules))
+
+
+def _complete(sampling: Sampling, networks: Networks) -> Sampling:
+    """Sampling with the model's own guidance scale and batch size where nothing else is asked for."""
+    own = networks.model in EMBEDDED
+    scale, size = sampling.guidance_scale, sampling.batch_size
+    if scale is None:
+        parameter = inspect.signature(networks.pipeline.__call__).parameters.get("guidance_scale")
+        known = parameter is not None and isinstance(parameter.default, int | float)
+        scale = float(parameter.default) if known and not own and parameter is not None else GUIDANCE
+    return replace(sampling, guidance_scale=scale, batch_size=size or (BATCH_SIZE if own else 1))
+
+
+def _about(
+    prompt: str, networks: Networks, sampling: Sampling, amplification: Amplification | None
+) -> dict[str, object]:
+    """What text chunks say of an image."""
+    model = str(networks.model)
+    # Of a folder its own name only, not where it lies.
+    name = Path(model).name if networks.model is not None and Path(resolve_model(model)).is_dir() else model
+    return {
+        "prompt": prompt,
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "negative_prompt": sampling.negative_prompt,
+        "model": name,
+        "privgen": __version__,
+        "amplification": None if amplification is None else json.dumps(asdict(amplification)),
+    }
+
+
+def _targets(output: Path, seeds: Sequence[int]) -> dict[int, Path]:
     """File by seed."""
     looks_like_file = output.suffix.lower() in SAVE_FORMATS
     if len(seeds) == 1:
@@ -173,72 +215,40 @@ def _targets(output: Path, seeds: range) -> dict[int, Path]:
     return {seed: output / f"{seed:04d}.png" for seed in seeds}
 
 
-def _load(model: str, key: Key | None, carrier: Carrier | None, robust_steps: int, device: str, dtype: str) -> Any:
-    if key is None:
-        return load_pipeline(model, device=device, dtype=dtype)
-    mapper = load_extra(f"{carrier}_mapper", model, device=device)
-    pipeline = load_pipeline(model, device=device, dtype=dtype, pipeline_class=StableDiffusionWatermarkPipeline)
-    setattr(pipeline, f"{carrier}_mapper", mapper)
-    if robust_steps:
-        pipeline.extractor = load_extra("extractor", model, device=device)
-    return pipeline
-
-
-def _default_guidance(pipeline: DiffusionPipeline, model: str) -> float:
-    if model in EMBEDDED:
-        return GUIDANCE
-    parameter = inspect.signature(pipeline.__call__).parameters.get("guidance_scale")
-    return GUIDANCE if parameter is None or parameter.default is None else float(parameter.default)
-
-
 def _sampled(
     pipeline: DiffusionPipeline,
     prompt: str,
     seeds: Sequence[int],
-    amplification: Amplification | None,
-    reject: float,
-    **options: Any,
+    sampling: Sampling,
+    control: HallucinationControl,
+    bar: Any,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Seeds and their images, as they are made, with what was asked for against hallucination."""
-    if amplification is None and not reject:
-        yield from _images(pipeline, prompt, seeds, **options)
-        return
-    if not reject:
-        with amplified(pipeline, amplification):
-            yield from _images(pipeline, prompt, seeds, **options)
+    """Seeds and their images, each (3, height, width) in [0, 1], as they are made; those to reject are left out."""
+
+    def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
+        size = sampling.batch_size or 1
+        for first in range(0, len(seeds), size):
+            some = seeds[first : first + size]
+            images = next(
+                generate_batches(pipeline, [prompt] * len(some), some, replace(sampling, batch_size=len(some)))
+            )
+            bar.update(len(some))
+            yield some, images
+
+    if not control.reject:
+        changed = nullcontext() if control.amplification is None else amplified(pipeline, control.amplification)
+        with changed:
+            for some, images in batches():
+                yield from zip(some, images, strict=True)
         return
     kept: list[tuple[int, Tensor]] = []
     scores: list[float] = []
-    with detecting(pipeline, amplification) as detector:
-        for image in _images(pipeline, prompt, seeds, **options):
-            kept.append(image)
-            if len(kept) > len(scores):  # the first image of a batch: all of it has just been made
-                scores += detector.scores().tolist()
-    for index in keep_best(torch.tensor(scores), reject).tolist():
+    with detecting(pipeline, control.amplification) as detector:
+        for some, images in batches():
+            kept += list(zip(some, images, strict=True))
+            scores += detector.scores().tolist()
+    for index in keep_best(torch.tensor(scores), control.reject).tolist():
         yield kept[index]
-
-
-def _images(
-    pipeline: DiffusionPipeline,
-    prompt: str,
-    seeds: Sequence[int],
-    *,
-    batch_size: int,
-    progress: bool,
-    negative_prompt: str | None,
-    **options: Any,
-) -> Iterator[tuple[int, Tensor]]:
-    """Seeds and their images, each (3, height, width) in [0, 1], as they are made."""
-    with progress_bar(len(seeds), "generate", shown=progress) as bar:
-        for first in range(0, len(seeds), batch_size):
-            batch = seeds[first : first + batch_size]
-            negative = None if negative_prompt is None else [negative_prompt] * len(batch)
-            prompts = [prompt] * len(batch)
-            made = generate_batches(
-                pipeline, prompts, batch, batch_size=len(batch), negative_prompt=negative, **options
-            )
-            yield from zip(batch, next(made), strict=True)
-            bar.update(len(batch))
 
 
 def _encode(pixels: Tensor, suffix: str, about: Mapping[str, object]) -> bytes:
@@ -253,19 +263,3 @@ def _encode(pixels: Tensor, suffix: str, about: Mapping[str, object]) -> bytes:
     file = io.BytesIO()
     to_pil(pixels).save(file, "PNG", pnginfo=chunks)
     return file.getvalue()
-
-
-def _write(ledger: Ledger | None, target: Path, data: bytes, overwrite: bool) -> None:
-    if ledger is None:
-        write_bytes(target, data, overwrite=overwrite)
-    else:
-        ledger.write(target, data, overwrite=overwrite)
-
-
-def _public_name(model: str) -> str:
-    """A model's name for others to read: of a folder its own name only, not where it lies."""
-    return Path(model).name if Path(resolve_model(model)).is_dir() else model
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

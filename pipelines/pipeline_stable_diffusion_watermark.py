@@ -1,30 +1,25 @@
 """Stable Diffusion whose images carry a key's mark."""
 
-import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from torch import Tensor
 
 from privgen.errors import UsageError
-from privgen.pipelines.watermark_callback import LatentMarkCallback, WatermarkCallback
 from privgen.watermark.key import Key
-from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike, config_value, key_bits
-from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
-from privgen.watermark.write.marker import CARRIERS, Carrier
-from privgen.watermark.write.robust_mark import RobustMarker
+from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
+from privgen.watermark.token import Token
+from privgen.watermark.write.in_pipeline import CallMark, bind_call, marked_arguments
+from privgen.watermark.write.mark_spec import Carrier, MarkSpec
 
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)
@@ -47,20 +42,6 @@ class StableDiffusionWatermarkPipelineOutput(BaseOutput):
     nsfw_content_detected: list[bool] | None
     key_ids: list[str] | None = None
     carrier: Carrier | None = None
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """What one call marks with: networks and numbers still as the caller gave them."""
-
-    keys: tuple[Key, ...]
-    token: Token | None
-    carrier: Carrier
-    tau: float | None
-    token_mapper: TokenMapperLike | None
-    latent_mapper: LatentMapperLike | None
-    extractor: ExtractorLike | None
-    robust_steps: int
 
 
 def _with_plain_signature(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,20 +115,19 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             ValueError: values out of range, shapes that do not fit, or no timestep at or below tau.
         """
         call = _bind(self, args, kwargs)
-        mark = _Mark(
+        mark = CallMark(
             keys=_given_keys(key, keys, token),
+            spec=MarkSpec(carrier, tau=tau, robust_steps=robust_steps),
             token=token,
-            carrier=carrier,
-            tau=tau,
             token_mapper=self.token_mapper if token_mapper is None else token_mapper,
             latent_mapper=self.latent_mapper if latent_mapper is None else latent_mapper,
             extractor=self.extractor if extractor is None else extractor,
-            robust_steps=robust_steps,
         )
         return_dict, call["return_dict"] = call["return_dict"], False
         ids = None
         if mark.keys or token is not None:
-            ids, call = self._marked_call(call, mark)
+            ids, changes = marked_arguments(self, call, mark)
+            call |= changes
         images, unsafe = super().__call__(**call)
         output = (images, unsafe, ids, carrier if ids is not None else None)
         return StableDiffusionWatermarkPipelineOutput(*output) if return_dict else output
@@ -157,132 +137,13 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         needed = {"requires_safety_checker": self.config.requires_safety_checker}
         StableDiffusionPipeline(**self.components, **needed).save_pretrained(save_directory, **kwargs)
 
-    def _marked_call(self, call: dict[str, Any], mark: _Mark) -> tuple[list[str], dict[str, Any]]:
-        """Key ids of all images, and the plain pipeline's arguments that mark them."""
-        if mark.carrier not in CARRIERS:
-            raise UsageError(f"expected the carrier {' or '.join(CARRIERS)}, got {mark.carrier!r}")
-        if mark.tau is not None:
-            check_tau(mark.tau)
-        images = self._count_images(call)
-        if len(mark.keys) not in (0, 1, images):
-            raise UsageError(f"expected one key for each of {images} images, got {len(mark.keys)}")
-        if mark.robust_steps and mark.carrier == "token":
-            raise UsageError("Marks that text writes are not refined; use the carrier latent.")
-        change = self._mark_with_token if mark.carrier == "token" else self._mark_with_latents
-        ids = [key.key_id for key in mark.keys] or [mark.token.key_id if mark.token is not None else ""]
-        return ids * (images // len(ids)), {**call, **change(call, mark, images)}
-
-    def _count_images(self, call: dict[str, Any]) -> int:
-        checked = ("prompt", "callback_steps", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
-        self.check_inputs(height=call["height"] or 8, width=call["width"] or 8, **{k: call.get(k) for k in checked})
-        prompts = [call["prompt"]] if isinstance(call["prompt"], str) else call["prompt"]
-        return len(call["prompt_embeds"] if prompts is None else prompts) * call["num_images_per_prompt"]
-
-    def _mark_with_token(self, call: dict[str, Any], mark: _Mark, images: int) -> dict[str, Any]:
-        if call["prompt"] is None:
-            raise UsageError(
-                "The carrier token needs the prompt itself, not prompt_embeds; or use the carrier latent."
-            )
-        embedding, opposite, trained_tau = _embedding(mark)
-        tau = trained_tau if mark.tau is None else mark.tau
-        prompts = _repeated(call["prompt"], images)
-        marked = encode_with_token(self, prompts, embedding, clip_skip=call["clip_skip"])
-        negative, negative_embeds = call["negative_prompt"], call["negative_prompt_embeds"]
-        against = None
-        if opposite is not None and call["guidance_scale"] > 1:
-            if negative_embeds is not None:
-                raise UsageError(
-                    "This token changes the negative prompt too: give that as negative_prompt, not as embeddings."
-                )
-            against = encode_with_token(self, _repeated(negative or "", images), opposite, clip_skip=call["clip_skip"])
-        if self._first_timestep(call) > tau:
-            return _also(call, WatermarkCallback(marked, tau=tau, negative=against))
-        # The token acts from the first step on: no callback could come in time.
-        if negative_embeds is not None:
-            negative_embeds = negative_embeds.repeat_interleave(images // len(negative_embeds), 0)
-        if against is not None:
-            negative, negative_embeds = None, against
-        return {
-            "prompt": None,
-            "prompt_embeds": marked,
-            "negative_prompt": None if negative is None else _repeated(negative, images),
-            "negative_prompt_embeds": negative_embeds,
-            "num_images_per_prompt": 1,
-        }
-
-    def _mark_with_latents(self, call: dict[str, Any], mark: _Mark, images: int) -> dict[str, Any]:
-        if mark.token is not None:
-            raise UsageError("A token was given, and the carrier is latent; give a key instead, or the carrier token.")
-        if mark.latent_mapper is None:
-            raise _no_mapper("latent")
-        size = self.unet.config.sample_size
-        default = (size, size) if isinstance(size, int) else tuple(size)
-        asked = (call["height"], call["width"])
-        height, width = (side // self.vae_scale_factor for side in asked) if all(asked) else default
-        bits = key_bits(mark.keys, mark.latent_mapper)
-        residual = mark.latent_mapper(bits, height=height, width=width)
-        shape = (self.unet.config.in_channels, height, width)
-        if tuple(residual.shape[1:]) != shape:
-            raise ValueError(
-                f"expected a residual of shape {shape}, got {tuple(residual.shape[1:])}: the mapper is another model's"
-            )
-        robust_steps = partial(self._refiner(mark), bits=bits) if mark.robust_steps else None
-        return _also(call, LatentMarkCallback(residual, tau=mark.tau, robust_steps=robust_steps))
-
-    def _refiner(self, mark: _Mark) -> RobustMarker:
-        if mark.tau is not None:
-            raise UsageError("Only a mark that is added after the last step can be refined; leave tau out.")
-        if mark.extractor is None:
-            raise UsageError("A mark is refined for its extractor; pass extractor=, or set the attribute.")
-        return RobustMarker(self, mark.extractor, mark.robust_steps)
-
-    def _first_timestep(self, call: Mapping[str, Any]) -> float:
-        """Where denoising begins, on the scale of 1000."""
-        scheduler = copy.deepcopy(self.scheduler)
-        steps = (call["num_inference_steps"], "cpu", call["timesteps"], call["sigmas"])
-        timesteps, _ = retrieve_timesteps(scheduler, *steps)
-        return float(timesteps[0]) * 1000 / scheduler.config.get("num_train_timesteps", 1000)
-
-
-class _UserCallback(PipelineCallback):
-    """The caller's own callback, which may be a plain function and may return only what it changed."""
-
-    def __init__(self, function: Any, tensor_inputs: Sequence[str]) -> None:
-        super().__init__()
-        self.function = function
-        self.inputs = list(tensor_inputs)
-
-    @property
-    def tensor_inputs(self) -> list[str]:
-        return self.inputs
-
-    def callback_fn(
-        self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        asked = {name: callback_kwargs[name] for name in self.inputs}
-        return {**callback_kwargs, **self.function(pipeline, step_index, timesteps, asked)}
-
-
-def _also(call: Mapping[str, Any], callback: PipelineCallback) -> dict[str, Any]:
-    """The arguments that call `callback` after the caller's own one."""
-    own = call["callback_on_step_end"]
-    if own is None:
-        return {"callback_on_step_end": callback}
-    known = isinstance(own, PipelineCallback | MultiPipelineCallbacks)
-    inputs = own.tensor_inputs if known else call["callback_on_step_end_tensor_inputs"]
-    return {"callback_on_step_end": MultiPipelineCallbacks([_UserCallback(own, inputs), callback])}
-
 
 def _bind(pipe: StableDiffusionPipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The plain pipeline's arguments by name, defaults included."""
-    bound = _PLAIN.bind(pipe, *args, **kwargs)
-    bound.apply_defaults()
-    call = dict(bound.arguments)
-    call.pop("self")
-    unnamed = call.pop("kwargs", {})
-    if unknown := sorted(set(unnamed) - _PLAIN_EXTRAS):
+    """The plain pipeline's arguments by name; unlike it, this refuses unknown ones."""
+    call = bind_call(StableDiffusionPipeline, pipe, args, kwargs)
+    if unknown := sorted(set(call) - set(_PLAIN.parameters) - _PLAIN_EXTRAS):
         raise TypeError(f"unexpected arguments: {', '.join(unknown)}")
-    return {**call, **unnamed}
+    return call
 
 
 def _given_keys(key: Key | None, keys: Sequence[Key] | None, token: Token | None) -> tuple[Key, ...]:
@@ -296,25 +157,3 @@ def _given_keys(key: Key | None, keys: Sequence[Key] | None, token: Token | None
     if token is not None and any(item.key_id != token.key_id for item in given):
         raise UsageError(f"The token belongs to key {token.key_id}, not to the one given; leave the key out.")
     return given
-
-
-def _embedding(mark: _Mark) -> tuple[Tensor, Tensor | None, float]:
-    """Embeddings for the prompts, for the negative prompts, and the tau that they were made for."""
-    if mark.token is not None:
-        return mark.token.embedding, mark.token.negative, mark.token.tau
-    if mark.token_mapper is None:
-        raise _no_mapper("token")
-    embedding, opposite = token_embeddings(mark.token_mapper, key_bits(mark.keys, mark.token_mapper))
-    return embedding, opposite, config_value(mark.token_mapper, "tau", DEFAULT_TAU)
-
-
-def _no_mapper(carrier: Carrier) -> UsageError:
-    name = f"{carrier}_mapper"
-    token = ", or give a token" if carrier == "token" else ""
-    return UsageError(f'The carrier {carrier} needs a mapper; set {name} = load_extra("{name}", MODEL){token}.')
-
-
-def _repeated(prompts: str | list[str], images: int) -> list[str]:
-    """One prompt for each image, in the order in which Stable Diffusion makes them."""
-    texts = [prompts] if isinstance(prompts, str) else prompts
-    return [text for text in texts for _ in range(images // len(texts))]

@@ -4,14 +4,15 @@ import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
+from privgen.diffusion.latents import encode
 from privgen.io.images import load_image
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.watermark.extractor import linear_extractor
 from privgen.watermark.write.linear_code import measure_response, solve_code, stationary_covariance
-from privgen.watermark.write.residual import encode_canvas, to_canvas
+from privgen.watermark.write.residual import to_canvas
 
 
-N_BITS, PILOTS, SIZE, PSNR_DB = 48, 16, 32, 30.0
+N_BITS, PILOTS, SIZE, PSNR = 48, 16, 32, 30.0
 
 
 def save_marked_model(folder, pipeline, photos):
@@ -43,11 +44,11 @@ def linearise(half):
 def solve(vae, canvases):
     """Mapper and extractor of the best linear code for some photographs."""
     canvases = torch.cat([canvases, canvases.flip(-1), canvases.flip(-2), canvases.flip(-1, -2)])
-    z = encode_canvas(vae, canvases)
+    z = encode(vae, canvases)
     covariance = (torch.cov(z.flatten(1).T, correction=0) + stationary_covariance(z)) / 2
     code = solve_code(covariance, measure_response(vae, canvases[:1]), N_BITS + PILOTS, ridge=1e-3)
     mapper = LatentMapper(N_BITS, channels=z.shape[1], size=z.shape[-1], strength=0.5)
     patterns, filters = (rows.flip(0) for rows in (code.patterns, code.filters))  # the best ones first
     solved = {"patterns": patterns[:N_BITS], "filters": filters, "offset": filters @ z.flatten(1).mean(0)}
     mapper.patterns.copy_(solved["patterns"].view_as(mapper.patterns))
-    return mapper, linear_extractor(vae, solved, PSNR_DB).eval()
+    return mapper, linear_extractor(vae, solved, PSNR).eval()

@@ -1,4 +1,4 @@
-"""Pictures by the hundred: in batches, each from a seed of its own."""
+"""Generate images in batches, each from a seed of its own."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,21 +38,16 @@ def generate_batches(
     pipeline: DiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    *,
-    batch_size: int = BATCH_SIZE,
-    steps: int = STEPS,
-    guidance_scale: float = GUIDANCE,
+    sampling: Sampling | None = None,
     **arguments: Any,
 ) -> Iterator[Tensor]:
-    """Generate pictures a batch at a time.
+    """Generate images a batch at a time.
 
     Args:
         pipeline: a text-to-image pipeline; it is left as it was.
-        prompts: one a picture.
-        seeds: one a picture; a picture depends on its own seed and prompt, not on its batch.
-        batch_size: pictures at a time.
-        steps: denoising steps.
-        guidance_scale: scale of classifier-free guidance.
+        prompts: one for each image.
+        seeds: one for each image; an image depends on its own seed and prompt, not on its batch.
+        sampling: how; the guidance scale is 3 and the batch size 8 where it says None.
         **arguments: more for the pipeline's call, the same for all batches.
 
     Yields:
@@ -61,44 +56,54 @@ def generate_batches(
     Raises:
         ValueError: not as many seeds as prompts, or an empty batch.
     """
-    if len(prompts) != len(seeds) or batch_size < 1:
+    sampling = sampling or Sampling()
+    size = BATCH_SIZE if sampling.batch_size is None else sampling.batch_size
+    scale = GUIDANCE if sampling.guidance_scale is None else sampling.guidance_scale
+    if len(prompts) != len(seeds) or size < 1:
         raise ValueError(
-            f"expected one seed a prompt and at least one picture a batch, "
-            f"got {len(prompts)}, {len(seeds)} and {batch_size}"
+            f"expected one seed a prompt and at least one image a batch, got {len(prompts)}, {len(seeds)} and {size}"
         )
-    for first in range(0, len(prompts), batch_size):
-        chosen = slice(first, first + batch_size)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
+    for first in range(0, len(prompts), size):
+        chosen = slice(first, first + size)
+        texts = list(prompts[chosen])
+        negative = sampling.negative_prompt
+        more = {} if negative is None else {"negative_prompt": [negative] * len(texts)}
         with silent(pipeline):
             output = pipeline(
-                list(prompts[chosen]),
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                generator=generators,
+                texts,
+                num_inference_steps=sampling.steps,
+                guidance_scale=scale,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds[chosen]],
                 output_type="pt",
+                **more,
                 **arguments,
             )
         yield output.images.float().cpu().clamp(0, 1)
 
 
 def generate(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], *, progress: str = "", **options: Any
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    *,
+    progress: str = "",
 ) -> Tensor:
-    """Generate pictures.
+    """Generate images.
 
     Args:
         pipeline: a text-to-image pipeline; it is left as it was.
-        prompts: one a picture, at least one.
-        seeds: one a picture.
+        prompts: one for each image, at least one.
+        seeds: one for each image.
+        sampling: see `generate_batches`.
         progress: what the progress bar on standard error says; without it there is none.
-        **options: see `generate_batches`.
 
     Returns:
-        (pictures, 3, height, width) float32 in [0, 1], on the CPU.
+        (images, 3, height, width) float32 in [0, 1], on the CPU.
     """
     batches = []
     with tqdm(total=len(prompts), desc=progress, unit="image", disable=not progress) as bar:
-        for batch in generate_batches(pipeline, prompts, seeds, **options):
+        for batch in generate_batches(pipeline, prompts, seeds, sampling):
             batches.append(batch)
             bar.update(len(batch))
     return torch.cat(batches)

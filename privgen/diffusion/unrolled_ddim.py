@@ -14,8 +14,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from privgen.diffusion.latents import decode
 from privgen.errors import UsageError
-from privgen.watermark.write.residual import decoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +154,8 @@ def decode_images(vae: Any, z: Tensor, *, checkpointing: bool = True) -> Tensor:
         (B, 3, H, W) float32 in [0, 1].
     """
     if checkpointing and torch.is_grad_enabled():
-        return checkpoint(lambda latents: decoded(vae, latents), z, use_reentrant=False).clamp(0, 1)
-    return decoded(vae, z).clamp(0, 1)
+        return checkpoint(lambda latents: decode(vae, latents), z, use_reentrant=False).clamp(0, 1)
+    return decode(vae, z).clamp(0, 1)
 
 
 @contextmanager

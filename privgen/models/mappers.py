@@ -13,34 +13,35 @@ def signs(bits: Tensor) -> Tensor:
 
 
 class LatentMapper(ModelMixin, ConfigMixin):
-    """The residual encoder R(m): message bits to a pattern that is added to the latents.
+    """The residual encoder R(m): maps message bits to a pattern that is added to the latents.
 
-    A linear map of the bits, as in the paper ("Your Text Encoder Can Be An Object-Level Watermarking Controller",
+    It is a linear map of the bits, as in the paper ("Your Text Encoder Can Be An Object-Level Watermarking Controller",
     https://huggingface.co/papers/2503.11945, pre-training of the extractor).
 
     Args:
         n_bits: bits of a message.
-        channels: of the latents.
-        size: side of the pattern; other latent sizes get it resampled, so that it still spans the canvas.
-        strength: RMS of the pattern, in units of the scaled latents.
+        channels: channels of the latents.
+        size: side of the pattern in latents. For other sizes it is resampled, so that it spans the canvas.
+        strength: RMS of the pattern, in units of scaled latents.
     """
 
     @register_to_config
-    def __init__(self, n_bits: int = 48, channels: int = 8, size: int = 16, strength: float = 0.1) -> None:
+    def __init__(self, n_bits: int, channels: int, size: int, strength: float) -> None:
         super().__init__()
         self.patterns = nn.Parameter(torch.randn(n_bits, channels, size, size) / n_bits**0.5)
 
-    def forward(self, bits: Tensor, height: int = 16, width: int = 16) -> Tensor:
+    def forward(self, bits: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
         """Map messages to residuals.
 
         Args:
-            bits: shape (B, n_bits), 0 or 1.
-            height: of the latents.
-            width: of the latents.
+            bits: (B, n_bits), 0 or 1.
+            height: of the latents; by default the pattern's own.
+            width: of the latents; by default the pattern's own.
 
         Returns:
-            Shape (B, channels, height, width), each of RMS `strength` before it is resampled.
+            (B, channels, height, width), each of RMS `strength` before it is resampled.
         """
+        height, width = height or self.config.size, width or self.config.size
         residual = torch.einsum("bn,nchw->bchw", signs(bits).to(self.patterns), self.patterns)
         rms = residual.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
         residual = self.config.strength * residual / (rms + 1e-8)
@@ -50,25 +51,26 @@ class LatentMapper(ModelMixin, ConfigMixin):
 
 
 class TokenMapper(ModelMixin, ConfigMixin):
-    """Message bits to the embeddings of a text token, so that a new key needs no training.
+    """Maps message bits to the embeddings of a text token, so that a new key needs no training.
 
     Args:
         n_bits: bits of a message.
-        vectors: embeddings of a token.
-        width: of the text encoder's embeddings.
-        hidden: width of the network; 0 leaves a linear map.
-        scale: factor on the network's output; the RMS of the text encoder's own table is a good one.
-        tau: timestep, of 1000, from which on the token is trained to act.
-        complement: the negative prompt ends in the token of the opposite message. Text can add what a word stands for
-            but cannot take it away; classifier-free guidance can, so that bits of 0 are written like those of 1.
+        vectors: number of embeddings that make up a token.
+        width: numbers of one embedding of the text encoder.
+        hidden: width of the hidden layers; 0 is a linear map.
+        scale: factor on the output; the RMS of the text encoder's own embeddings is a good one.
+        tau: the token is trained to act on timesteps t <= tau, of 1000.
+        complement: whether the negative prompt ends in the token of the opposite message. Text can add what a word
+            means but cannot take it away. Classifier-free guidance can, so that bits of 0 are written as well as
+            bits of 1.
     """
 
     @register_to_config
     def __init__(
         self,
-        n_bits: int = 48,
-        vectors: int = 16,
-        width: int = 128,
+        n_bits: int,
+        vectors: int,
+        width: int,
         hidden: int = 0,
         scale: float = 1.0,
         tau: int = 250,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from privgen.diffusion.latents import encode
 from privgen.models.extractor import LEAST_VARIANCE, Extractor
-from privgen.watermark.write.residual import encode_canvas
 
 
 N_BITS, PILOTS, SIZE = 8, 4, 32
@@ -41,14 +41,14 @@ def read(extractor, bits, pilots):
 def test_it_encodes_to_the_scaled_latents(vae):
     extractor = Extractor.from_vae(vae, N_BITS, PILOTS)
     with torch.no_grad():
-        torch.testing.assert_close(extractor.encode(images()), encode_canvas(vae, images()))
+        torch.testing.assert_close(extractor.encode(images()), encode(vae, images()))
 
 
 def test_encoding_of_a_vae_without_quant_conv(vae):
     vae.quant_conv = None
     extractor = Extractor.from_vae(vae, N_BITS, PILOTS)
     with torch.no_grad():
-        torch.testing.assert_close(extractor.encode(images()), encode_canvas(vae, images()))
+        torch.testing.assert_close(extractor.encode(images()), encode(vae, images()))
 
 
 def test_other_sizes_are_resized(extractor):

@@ -36,9 +36,9 @@ from privgen.io.files import write_text
 from privgen.metrics.quality import psnr
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.bits import count_matches, weigh_bits
+from privgen.watermark.read.logits import read_logits
 from privgen.watermark.read.p_values import p_values_of
-from privgen.watermark.write.marker import Carrier
-from privgen.watermark.write.residual import read_logits
+from privgen.watermark.write.mark_spec import Carrier
 
 
 EPSILONS = (2.0, 4.0, 8.0)

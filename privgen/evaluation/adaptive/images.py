@@ -16,7 +16,7 @@ from privgen.evaluation.watermark.readings import Generation, as_saved
 from privgen.io.files import iter_image_files
 from privgen.io.images import load_image
 from privgen.watermark.key import Key
-from privgen.watermark.write.marker import Carrier, make_marker
+from privgen.watermark.write.mark_spec import Carrier
 from privgen.watermark.write.residual import add_residual, to_canvas
 
 
@@ -72,9 +72,7 @@ def photograph_material(
     Raises:
         PrivgenError: a photograph cannot be read.
     """
-    marker = make_marker(
-        carrier, [key], pipe=model.pipeline, mapper=model.mappers[carrier], extractor=model.extractor, seed=seed
-    )
+    marker = model.marker(carrier, seed)
     files = iter_image_files([heldout or heldout_photos()])
     n = min(n, len(files))
     chosen = [files[i * len(files) // n] for i in range(n)]
@@ -87,7 +85,7 @@ def photograph_material(
 
     def marked(images: Tensor) -> Tensor:
         batches = tqdm(images.split(_BATCH), "marking", unit="batch")
-        residuals = torch.cat([marker.residuals(batch) for batch in batches]).cpu()
+        residuals = torch.cat([marker.residuals(batch, [key]) for batch in batches]).cpu()
         pairs = zip(images, residuals, strict=True)
         return torch.stack([add_residual(image, residual, levels=255).pixels for image, residual in pairs])
 

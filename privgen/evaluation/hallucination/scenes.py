@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from privgen.data.scenes import PREVIEW_SEED, sample_spec
-from privgen.diffusion.sampling import generate_batches
+from privgen.diffusion.sampling import Sampling, generate_batches
 from privgen.evaluation.hallucination.methods import Method, affordable
 from privgen.evaluation.hallucination.pictures import picture_rows
 from privgen.evaluation.hallucination.settings import LOW
@@ -126,7 +126,7 @@ class SceneRun:
         images, scores, running_variance = [], [], []
         with detecting(self.pipeline, method.amplification) as detector:
             prompts, seeds = [spec.caption for spec in specs], range(first, first + drawn)
-            for batch in generate_batches(self.pipeline, prompts, seeds, batch_size=_BATCH, steps=steps):
+            for batch in generate_batches(self.pipeline, prompts, seeds, Sampling(steps, batch_size=_BATCH)):
                 images.append(batch)
                 scores.append(detector.scores())
                 running_variance.append(detector.scheduler.running_variance().cpu())

@@ -19,9 +19,9 @@ from privgen.evaluation.watermark.readings import Bits, Generation, Weighed, as_
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import N_BITS, ExtractorLike, config_value
 from privgen.watermark.read.bits import weigh_bits
+from privgen.watermark.read.logits import read_logits, to_reader
 from privgen.watermark.read.search import SEARCH, AlignedReader
-from privgen.watermark.write.marker import Carrier
-from privgen.watermark.write.residual import as_read, read_logits
+from privgen.watermark.write.mark_spec import Carrier
 
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class SearchingReader:
         Returns:
             Weighed bits where it matches best (B, n_bits), and what their p-values are to be multiplied by.
         """
-        small = torch.stack([as_read(image, self.aligned.extractor) for image in images])
+        small = torch.stack([to_reader(image, self.aligned.extractor) for image in images])
         aspect = images.shape[-1] / images.shape[-2]
         found = self.aligned(small, torch.from_numpy(messages)[:, None], fpr=self.fpr, aspect=aspect)
         return weigh_bits(found.logits[:, 0]), found.places[:, 0].tolist()

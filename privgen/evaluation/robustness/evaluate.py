@@ -45,7 +45,7 @@ from privgen.evaluation.watermark.marking import WatermarkModel
 from privgen.evaluation.watermark.negatives import fingerprint
 from privgen.evaluation.watermark.readings import CLEAN, Generation, draw_keys
 from privgen.evaluation.workers import Processes
-from privgen.watermark.write.marker import CARRIERS
+from privgen.watermark.write.mark_spec import CARRIERS
 
 
 METHODS = (*CARRIERS, *BASELINES)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from privgen.data.patterns import TEXTURES
 from privgen.data.scenes import PREVIEW_SEED, SceneSpec, sample_spec
 from privgen.data.sheets import contact_sheet, picture, save_picture
-from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, STEPS, generate, generate_batches
+from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, STEPS, Sampling, generate, generate_batches
 from privgen.environment import Environment, environment
 from privgen.evaluation.intervals import Measured, fraction, mean
 from privgen.evaluation.text_to_image import autoencoder
@@ -116,11 +116,11 @@ def evaluate_model(
         raise ValueError(f"expected n of at least 2, got {n}")
     first = PREVIEW_SEED + 1_000_000 * seed
     specs = [sample_spec(first + i, count=1 + i % 2) for i in range(n)]
-    options = {"batch_size": batch_size, "steps": steps, "guidance_scale": guidance_scale}
-    images, seconds = _timed(pipeline, specs, first, options)
+    sampling = Sampling(steps, guidance_scale, batch_size=batch_size)
+    images, seconds = _timed(pipeline, specs, first, sampling)
     judged = judge(images, specs, classifier)
     measures = _scores(specs, judged)
-    measures |= _texture_words(pipeline, first + 500_000, max(2, min(n // 4, 50)), options)
+    measures |= _texture_words(pipeline, first + 500_000, max(2, min(n // 4, 50)), sampling)
     measures["classifier_accuracy"] = _classifier(classifier, 5 * n, first + 600_000)
     measures |= _autoencoder(pipeline, n, first + 700_000, images.shape[-1], photos or autoencoder.heldout_photos())
     return ModelEvaluation(
@@ -138,20 +138,20 @@ def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 
 def _timed(
-    pipeline: DiffusionPipeline, specs: Sequence[SceneSpec], seed: int, options: dict[str, Any]
+    pipeline: DiffusionPipeline, specs: Sequence[SceneSpec], seed: int, sampling: Sampling
 ) -> tuple[Tensor, float]:
     """The pictures of scenes' captions, and the seconds that each took."""
     prompts, seeds = [spec.caption for spec in specs], [_noise_seed(seed + i) for i in range(len(specs))]
     batches, times = [], []
     with tqdm(total=len(specs), desc="pictures", unit="image") as bar:
         start = perf_counter()
-        for batch in generate_batches(pipeline, prompts, seeds, **options):
+        for batch in generate_batches(pipeline, prompts, seeds, sampling):
             times.append((perf_counter() - start) / len(batch))
             batches.append(batch)
             bar.update(len(batch))
             start = perf_counter()
     # The first batch also pays for what is set up once; a short last one is not comparable.
-    full = times[: max(1, len(specs) // options["batch_size"])]
+    full = times[: max(1, len(specs) // (sampling.batch_size or BATCH_SIZE))]
     return torch.cat(batches), median(full[1:] or full)
 
 
@@ -168,14 +168,14 @@ def _scores(specs: Sequence[SceneSpec], judged: Sequence[SceneJudgement]) -> dic
     return measures | ({"named_pattern_accuracy": fraction(named)} if named else {})
 
 
-def _texture_words(pipeline: DiffusionPipeline, seed: int, pairs: int, options: dict[str, Any]) -> dict[str, Measured]:
+def _texture_words(pipeline: DiffusionPipeline, seed: int, pairs: int, sampling: Sampling) -> dict[str, Measured]:
     plain = [sample_spec(seed + i, count=1, textured=False) for i in range(pairs)]
     # Every texture once before one comes again.
     words = [TEXTURES[(seed + i) % len(TEXTURES)] for i in range(pairs)]
     named = [replace(spec, textures=(word,)) for spec, word in zip(plain, words, strict=True)]
     seeds = [_noise_seed(seed + i) for i in range(pairs)]
     prompts = [spec.caption for spec in (*named, *plain)]
-    with_word, without = generate(pipeline, prompts, seeds * 2, progress="textures", **options).split(pairs)
+    with_word, without = generate(pipeline, prompts, seeds * 2, sampling, progress="textures").split(pairs)
     response = texture_response(with_word, without, words)
     return {
         "texture_response": mean(response.contrast),

@@ -28,7 +28,7 @@ from privgen.io.files import iter_image_files
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.bits import count_matches
-from privgen.watermark.write.marker import CARRIERS, Carrier
+from privgen.watermark.write.mark_spec import CARRIERS, Carrier
 
 
 NEGATIVES = 2000

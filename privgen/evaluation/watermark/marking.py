@@ -20,10 +20,12 @@ from privgen.io.images import LoadedImage, load_image
 from privgen.metrics.quality import psnr, ssim
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
 from privgen.watermark.key import Key
+from privgen.watermark.networks import Networks, default_carrier
 from privgen.watermark.protocols import ExtractorLike, key_bits
 from privgen.watermark.read.p_values import p_values_of
-from privgen.watermark.write.marker import CARRIERS, Carrier, default_carrier, make_marker
-from privgen.watermark.write.residual import add_residual, to_canvas
+from privgen.watermark.write.existing import mark_loaded
+from privgen.watermark.write.mark_spec import CARRIERS, Carrier, MarkSpec
+from privgen.watermark.write.marker import Marker
 
 
 SHOWN, SHOWN_PHOTOS = 8, 4
@@ -62,6 +64,17 @@ class WatermarkModel:
         """What the pipeline is called with to mark images, one key an image."""
         mark = {"keys": list(keys), "carrier": carrier, f"{carrier}_mapper": self.mappers[carrier]}
         return mark | {"extractor": self.extractor, "robust_steps": self.rounds(carrier)}
+
+    def marker(self, carrier: Carrier, seed: int = 0) -> Marker:
+        """What marks existing images.
+
+        Args:
+            carrier: what to mark with.
+            seed: of the noise that the carrier "token" works through.
+        """
+        mapper = {f"{carrier}_mapper": self.mappers[carrier]}
+        networks = Networks.of(pipeline=self.pipeline, extractor=self.extractor, **mapper)
+        return Marker(networks, MarkSpec(carrier, robust_steps=self.rounds(carrier), seed=seed))
 
     def rounds(self, carrier: Carrier) -> int:
         """Rounds in which marks of a carrier are fitted to their image; those of others than `latent` never are."""
@@ -261,20 +274,9 @@ def _timed_in_turn(
 def _marked(
     photos: Sequence[LoadedImage], model: WatermarkModel, carrier: Carrier, keys: Sequence[Key], seed: int
 ) -> list[Tensor]:
-    marker = make_marker(
-        carrier,
-        keys,
-        pipe=model.pipeline,
-        mapper=model.mappers[carrier],
-        extractor=model.extractor,
-        seed=seed,
-        robust_steps=model.rounds(carrier),
-    )
-    residuals = marker.residuals(to_canvas([photo.pixels for photo in photos], marker.size))
-    return [
-        add_residual(photo.pixels, residual, grey=photo.grey, levels=2**photo.bits - 1).pixels
-        for photo, residual in zip(photos, residuals, strict=True)
-    ]
+    marker = model.marker(carrier, seed)
+    marked = mark_loaded(photos, [2**photo.bits - 1 for photo in photos], keys, marker)
+    return [image.pixels for image in marked]
 
 
 def _keep(

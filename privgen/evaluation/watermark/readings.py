@@ -11,11 +11,11 @@ from torch import Tensor
 
 from privgen.attacks import Attack, get_attack
 from privgen.data.scenes import PREVIEW_SEED, sample_spec
-from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, STEPS, generate_batches
+from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, STEPS, Sampling, generate_batches
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.protocols import ExtractorLike
 from privgen.watermark.read.bits import weigh_bits
-from privgen.watermark.write.residual import read_logits
+from privgen.watermark.read.logits import read_logits
 
 
 Bits: TypeAlias = NDArray[np.uint8]
@@ -119,12 +119,8 @@ class Generation:
         """
         prompts = [self.prompt(i) for i in numbers]
         seeds = [(self._first + i) % 2**63 for i in numbers]
-        options: dict[str, Any] = {
-            "batch_size": len(numbers),
-            "steps": self.steps,
-            "guidance_scale": self.guidance_scale,
-        }
-        return as_saved(next(generate_batches(self.pipeline, prompts, seeds, **options, **mark)))
+        sampling = Sampling(self.steps, self.guidance_scale, batch_size=len(numbers))
+        return as_saved(next(generate_batches(self.pipeline, prompts, seeds, sampling, **mark)))
 
     @property
     def _first(self) -> int:

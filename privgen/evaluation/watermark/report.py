@@ -22,7 +22,7 @@ from privgen.io.files import refuse_existing, write_text
 from privgen.metrics.detection import calibration
 from privgen.watermark.read.bits import count_matches
 from privgen.watermark.read.p_values import p_values_of
-from privgen.watermark.write.marker import CARRIERS, Carrier
+from privgen.watermark.write.mark_spec import CARRIERS, Carrier
 
 
 RATES = {"1e-3": 1e-3, "1e-6": 1e-6}

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from privgen.data.photos import load_photos
-from privgen.models.aligner import Aligner, read_independent, whole
+from privgen.models.aligner import Aligner, read_independent, seen_cells
 from privgen.models.extractor import Extractor
 from privgen.models.mappers import LatentMapper
 from privgen.training.loop import Batch, Task, sample_generator
@@ -148,7 +148,7 @@ class AlignerTask(Task):
             shown = shown.index_put((distorted,), self.attack(shown[distorted], generator=generators))
         canvases, seen = put_back(shown, Poses(batch["guess"]))
         latents = self.aligner.encode(canvases.contiguous(memory_format=torch.channels_last))
-        cells = whole(seen, (latents.shape[2], latents.shape[3]))
+        cells = seen_cells(seen, (latents.shape[2], latents.shape[3]))
         aligner, variance = self.aligner, self.log_variance.exp()
         temperature = aligner.log_temperature.exp()
         logits = read_independent(latents[:, None], cells, aligner.patterns, self.mean, variance, temperature)[:, 0]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from privgen.models.aligner import Aligner, whole
+from privgen.models.aligner import Aligner, seen_cells
 from privgen.models.mappers import signs
 from privgen.watermark.write.linear_code import nearest_covariance, ridged
 
@@ -53,7 +53,7 @@ def fit_aligner(aligner: Aligner, views: Iterable[View]) -> None:
     for view in views:
         one, other = aligner.encode(view.marked), aligner.encode(view.opposite)
         side = one.shape[2], one.shape[3]
-        kept.append((one.flatten(1), other.flatten(1), whole(view.seen, side).float(), signs(view.bits)))
+        kept.append((one.flatten(1), other.flatten(1), seen_cells(view.seen, side).float(), signs(view.bits)))
     one, other, cells, bits = (torch.cat(parts).cpu() for parts in zip(*kept, strict=True))
     mean, covariance = measure_content((one + other) / 2, cells, side)
     aligner.patterns.copy_(measure_patterns((one - other) / 2, cells, bits))
@@ -62,7 +62,7 @@ def fit_aligner(aligner: Aligner, views: Iterable[View]) -> None:
     aligner.log_temperature.zero_()
     aligner.forget()
     latents = one[:_TOLD].unflatten(1, (-1, *side)).to(aligner.mean)
-    logits = aligner.read_alike(latents[:, None], cells[:_TOLD].to(latents))[:, 0]
+    logits = aligner.read_parts(latents[:, None], cells[:_TOLD].to(latents))[:, 0]
     right = (bits[:_TOLD] > 0).to(logits)
     losses = {t: float(binary_cross_entropy_with_logits(logits / t, right)) for t in _TEMPERATURES}
     aligner.log_temperature.fill_(math.log(min(losses, key=losses.__getitem__)))

@@ -20,13 +20,15 @@ from torch.nn import functional as F
 
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw_scene
+from privgen.diffusion.latents import decode, encode
 from privgen.errors import UsageError
 from privgen.models.extractor import Extractor
+from privgen.models.family import Canvas
 from privgen.models.mappers import LatentMapper
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.watermark.linear_start import load_or_solve_code
 from privgen.training.watermark.mark_writers import TokenWriter, rows_of_marks
-from privgen.watermark.write.residual import at_psnr, decoded, decoded_difference, encode_canvas
+from privgen.watermark.write.residual import at_psnr, decoded_difference
 from privgen.watermark.write.with_token import plain_embeds
 
 
@@ -131,7 +133,8 @@ class ExtractorTask(Task):
             cycles=recipe.cycles,
             attack=self.attack,
         )
-        mapper = LatentMapper(recipe.n_bits, self.vae.config.latent_channels, strength=STRENGTH)
+        canvas = Canvas.of_vae(self.vae)
+        mapper = LatentMapper(recipe.n_bits, canvas.channels, canvas.latents, STRENGTH)
         mapper.patterns.data.copy_(code["patterns"].view_as(mapper.patterns))
         return linear_extractor(self.vae, code, recipe.psnr_to), mapper
 
@@ -201,9 +204,9 @@ class ExtractorTask(Task):
         """Marked images at the quality of this point of the run, before any attack."""
         x = batch["pixels"]
         with torch.no_grad():
-            z = encode_canvas(self.vae, x)
-            clean = decoded(self.vae, z)
-        difference = decoded(self.vae, z + self.mapper(batch["bits"], *z.shape[-2:])) - clean
+            z = encode(self.vae, x)
+            clean = decode(self.vae, z)
+        difference = decode(self.vae, z + self.mapper(batch["bits"], *z.shape[-2:])) - clean
         by_token = batch["by_token"]
         if self.writer is not None and bool(by_token.any()):
             generators = [sample_generator(self.seed + 1, int(i)) for i in batch["index"][by_token]]
@@ -244,7 +247,7 @@ class ExtractorTask(Task):
         x = generated[:images]
         if not len(x):
             x = torch.from_numpy(np.stack([draw_scene(self.recipe.samples + i).pixels for i in range(images)]))
-        z = encode_canvas(self.vae, x)
+        z = encode(self.vae, x)
         bits = torch.randint(2, (len(x), self.recipe.n_bits), generator=sample_generator(self.seed, 0)).to(z.device)
         strength = float(self.mapper.config.strength)
         for _ in range(rounds):

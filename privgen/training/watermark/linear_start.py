@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw, sample_spec
+from privgen.diffusion.latents import encode
 from privgen.io.tensor_cache import load_kept, save_kept
 from privgen.training.loop import sample_generator
 from privgen.training.scene_latents import weights_fingerprint
@@ -27,7 +28,6 @@ from privgen.watermark.write.linear_code import (
     stationary_covariance,
     zero_forcing,
 )
-from privgen.watermark.write.residual import encode_canvas
 
 
 Photos = Sequence[NDArray[np.uint8]]
@@ -151,11 +151,11 @@ def _measure(
     latents, changes = [], []
     for first in range(0, images, batch):
         pixels = torch.from_numpy(np.stack([kind(photos, i) for i in range(first, first + batch)]))
-        latents.append(encode_canvas(vae, pixels))
+        latents.append(encode(vae, pixels))
         # One image in four is enough for the attack's part, which is much the smaller one.
         if attack is not None and first % (4 * batch) == 0:
             attacked = attack(pixels, generator=[sample_generator(0, first + i) for i in range(batch)])
-            changes.append((encode_canvas(vae, attacked) - latents[-1]).flatten(1))
+            changes.append((encode(vae, attacked) - latents[-1]).flatten(1))
     z = torch.cat(latents)
     # Half of it as if every place were alike: for images other than these, and so that marks do not gather where
     # these hold least, which is where one would see them and where a crop would take them away.

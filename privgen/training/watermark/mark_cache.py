@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw_scene
+from privgen.diffusion.latents import decode, encode
 from privgen.io.tensor_cache import load_kept, save_kept
 from privgen.training.loop import sample_generator
 from privgen.training.watermark.mark_writers import TokenWriter
-from privgen.watermark.write.residual import decoded, encode_canvas
 
 
 Source = Callable[[list[int]], tuple[Tensor, Tensor, Tensor]]
@@ -143,6 +143,6 @@ def by_tokens(writer: TokenWriter, images: Tensor, n_bits: int, seed: int) -> So
 def _in_latents(vae: Any, mapper: Any, pixels: Tensor, numbers: list[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images given back by the autoencoder, what marks in their latents change, and messages."""
     bits = messages(numbers, mapper.config.n_bits, seed)
-    z = encode_canvas(vae, pixels)
-    clean = decoded(vae, z)
-    return clean, decoded(vae, z + mapper(bits, *z.shape[-2:])) - clean, bits
+    z = encode(vae, pixels)
+    clean = decode(vae, z)
+    return clean, decode(vae, z + mapper(bits, *z.shape[-2:])) - clean, bits

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import sample_spec
+from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
 from privgen.models.mappers import LatentMapper, TokenMapper, signs
 from privgen.training.loop import Batch, Task, sample_generator
@@ -34,7 +35,6 @@ from privgen.training.watermark.attention_loss import AddressLoss
 from privgen.training.watermark.mark_writers import rows_of_marks
 from privgen.watermark.token import encode_with_token
 from privgen.watermark.write.linear_code import low_frequencies
-from privgen.watermark.write.residual import decoded, encode_canvas
 
 
 _PREVIEW_TIMESTEP = 39  # the last of 25 steps
@@ -155,7 +155,7 @@ class TokenTask(Task):
         for first in range(0, count, batch_size):
             rngs = [np.random.Generator(np.random.PCG64([self.seed, 3, first + i])) for i in range(batch_size)]
             pixels = np.stack([(random_crop, random_view)[i % 2](photos, 128, rng) for i, rng in enumerate(rngs)])
-            latents.append(encode_canvas(self.vae, torch.from_numpy(pixels)).half())
+            latents.append(encode(self.vae, torch.from_numpy(pixels)).half())
         return torch.cat(latents)
 
     def _patterns(self) -> Tensor:
@@ -301,7 +301,7 @@ class TokenTask(Task):
         spoken = (encode_with_token(self.pipe, *pair) for pair in zip((prompts, empty), words, strict=True))
         denoiser = UnrolledDDIM(self.unet, self.schedule, self.recipe.guidance_scale, checkpointing=False)
         images = [
-            decoded(self.vae, denoiser.run(z_t, [_PREVIEW_TIMESTEP], *embeds)[-1]).clamp(0, 1)
+            decode(self.vae, denoiser.run(z_t, [_PREVIEW_TIMESTEP], *embeds)[-1]).clamp(0, 1)
             for embeds in (plain, spoken)
         ]
         return rows_of_marks(*images)
@@ -333,10 +333,10 @@ def channel_gains(vae: Any, latents: Tensor) -> Tensor:
     Returns:
         (1, C, 1, 1), RMS of the pixels' change by that of a channel, relative to the mean over channels.
     """
-    plain, noise = decoded(vae, latents), 0.1 * torch.randn(latents[:, :1].shape, generator=sample_generator(0, 1))
+    plain, noise = decode(vae, latents), 0.1 * torch.randn(latents[:, :1].shape, generator=sample_generator(0, 1))
     gains = []
     for channel in range(latents.shape[1]):
         changed = latents.clone()
         changed[:, channel : channel + 1] += noise
-        gains.append((decoded(vae, changed) - plain).square().mean().sqrt())
+        gains.append((decode(vae, changed) - plain).square().mean().sqrt())
     return torch.stack(gains).view(1, -1, 1, 1) / torch.stack(gains).mean()

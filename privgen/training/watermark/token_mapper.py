@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,12 +22,17 @@ from torch.nn import functional as F
 from privgen.data.scenes import SceneSpec, sample_spec
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images
 from privgen.models.extractor import Extractor
+from privgen.models.latent_encoder import encoder_config
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.scene_latents import load_scenes
 from privgen.training.watermark.mark_writers import rows_of_marks
+from privgen.watermark.protocols import N_BITS
 from privgen.watermark.token import encode_with_token, token_embeddings
 from privgen.watermark.write.residual import at_psnr
+
+
+_PILOTS = 16  # of an extractor that is trained from nothing
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class MapperTask(Task):
         self.denoiser = UnrolledDDIM(
             self.unet, Schedule.of(pipe.scheduler), guidance_scale=recipe.guidance_scale, checkpointing=False
         )
-        self.extractor, self.latent_mapper = _pretrained(recipe.networks, seed)
+        self.extractor, self.latent_mapper = _pretrained(recipe.networks, self.vae, seed)
         for network in (self.extractor, self.latent_mapper):
             if network is not None:
                 network.requires_grad_(recipe.learn_extractor)
@@ -239,10 +244,10 @@ class MapperTask(Task):
                 network.to(memory_format=torch.contiguous_format).save_pretrained(folder / name)
 
 
-def _pretrained(folder: Path, seed: int) -> tuple[Extractor, LatentMapper | None]:
+def _pretrained(folder: Path, vae: AutoencoderKL, seed: int) -> tuple[Extractor, LatentMapper | None]:
     """The extractor to go on with, and the residual encoder that belongs to it."""
     if (folder / "extractor").is_dir():
         return Extractor.from_pretrained(folder / "extractor"), LatentMapper.from_pretrained(folder / "latent_mapper")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
-        return Extractor(), None
+        return Extractor(n_bits=N_BITS, pilots=_PILOTS, **encoder_config(vae)), None

@@ -38,7 +38,7 @@ TESTS: tuple[Test, ...] = get_args(Test)
 
 
 @dataclass(frozen=True)
-class Detection:
+class KeyTest:
     """What one image says about one key.
 
     Attributes:
@@ -68,7 +68,7 @@ class Detection:
     test: Test
 
 
-def detect(
+def match_keys(
     logits: ArrayLike | torch.Tensor,
     keys_bits: ArrayLike | torch.Tensor,
     *,
@@ -76,7 +76,7 @@ def detect(
     candidates: int | None = None,
     correction: Correction = "bonferroni",
     test: Test = "weighted",
-) -> list[list[Detection]]:
+) -> list[list[KeyTest]]:
     """Compare many images with many keys.
 
     Args:
@@ -105,7 +105,7 @@ def detect(
     for image, row in enumerate((weighed > 0).astype(int).tolist()):
         read = tuple(row)
         results = zip(matches[image].tolist(), p_values[image].tolist(), adjusted[image].tolist(), strict=True)
-        found.append([Detection(read, k, n_bits, p, q, family, fpr, threshold, q <= fpr, test) for k, p, q in results])
+        found.append([KeyTest(read, k, n_bits, p, q, family, fpr, threshold, q <= fpr, test) for k, p, q in results])
     return found
 
 

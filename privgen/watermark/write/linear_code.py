@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from privgen.watermark.write.residual import decoded, encode_canvas
+from privgen.diffusion.latents import decode, encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +57,16 @@ def measure_response(vae: Any, canvases: Tensor, *, step: float = 0.3, batch_siz
         batch_size: differences that are computed at a time.
     """
     energy, reading = torch.zeros(()), torch.zeros(())
-    total = len(canvases) * encode_canvas(vae, canvases[:1]).numel()
+    total = len(canvases) * encode(vae, canvases[:1]).numel()
     with tqdm(total=total, desc="latent response", unit="direction") as bar:
         for canvas in canvases.split(1):
-            z = encode_canvas(vae, canvas)
-            plain, unit = decoded(vae, z), step * torch.eye(z.numel(), device=z.device)
+            z = encode(vae, canvas)
+            plain, unit = decode(vae, z), step * torch.eye(z.numel(), device=z.device)
             pixels, latents = [], []
             for rows in unit.split(batch_size):
-                change = decoded(vae, z + rows.view(-1, *z.shape[1:])) - plain
+                change = decode(vae, z + rows.view(-1, *z.shape[1:])) - plain
                 pixels.append(change.flatten(1) / step)
-                latents.append((encode_canvas(vae, canvas.to(change) + change) - z).flatten(1) / step)
+                latents.append((encode(vae, canvas.to(change) + change) - z).flatten(1) / step)
                 bar.update(len(rows))
             jacobian = torch.cat(pixels)
             energy = energy + jacobian @ jacobian.T / len(canvases)

@@ -1,9 +1,10 @@
 """How a mark is written: the value that all writers take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from privgen.errors import UsageError
+from privgen.watermark.key import Key
 from privgen.watermark.token import check_tau
 
 
@@ -51,3 +52,16 @@ class MarkSpec:
             raise UsageError("Robust steps fit a pattern in the latents; use them with the carrier latent.")
         if self.robust_steps and self.tau is not None:
             raise UsageError("Robust steps fit a mark that is added after the last step; leave tau out.")
+
+
+@dataclass(frozen=True)
+class KeyMark:
+    """Whose mark is written, and how.
+
+    Attributes:
+        key: whose mark.
+        spec: how it is written.
+    """
+
+    key: Key
+    spec: MarkSpec = field(default_factory=MarkSpec)

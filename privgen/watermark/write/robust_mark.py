@@ -17,10 +17,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images, frozen
 from privgen.models.mappers import signs
 from privgen.watermark.protocols import ExtractorLike
-from privgen.watermark.write.residual import decoded, encode_canvas
 from privgen.watermark.write.with_token import plain_embeds
 
 
@@ -74,7 +74,7 @@ class RobustMarker:
         with torch.inference_mode(False), torch.enable_grad(), frozen(self._networks()):
             z, residual, message = (part.detach().clone().float() for part in (z, residual, signs(bits)))
             with torch.no_grad():
-                clean = decoded(self.pipe.vae, z)
+                clean = decode(self.pipe.vae, z)
                 base = clean.clamp(0, 1) if canvases is None else canvases.detach().clone().to(clean)
             return self._descend(z, residual, message.to(z), clean, base)
 
@@ -88,14 +88,14 @@ class RobustMarker:
 
     def _descend(self, z: Tensor, residual: Tensor, message: Tensor, clean: Tensor, base: Tensor) -> Tensor:
         with torch.no_grad():
-            loud = _rms(decoded(self.pipe.vae, z + residual) - clean)
+            loud = _rms(decode(self.pipe.vae, z + residual) - clean)
             embeds = plain_embeds(self.pipe, "").clone().expand(len(z), -1, -1)
         unit = _rms(residual)
         change = (residual / unit).requires_grad_()
         descent = torch.optim.Adam([change], lr=_PACE)
         for i in range(self.rounds):
             descent.param_groups[0]["lr"] = _PACE * (1 - (1 - _SLOWEST) * i / self.rounds)
-            difference = decoded(self.pipe.vae, z + unit * change) - clean
+            difference = decode(self.pipe.vae, z + unit * change) - clean
             marked = (base + loud / _rms(difference) * difference).clamp(0, 1)
             noise = torch.Generator().manual_seed(i)
             loss = self._loss(self._regenerated(marked, embeds, noise), message)
@@ -115,14 +115,14 @@ class RobustMarker:
         schedule = self._schedule
         timestep = schedule.timestep(_TIMESTEP)
         alpha = schedule.alpha(timestep)
-        z_t = _noisy(alpha**0.5 * encode_canvas(self.pipe.vae, images), (1 - alpha) ** 0.5, generator)
+        z_t = _noisy(alpha**0.5 * encode(self.pipe.vae, images), (1 - alpha) ** 0.5, generator)
         denoiser = UnrolledDDIM(self.pipe.unet, schedule, 1.0, checkpointing=False)
         return decode_images(self.pipe.vae, denoiser.run(z_t, [timestep], embeds, embeds)[-1], checkpointing=False)
 
     @torch.no_grad()
     def _as_loud(self, z: Tensor, residual: Tensor, clean: Tensor, loud: Tensor) -> Tensor:
         for _ in range(_ROUNDS_OF_SCALING):
-            residual = residual * (loud / _rms(decoded(self.pipe.vae, z + residual) - clean))
+            residual = residual * (loud / _rms(decode(self.pipe.vae, z + residual) - clean))
         return residual
 
 

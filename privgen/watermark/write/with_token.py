@@ -1,8 +1,9 @@
-"""Marks on existing images by text alone: the carrier `token` for a photo that no prompt has made.
+"""Marks on existing images by text alone: the carrier `token` for a photograph that no prompt has made.
 
-"Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) marks what it generates. A photo
-is taken into the same loop late: encoded, noised to the first timestep at or below tau of the sampling schedule, and
-denoised twice, without and with the token, deterministically (DDIM). Delivered is the difference of the two.
+"Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) marks the images that it
+generates. Here a photograph enters the same loop late. It is encoded, noised to the first timestep at or below tau of the
+sampling schedule, and denoised twice, without and with the token, deterministically (DDIM). The difference of the two
+results is the mark.
 """
 
 import torch
@@ -10,59 +11,11 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from privgen.diffusion.latents import encode
+from privgen.diffusion.sampling import GUIDANCE, Sampling
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
-from privgen.watermark.protocols import TokenMapperLike, config_value
-from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, token_embeddings
-from privgen.watermark.write.residual import (
-    CANVAS,
-    PSNR_DB,
-    MarkedImage,
-    add_residual,
-    decoded_difference,
-    encode_canvas,
-    to_canvas,
-)
-
-
-STEPS = 25
-GUIDANCE_SCALE = 3.0
-
-
-def mark_image_with_token(
-    pixels: Tensor,
-    bits: Tensor,
-    *,
-    pipe: DiffusionPipeline,
-    token_mapper: TokenMapperLike,
-    generator: torch.Generator,
-    tau: float | None = None,
-    psnr_db: float | None = PSNR_DB,
-    size: int = CANVAS,
-    grey: bool = False,
-) -> MarkedImage:
-    """Mark one photo with the carrier `token`.
-
-    Args:
-        pixels: (3, H, W) in [0, 1], any size.
-        bits: (n_bits,) of 0 and 1.
-        pipe: Stable Diffusion 1 or 2, or mini; it is left as it was.
-        token_mapper: message bits to token embedding.
-        generator: draws the noise.
-        tau: timestep, of 1000, from which on the token acts; by default what the mapper was trained for.
-        psnr_db: quality of the result; None adds the difference as it is decoded.
-        size: side of the model's images.
-        grey: write the difference's luminance into all channels, because the photo is saved as greyscale.
-
-    Raises:
-        ValueError: shapes that do not fit, or no timestep at or below tau.
-    """
-    with torch.no_grad():
-        embedding, negative = token_embeddings(token_mapper, bits[None])
-    tau = float(config_value(token_mapper, "tau", DEFAULT_TAU)) if tau is None else tau
-    residuals = token_residuals(
-        to_canvas([pixels], size), embedding, negative_token=negative, pipe=pipe, tau=tau, generator=generator
-    )
-    return add_residual(pixels, residuals[0], psnr_db=psnr_db, grey=grey)
+from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token
+from privgen.watermark.write.residual import decoded_difference
 
 
 @torch.no_grad()
@@ -75,8 +28,7 @@ def token_residuals(
     negative_token: Tensor | None = None,
     prompt: str = "",
     tau: float = DEFAULT_TAU,
-    steps: int = STEPS,
-    guidance_scale: float = GUIDANCE_SCALE,
+    sampling: Sampling = Sampling(guidance_scale=GUIDANCE),  # noqa: B008 - a frozen value
 ) -> Tensor:
     """What a token changes in images that are noised to tau and denoised.
 
@@ -85,18 +37,19 @@ def token_residuals(
         token: a token; or embeddings, (vectors, dim), or (B, vectors, dim) for one per image.
         pipe: Stable Diffusion 1 or 2, or mini; it is left as it was.
         generator: draws the noise; a list has one for each image.
-        negative_token: embeddings for the negative prompt, shaped like the token's; by default its own, if it has any.
-        prompt: what the photos show; empty means that nothing is known.
-        tau: timestep, of 1000, from which on the token acts.
-        steps: of the whole sampling schedule, of which only those at or below tau are done.
-        guidance_scale: of the token against the empty prompt.
+        negative_token: embeddings for the negative prompt, of the token's shape; by default the token's own, if it has
+            any.
+        prompt: what the photographs show; empty means that nothing is known.
+        tau: the token acts on timesteps t <= tau, of 1000.
+        sampling: the steps of the whole schedule, of which only those at or below tau are done, and the guidance scale
+            of the token against the empty prompt.
 
     Returns:
         (B, 3, S, S) float32, on the autoencoder's device.
 
     Raises:
         UsageError: the prompt leaves no room, or the model's scheduler is not of the DDPM family.
-        ValueError: tau out of range, or no timestep at or below it.
+        ValueError: tau is out of range, or no timestep is at or below it.
     """
     if isinstance(token, Token) and negative_token is None:
         negative_token = token.negative
@@ -104,12 +57,13 @@ def token_residuals(
     plain, empty = (plain_embeds(pipe, text).expand_as(marked) for text in (prompt, ""))
     negative = empty if negative_token is None else encode_with_token(pipe, [""] * len(canvases), negative_token)
     schedule = Schedule.of(pipe.scheduler)
-    timesteps = _timesteps_below(pipe, tau, steps)
-    z_0 = encode_canvas(pipe.vae, canvases)
+    timesteps = _timesteps_below(pipe, tau, sampling.steps)
+    z_0 = encode(pipe.vae, canvases)
     alpha = schedule.alpha(timesteps[0])
     noise = randn_tensor(z_0.shape, generator=generator, device=z_0.device, dtype=z_0.dtype)
     z_t = alpha**0.5 * z_0 + (1 - alpha) ** 0.5 * noise
-    guided = UnrolledDDIM(pipe.unet, schedule, guidance_scale, checkpointing=False)
+    scale = GUIDANCE if sampling.guidance_scale is None else sampling.guidance_scale
+    guided = UnrolledDDIM(pipe.unet, schedule, scale, checkpointing=False)
     # Without a prompt the plain prediction is the unguided one, at half the cost.
     reference = guided if prompt else UnrolledDDIM(pipe.unet, schedule, 1.0, checkpointing=False)
     without = reference.run(z_t, timesteps, plain, empty)[-1]
@@ -124,7 +78,7 @@ def plain_embeds(pipe: DiffusionPipeline, prompt: str) -> Tensor:
 
 
 def _timesteps_below(pipe: DiffusionPipeline, tau: float, steps: int) -> list[int]:
-    """Those training timesteps of the sampling schedule at which the token acts when an image is generated."""
+    """The training timesteps of the sampling schedule at which the token acts when an image is generated."""
     check_tau(tau)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(steps)

@@ -76,17 +76,20 @@ def test_averaging_fits_images_of_any_size(collected):
 
 def test_a_copied_mark_is_found(marked_model, photo_files, tmp_path):
     """The mark of a real, tiny model, averaged over photographs and pasted on others, is detected with its key."""
-    from privgen.attacks.adaptive.extractor import as_extractor
+    from privgen.hub import Placement
     from privgen.io.images import load_image
     from privgen.watermark.key import Key, Secret
-    from privgen.watermark.write.marker import load_marker
-    from privgen.watermark.write.residual import add_residual, read_logits, to_canvas
+    from privgen.watermark.networks import Networks
+    from privgen.watermark.read.logits import read_logits
+    from privgen.watermark.write.marker import Marker
+    from privgen.watermark.write.residual import add_residual, to_canvas
 
     key = Key("victim", Secret(bytes(range(32))))
-    marker, extractor = load_marker(key, model=str(marked_model), device="cpu"), as_extractor(str(marked_model), "cpu")
+    networks = Networks(str(marked_model), Placement("cpu"))
+    marker, extractor = Marker(networks), networks.extractor
     plain = to_canvas([load_image(path).pixels for path in photo_files[:48]], 32)
-    residuals = marker.residuals(plain)
-    marked = torch.stack([add_residual(x, r, psnr_db=30).pixels for x, r in zip(plain, residuals, strict=True)])
+    residuals = marker.residuals(plain, [key])
+    marked = torch.stack([add_residual(x, r, psnr=30).pixels for x, r in zip(plain, residuals, strict=True)])
     bits = torch.tensor(key.bits(48)) > 0
     matches = lambda images: ((read_logits(images, extractor) > 0) == bits).sum(1).float().mean()  # noqa: E731
     options = {"marked": Examples(marked[:20]), "unmarked": Examples(plain[20:40])}

@@ -12,7 +12,7 @@ from privgen.evaluation.watermark.marking import load_watermark_model
 from privgen.evaluation.watermark.readings import draw_keys
 from privgen.metrics.quality import psnr
 from privgen.watermark.protocols import key_bits
-from privgen.watermark.write.residual import read_logits
+from privgen.watermark.read.logits import read_logits
 
 
 @pytest.fixture(scope="module")

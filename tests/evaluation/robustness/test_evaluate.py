@@ -19,7 +19,7 @@ from privgen.evaluation.watermark.marking import load_watermark_model
 from privgen.evaluation.watermark.readings import CLEAN, Generation, as_saved, draw_keys
 from privgen.evaluation.workers import Processes, processes
 from privgen.watermark.read.bits import weigh_bits
-from privgen.watermark.write.residual import read_logits
+from privgen.watermark.read.logits import read_logits
 
 
 PROMPTS = ("a cat", "a red car", "a clock")

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from privgen.diffusion.latents import decode, encode
 from privgen.errors import UsageError
 from privgen.hub import load_extra
 from privgen.metrics.quality import psnr
 from privgen.models.mappers import LatentMapper
 from privgen.training.watermark.extractor import ExtractorRecipe, ExtractorTask
-from privgen.watermark.write.residual import decoded, encode_canvas
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_both_carriers_marks_are_read_at_the_quality_asked_for(task, recipe, tok
     assert bool((batch["by_token"] == bool(token_fraction)).all())
     with torch.no_grad():
         marked, figures = task.mark(batch), task(batch)
-        round_trip = decoded(task.vae, encode_canvas(task.vae, batch["pixels"]))
+        round_trip = decode(task.vae, encode(task.vae, batch["pixels"]))
     base = torch.where(batch["as_decoded"][:, None, None, None], round_trip.clamp(0, 1), batch["pixels"])
     assert torch.allclose(psnr(marked, base), torch.tensor(38.0), atol=0.3)
     assert float(figures["bit_accuracy"]) > 0.9
@@ -65,10 +65,10 @@ def test_whitening_and_strength_go_by_generated_images(task, recipe, tmp_path):
     with torch.no_grad():
         assert task._clean_logits(task.extractor, generated).shape == (72, 48)
         task.export(tmp_path)
-        z = encode_canvas(task.vae, generated)
+        z = encode(task.vae, generated)
         mapper = LatentMapper.from_pretrained(tmp_path / "latent_mapper")
         bits = torch.randint(2, (8, 48), generator=torch.Generator().manual_seed(1))
-        change = decoded(task.vae, z + mapper(bits)) - decoded(task.vae, z)
+        change = decode(task.vae, z + mapper(bits)) - decode(task.vae, z)
     assert float((-10 * torch.log10(change.square().mean(dim=(1, 2, 3)))).mean()) == pytest.approx(34, abs=0.6)
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.images import load_image
 from privgen.watermark.key import Key, Secret
+from privgen.watermark.networks import default_carrier
 from privgen.watermark.read.detect_files import detect_files
 from privgen.watermark.write.embed_files import LEDGER, embed_files
-from privgen.watermark.write.marker import default_carrier
 
 
 ALICE, BOB = (Key(name, Secret(bytes([number]) * 32)) for number, name in enumerate(("alice", "bob")))

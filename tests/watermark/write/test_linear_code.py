@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from privgen.diffusion.latents import encode
 from privgen.training.watermark.linear_start import mixed
 from privgen.watermark.write.linear_code import (
     Response,
@@ -13,7 +14,7 @@ from privgen.watermark.write.linear_code import (
     stationary_covariance,
     zero_forcing,
 )
-from privgen.watermark.write.residual import decoded_difference, encode_canvas
+from privgen.watermark.write.residual import decoded_difference
 
 
 D = 24
@@ -147,10 +148,10 @@ def test_response_foretells_what_a_pattern_does(tiny):
     canvas = torch.rand(1, 3, 8, 8, generator=generator(9))
     with torch.no_grad():
         response = measure_response(vae, canvas, step=0.003)
-        z = encode_canvas(vae, canvas)
+        z = encode(vae, canvas)
         pattern = 0.001 * torch.randn(z.shape, generator=generator(10))
         change = decoded_difference(vae, z, z + pattern)
-        seen = encode_canvas(vae, canvas + change) - z
+        seen = encode(vae, canvas + change) - z
     flat = pattern.flatten()
     assert float(change.square().sum()) == pytest.approx(float(flat @ response.energy @ flat), rel=0.15)
     foretold = response.reading @ flat

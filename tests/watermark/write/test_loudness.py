@@ -5,9 +5,10 @@ import torch
 from privgen.hub import load_extra, load_pipeline
 from privgen.io.images import load_image
 from privgen.watermark.key import Key, Secret
+from privgen.watermark.read.logits import read_logits
 from privgen.watermark.write.loudness import FAINTEST, LOUDEST, loud_bits, loudness
 from privgen.watermark.write.marker import make_marker
-from privgen.watermark.write.residual import add_residual, read_logits, to_canvas
+from privgen.watermark.write.residual import add_residual, to_canvas
 
 
 def test_loudness_keeps_the_quality_and_helps_the_weakest(generator):
@@ -51,7 +52,7 @@ def test_photographs_are_read_better_at_the_same_quality(photo_files):
     for name, reader in (("flat", None), ("informed", extractor)):
         marker = make_marker("latent", [key], pipe=pipe, mapper=mapper, extractor=reader)
         marked = [
-            add_residual(photo, residual, psnr_db=36.0)
+            add_residual(photo, residual, psnr=36.0)
             for photo, residual in zip(photos, marker.residuals(canvases), strict=True)
         ]
         assert all(abs(image.psnr_db - 36) < 0.05 for image in marked)

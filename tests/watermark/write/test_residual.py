@@ -6,15 +6,9 @@ import torch
 from privgen.hub import load_extra, load_pipeline
 from privgen.io.images import LoadedImage, encode_image, from_pil, load_image, to_pil
 from privgen.metrics.quality import psnr
-from privgen.watermark.write.residual import (
-    PSNR_DB,
-    add_residual,
-    latent_residuals,
-    mark_image,
-    mark_images,
-    read_logits,
-    to_canvas,
-)
+from privgen.watermark.read.logits import read_logits
+from privgen.watermark.write.mark_spec import PSNR
+from privgen.watermark.write.residual import add_residual, latent_residuals, mark_image, mark_images, to_canvas
 
 
 SIZE = 32
@@ -74,7 +68,7 @@ def test_residual_is_the_decoded_difference(vae, latent_mapper, photos, bits):
 @pytest.mark.parametrize("psnr_db", [30, 39, 45])
 def test_quality_is_met_at_own_size(mark, photos, bits, psnr_db):
     for pixels in photos[:4]:
-        marked = mark(pixels, bits[0], psnr_db=psnr_db)
+        marked = mark(pixels, bits[0], psnr=psnr_db)
         assert marked.pixels.shape == pixels.shape
         assert 0 <= marked.pixels.min() <= marked.pixels.max() <= 1
         measured = float(psnr(marked.pixels[None], pixels[None]))
@@ -86,7 +80,7 @@ def test_quality_is_met_at_own_size(mark, photos, bits, psnr_db):
 def test_quality_is_met_in_the_file_too(mark, photos, bits, psnr_db):
     """Rounding to 8 bits adds an error of its own, 0.5 dB at 50 dB."""
     residual = noise(3, SIZE, SIZE)
-    marked = add_residual(photos[0], residual, psnr_db=psnr_db, levels=255)
+    marked = add_residual(photos[0], residual, psnr=psnr_db, levels=255)
     saved = from_pil(to_pil(marked.pixels)).pixels
     torch.testing.assert_close(saved, marked.pixels, rtol=0, atol=1e-6)
     assert float(psnr(saved[None], photos[0][None])) == pytest.approx(psnr_db, abs=0.05)
@@ -94,7 +88,7 @@ def test_quality_is_met_in_the_file_too(mark, photos, bits, psnr_db):
 
 def test_without_a_quality_the_difference_is_added_as_it_is():
     pixels, residual = torch.full((3, 20, 20), 0.5), 0.01 * noise(3, 20, 20)
-    marked = add_residual(pixels, residual, psnr_db=None)
+    marked = add_residual(pixels, residual, psnr=None)
     torch.testing.assert_close(marked.pixels, pixels + residual, rtol=0, atol=1e-7)
     assert marked.gain == 1
 
@@ -104,7 +98,7 @@ def test_any_size(mark, bits, height, width):
     pixels = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
     marked = mark(pixels, bits[0])
     assert marked.pixels.shape == pixels.shape
-    assert marked.psnr_db == pytest.approx(PSNR_DB, abs=0.01)
+    assert marked.psnr_db == pytest.approx(PSNR, abs=0.01)
 
 
 def test_strips_do_not_show(mark, photos, bits, monkeypatch):
@@ -115,7 +109,7 @@ def test_strips_do_not_show(mark, photos, bits, monkeypatch):
 
 
 def test_round_trip(vae, latent_mapper, extractor, photos, bits):
-    marked = mark_images(photos, bits, vae=vae, latent_mapper=latent_mapper, psnr_db=26, size=SIZE)
+    marked = mark_images(photos, bits, vae=vae, latent_mapper=latent_mapper, psnr=26, size=SIZE)
     saved = [from_pil(to_pil(image.pixels)) for image in marked]
     assert accuracy(saved, bits, extractor) > 0.95
     assert accuracy(photos, bits, extractor) == pytest.approx(0.5, abs=0.1)
@@ -125,7 +119,7 @@ def test_saturated_photos(mark, extractor, bits):
     """Half of the difference is clipped; the other half makes up for it."""
     for pixels in (torch.ones(3, 60, 90), torch.zeros(3, 60, 90)):
         marked = mark(pixels, bits[0])
-        assert marked.psnr_db == pytest.approx(PSNR_DB, abs=0.01)
+        assert marked.psnr_db == pytest.approx(PSNR, abs=0.01)
         assert marked.pixels.isfinite().all()
 
 
@@ -142,7 +136,7 @@ def test_grey_photos(mark, photos, bits):
     """Saved by luminance, a grey photo loses nothing of a mark that has no colour."""
     for pixels in photos[:5]:
         grey = from_pil(to_pil(pixels).convert("L"))
-        marked = mark(grey.pixels, bits[0], grey=True, psnr_db=33)
+        marked = mark(grey.pixels, bits[0], grey=True, psnr=33)
         assert torch.equal(marked.pixels[0], marked.pixels[1])
         assert torch.equal(marked.pixels[0], marked.pixels[2])
         saved = from_pil(to_pil(LoadedImage(marked.pixels, grey=True)))
@@ -180,7 +174,7 @@ def test_reading_takes_tensors_and_loaded_images(extractor, photos):
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 def test_mark_survives_the_web(mark, extractor, photos, bits, tmp_path, kind):
-    marked = mark(photos[0], bits[0], psnr_db=33)
+    marked = mark(photos[0], bits[0], psnr=33)
     (tmp_path / "a").write_bytes(encode_image(LoadedImage(marked.pixels), kind, quality=90))
     assert accuracy([load_image(tmp_path / "a")], bits[:1], extractor) > 0.9
 
@@ -189,8 +183,8 @@ def test_mark_survives_the_web(mark, extractor, photos, bits, tmp_path, kind):
     ("call", "match"),
     [
         (lambda: add_residual(torch.zeros(1, 9, 9), torch.zeros(3, 8, 8)), r"\(3, height, width\), got \(1, 9, 9\)"),
-        (lambda: add_residual(torch.zeros(3, 9, 9), torch.zeros(3, 8, 8), psnr_db=0), "above 0 dB, got 0"),
-        (lambda: add_residual(torch.zeros(3, 9, 9), torch.zeros(3, 8, 8), psnr_db=math.nan), "above 0 dB, got nan"),
+        (lambda: add_residual(torch.zeros(3, 9, 9), torch.zeros(3, 8, 8), psnr=0), "above 0 dB, got 0"),
+        (lambda: add_residual(torch.zeros(3, 9, 9), torch.zeros(3, 8, 8), psnr=math.nan), "above 0 dB, got nan"),
         (lambda: to_canvas([torch.zeros(3, 0, 9)]), r"got \(3, 0, 9\)"),
         (lambda: read_logits([], torch.nn.Identity()), "at least one image"),
         (lambda: read_logits([torch.zeros(9, 9)], torch.nn.Identity()), r"got \(9, 9\)"),

@@ -5,17 +5,19 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from privgen.attacks import Rinsing
+from privgen.diffusion.latents import decode, encode
 from privgen.errors import UsageError
 from privgen.evaluation.watermark.readings import Generation
 from privgen.hub import load_extra, load_pipeline
 from privgen.io.images import load_image
 from privgen.pipelines.generation import generate_files
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
-from privgen.pipelines.watermark_callback import LatentMarkCallback
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.protocols import key_bits
+from privgen.watermark.read.logits import read_logits
+from privgen.watermark.write.callbacks import LatentMarkCallback
 from privgen.watermark.write.marker import load_marker, make_marker
-from privgen.watermark.write.residual import add_residual, decoded, encode_canvas, read_logits, to_canvas
+from privgen.watermark.write.residual import add_residual, to_canvas
 from privgen.watermark.write.robust_mark import RobustMarker, _window
 
 
@@ -42,7 +44,7 @@ def rms(images):
 
 def refined(pipe, canvases, rounds):
     bits = key_bits([KEY], pipe.latent_mapper)
-    z = encode_canvas(pipe.vae, canvases)
+    z = encode(pipe.vae, canvases)
     residual = pipe.latent_mapper(bits).expand_as(z)
     with torch.no_grad():
         return z, residual, RobustMarker(pipe, pipe.extractor, rounds)(z, residual, bits, canvases=canvases)
@@ -51,7 +53,7 @@ def refined(pipe, canvases, rounds):
 def test_pixels_change_by_as_much_as_before(mini, photos):
     z, before, after = (part.detach() for part in refined(mini, photos, 3))
     with torch.no_grad():
-        clean, *marked = (decoded(mini.vae, z + r) for r in (torch.zeros_like(before), before, after))
+        clean, *marked = (decode(mini.vae, z + r) for r in (torch.zeros_like(before), before, after))
     torch.testing.assert_close(rms(marked[1] - clean), rms(marked[0] - clean), rtol=0.01, atol=0)
     assert float((after - before).abs().max()) > 0.01
 
@@ -96,7 +98,7 @@ def test_rinsing_leaves_more_of_the_mark(mini, photo_files):
     margins = []
     for residual in (before, after):
         with torch.no_grad():
-            marked = (canvases + decoded(mini.vae, z + residual) - decoded(mini.vae, z)).clamp(0, 1)
+            marked = (canvases + decode(mini.vae, z + residual) - decode(mini.vae, z)).clamp(0, 1)
             generators = [torch.Generator().manual_seed(i) for i in range(len(canvases))]
             rinsed = Rinsing(model=mini, strength=2)(marked, generator=generators)
             margins.append(message * mini.extractor(rinsed))
@@ -130,7 +132,7 @@ def test_photographs_are_marked_at_the_quality_asked_for(mini, photo_files):
     marker = load_marker(KEY, robust_steps=2)
     with torch.inference_mode():
         residual = marker.residuals(to_canvas([photo.pixels], marker.size))[0]
-    marked = add_residual(photo.pixels, residual, psnr_db=38.1)
+    marked = add_residual(photo.pixels, residual, psnr=38.1)
     assert marked.psnr_db == pytest.approx(38.1, abs=0.02)
     read = read_logits([marked.pixels], mini.extractor)[0] > 0
     assert int((read == torch.tensor(KEY.bits(48)).bool()).sum()) >= 46

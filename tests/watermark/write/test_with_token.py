@@ -6,7 +6,7 @@ from privgen.errors import UsageError
 from privgen.models.mappers import TokenMapper
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.token import encode_with_token, issue_token
-from privgen.watermark.write.residual import PSNR_DB
+from privgen.watermark.write.mark_spec import PSNR
 from privgen.watermark.write.with_token import mark_image_with_token, token_residuals
 
 
@@ -70,7 +70,7 @@ def test_marks_a_photo_at_its_own_size(tiny_pipe, mapper):
     )
     marked = mark(0)
     assert marked.pixels.shape == pixels.shape
-    assert marked.psnr_db == pytest.approx(PSNR_DB, abs=0.01)
+    assert marked.psnr_db == pytest.approx(PSNR, abs=0.01)
     assert torch.equal(mark(0).pixels, marked.pixels)
     assert not torch.equal(mark(1).pixels, marked.pixels)
 

@@ -10,8 +10,8 @@ from diffusers import (
 )
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback, SDCFGCutoffCallback
 
-from privgen.pipelines.watermark_callback import LatentMarkCallback, WatermarkCallback
 from privgen.watermark.token import encode_with_token
+from privgen.watermark.write.callbacks import LatentMarkCallback, WatermarkCallback
 
 
 PROMPT = "a cat"

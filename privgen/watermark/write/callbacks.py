@@ -119,11 +119,11 @@ class LatentMarkCallback(MarkCallback):
         residual: (B, C, h, w) for the B images of the batch, or (1, C, h, w), in units of scaled latents.
         tau: add it when the next timestep is at or below tau, as it is, whatever the noise level, so that the steps
             that follow can adapt to it and wash some of it out; None adds it after the last step.
-        robust_steps: from the latents of the batch and their residuals to better ones, such as a
+        improve: from the latents of the batch and their residuals to better ones, such as a
             `privgen.watermark.write.robust_mark.RobustMarker` makes; only after the last step.
 
     Raises:
-        ValueError: at construction, tau is out of range, or given with robust_steps; in a run, shapes do not fit the
+        ValueError: at construction, tau is out of range, or given with improve; in a run, shapes do not fit the
             pipeline's, or no timestep is at or below tau.
     """
 
@@ -134,20 +134,20 @@ class LatentMarkCallback(MarkCallback):
         residual: Tensor,
         *,
         tau: float | None = None,
-        robust_steps: Callable[[Tensor, Tensor], Tensor] | None = None,
+        improve: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(tau)
-        if robust_steps is not None and tau is not None:
-            raise ValueError(f"expected no tau, because latents are refined after the last step, got {tau:g}")
+        if improve is not None and tau is not None:
+            raise ValueError(f"expected no tau, because latents are improved after the last step, got {tau:g}")
         self.residual = residual
-        self.robust_steps = robust_steps
+        self.improve = improve
 
     def mark(self, pipeline: DiffusionPipeline, tensors: dict[str, Any]) -> None:
         """Add the residual."""
         latents = tensors["latents"]
         residual = _fit(self.residual, latents, "residual")
-        if self.robust_steps is not None:
-            residual = self.robust_steps(latents, residual).to(latents)
+        if self.improve is not None:
+            residual = self.improve(latents, residual).to(latents)
         tensors["latents"] = latents + residual
 
 
@@ -155,7 +155,7 @@ def _timesteps(pipeline: DiffusionPipeline, step_index: int, timestep: Any) -> t
     """The timestep of the step that has ended and those still to come, on the scale of 1000."""
     scale = 1000 / pipeline.scheduler.config.get("num_train_timesteps", 1000)
     schedule, now = [float(t) for t in pipeline.scheduler.timesteps.tolist()], float(timestep)
-    # Pipelines may run a part of the schedule: its end (image to image) or its beginning (a base with a robust_marker).
+    # Pipelines may run a part of the schedule: its end (image to image) or its beginning (a base with a refiner).
     steps = getattr(pipeline, "num_timesteps", len(schedule))
     places = (len(schedule) - steps + step_index, step_index, *range(len(schedule)))
     place = next((place for place in places if place < len(schedule) and schedule[place] == now), None)

@@ -1,0 +1,178 @@
+"""The front door of watermarks: embed, detect, and mark what a pipeline generates."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from privgen.errors import UsageError
+from privgen.hub import Placement
+from privgen.io.image_like import open_images
+from privgen.watermark.key import Key
+from privgen.watermark.networks import Networks
+from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec
+from privgen.watermark.read.p_values import Test
+from privgen.watermark.write.existing import mark_loaded
+from privgen.watermark.write.in_pipeline import marking
+from privgen.watermark.write.mark_spec import PSNR, Carrier, MarkSpec
+from privgen.watermark.write.marker import Marker
+
+
+Images = TypeVar("Images")
+
+
+class Watermark:
+    """Marks of keys: embed them in images, detect them, and have a pipeline generate marked images.
+
+    Networks are loaded when they are first needed. The object is picklable: a copy in another process loads the
+    networks again by the model's name.
+
+    Args:
+        networks: that write and read; most callers use `from_pretrained`.
+
+    Example:
+        >>> from PIL import Image
+        >>> from privgen import Key, Watermark
+        >>> key = Key.new("alice")
+        >>> mark = Watermark.from_pretrained("mini")
+        >>> image = Image.effect_mandelbrot((256, 256), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+        >>> marked = mark.embed(image, key)
+        >>> mark.detect(marked, key).detected
+        True
+    """
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] = "mini",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+    ) -> "Watermark":
+        """The watermark of a model. Nothing is loaded before it is needed.
+
+        Args:
+            model: an embedded model's name, a folder that a pipeline was saved to, or a Hub id. It must carry networks
+                of privgen's, as "mini" does.
+            device: see `privgen.hub.resolve_device`.
+            dtype: of the pipeline's weights, see `privgen.hub.resolve_dtype`; extractors are always float32.
+            revision: branch, tag or commit of a Hub id.
+        """
+        return cls(Networks(os.fspath(model), Placement(device, dtype), revision))
+
+    def __repr__(self) -> str:
+        return f"Watermark({self.networks!r})"
+
+    def embed(
+        self,
+        images: Images,
+        key: Key | Sequence[Key],
+        *,
+        psnr: float = PSNR,
+        carrier: Carrier | None = None,
+        robust_steps: int = 0,
+    ) -> Images:
+        """Mark images at their own sizes.
+
+        Args:
+            images: a Pillow image, a path, an array or a tensor; a list of these; or a batch. See
+                `privgen.io.image_like.ImagesLike`.
+            key: whose mark: one key for all images, or one for each.
+            psnr: quality of the result against the image, in dB; higher is fainter.
+            carrier: "latent" or "token", what the mark is written with; None is the model's own choice.
+            robust_steps: gradient steps that fit the mark to its image, so that it survives regeneration better; for
+                the carrier "latent". 10 is a good number, and each takes about as long as the whole rest.
+
+        Returns:
+            What came in, marked: the same type, size, mode, number type and device. A path gives a Pillow image.
+
+        Raises:
+            PrivgenError: an image or a network cannot be read.
+            UsageError: values that exclude each other, or not as many keys as images.
+            ValueError: an array or tensor of another shape, type or range.
+        """
+        given = open_images(images)
+        keys = [key] if isinstance(key, Key) else list(key)
+        if len(keys) not in (1, len(given.images)):
+            raise UsageError(f"expected one key, or one for each of {len(given.images)} images, got {len(keys)}")
+        marker = Marker(self.networks, MarkSpec(carrier, psnr, robust_steps=robust_steps))
+        marked = mark_loaded(given.images, given.levels, keys, marker)
+        restored: Images = given.restore([image.pixels for image in marked])
+        return restored
+
+    def detect(
+        self,
+        images: Any,
+        keys: Key | Sequence[Key],
+        *,
+        search: bool = False,
+        fpr: float = FPR,
+        test: Test = "weighted",
+    ) -> Any:
+        """Say whose mark images carry.
+
+        Args:
+            images: a Pillow image, a path, an array or a tensor; a list of these; or a batch. See
+                `privgen.io.image_like.ImagesLike`.
+            keys: the keys to look for.
+            search: also look for marks in what was cut out of a marked image, or turned; takes some seconds an image.
+            fpr: probability that an unmarked image is called marked, whatever the number of keys.
+            test: see `privgen.watermark.read.detection.DetectSpec`.
+
+        Returns:
+            For one image a `Detection`, with `.detected`, `.key`, `.p_value` and `.regions`, which prints as one line.
+            For several a list of them.
+
+        Raises:
+            PrivgenError: an image or a network cannot be read.
+            UsageError: no key, or a rate that so few bits cannot show.
+            ValueError: an array or tensor of another shape, type or range.
+        """
+        given = open_images(images)
+        detector = Detector(
+            self.networks, [keys] if isinstance(keys, Key) else list(keys), DetectSpec(fpr, search, test)
+        )
+        found: list[Detection] = detector([image.pixels for image in given.images])
+        return found[0] if given.single else found
+
+    @contextmanager
+    def on(
+        self,
+        pipe: Any,
+        key: Key | Sequence[Key],
+        *,
+        carrier: Carrier | None = None,
+        tau: float | None = None,
+        robust_steps: int = 0,
+    ) -> Iterator[Any]:
+        """Have a pipeline mark all images that it generates inside the block.
+
+            with mark.on(pipe, key):
+                images = pipe("a cat").images
+
+        The pipeline is as before when the block ends, also after an exception. Without the mark, images are bit for bit
+        those of the pipeline.
+
+        Args:
+            pipe: any Diffusers text-to-image pipeline whose autoencoder has the latents that the networks were made
+                for; for the carrier "token", and with `tau`, of the Stable Diffusion 1 or 2 family.
+            key: whose mark: one key for all images, or one for each image of a call, in their order.
+            carrier: "latent" adds a pattern to the latents, "token" lets text write the mark; None is the model's own
+                choice.
+            tau: the mark acts on timesteps t <= tau, of 1000; None is what suits the carrier.
+            robust_steps: see `embed`.
+
+        Yields:
+            The pipeline.
+
+        Raises:
+            PrivgenError: a network cannot be read.
+            UsageError: a pipeline that cannot be marked so, or values that exclude each other.
+        """
+        keys = [key] if isinstance(key, Key) else list(key)
+        with marking(pipe, keys, self.networks, MarkSpec(carrier, tau=tau, robust_steps=robust_steps)):
+            yield pipe
