@@ -152,22 +152,28 @@ def generate_files(
         GeneratedImage(str(target), s, "done" if s in written else "rejected" if s in wanted else "skipped")
         for s, target in targets.items()
     )
-    owner = (None, None, None) if mark is None else (mark.key.name, mark.key.key_id, mark.spec.carrier)
-    return GeneratedImages(prompt, str(networks.model), *owner, made)
+    key = None if mark is None else mark.key
+    return GeneratedImages(
+        prompt=prompt,
+        model=str(networks.model),
+        key=None if key is None else key.name,
+        key_id=None if key is None else key.key_id,
+        carrier=None if mark is None else mark.spec.carrier,
+        images=made,
+    )
 
 
 def _work(
     prompt: str, networks: Networks, sampling: Sampling, mark: KeyMark | None, control: HallucinationControl
 ) -> str:
     """All that a file depends on beside its seed and this package's version; the key by its public id."""
-    source = resolve_model(networks.model) if networks.model is not None else weights_of(networks)
-    parts = [prompt, source, asdict(replace(sampling, batch_size=None))]
-    parts += [None] if mark is None else [mark.key.key_id, asdict(mark.spec)]
-    parts += [None if control.amplification is None else asdict(control.amplification)]
-    return settings_fingerprint(*parts)
+    source = resolve_model(networks.model) if networks.model is not None else _weights_of(networks)
+    key = None if mark is None else [mark.key.key_id, asdict(mark.spec)]
+    amplification = None if control.amplification is None else asdict(control.amplification)
+    return settings_fingerprint(prompt, source, asdict(replace(sampling, batch_size=None)), key, amplification)
 
 
-def weights_of(networks: Networks) -> str:
+def _weights_of(networks: Networks) -> str:
     """A fingerprint of a pipeline that was put together in memory."""
     pipe = networks.pipeline
     modules = [module for module in pipe.components.values() if isinstance(module, torch.nn.Module)]
