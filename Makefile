@@ -42,12 +42,19 @@ lint: $(VENV)/.dev
 # mypy takes a module's name from its folders, and pipelines/ is privgen.pipelines only once installed. So it
 # is run inside .types/, where links give every room its import name; sed turns its paths back into ours.
 .PHONY: types
-types: $(VENV)/.dev
+types: $(VENV)/.dev links
+	@set -o pipefail; cd .types && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p privgen \
+		| sed -E 's#^privgen/(pipelines|attacks|cli)/#\1/#'
+
+.PHONY: links
+links:
 	@mkdir -p .types/privgen
 	@ln -sfn $(addprefix ../../,$(wildcard privgen/*) pipelines attacks cli) .types/privgen/
 	@find -L .types/privgen -maxdepth 1 -type l -delete
-	@set -o pipefail; cd .types && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p privgen \
-		| sed -E 's#^privgen/(pipelines|attacks|cli)/#\1/#'
+
+.PHONY: docs
+docs: $(VENV)/.docs links ## Build the documentation in site/.
+	$(BIN)/mkdocs build --strict
 
 .PHONY: format
 format: $(VENV)/.dev ## Format the code and fix what can be fixed.
@@ -58,13 +65,17 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed.
 help-texts: $(VENV)/.dev ## Write docs/help/ from the commands.
 	$(BIN)/python tests/cli/test_help_texts.py
 
+.PHONY: tables
+tables: $(VENV)/.dev ## Write the tables of README and docs from the records.
+	$(BIN)/python tests/test_docs.py
+
 .PHONY: wheel
 wheel: $(VENV)/.dev ## Build the source archive and the wheel in dist/.
 	$(BIN)/python -m build --no-isolation
 
 .PHONY: clean
 clean: ## Remove what the targets made, the environment too.
-	rm -rf $(VENV) .types .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .types .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info
 
 # PyTorch comes first and alone, because only it may come from another index.
 $(VENV)/.torch: constraints.txt
@@ -79,4 +90,8 @@ $(VENV)/.privgen: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.privgen
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
 	touch $@ $(VENV)/.privgen

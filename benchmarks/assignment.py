@@ -264,6 +264,12 @@ def markdown(table: list[dict]) -> str:
 @click.option("--step-ms", type=(int, float), multiple=True, help="BATCH MILLISECONDS of a training step.")
 @click.option("--device", default="cpu", help="Where images and noises are.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole record instead of the table.")
+@click.option(
+    "--record",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Print the table of this record; nothing is measured.",
+)
 def main(
     batches: tuple[int, ...],
     dims: tuple[int, ...],
@@ -272,8 +278,12 @@ def main(
     step_ms: tuple[tuple[int, float], ...],
     device: str,
     as_json: bool,
+    record: Path | None,
 ) -> None:
     """Measure noise assignment against the published way and other packages."""
+    if record is not None:
+        click.echo(markdown(json.loads(record.read_text())["table"]))
+        return
     others = baselines()
     ways = {name: ours(name) for name in METHODS[1:]} | {"cdist and scipy": solved(squared, by_scipy)} | others
     table = []
@@ -282,7 +292,7 @@ def main(
             table.append(measure_row(batch, dim, ways, repeats, device))
             click.echo(f"batch {batch}, dim {dim}: {table[-1]['milliseconds']}", err=True)
     sizes = [(batch, dim) for dim in dims for batch in batches if batch <= exact_up_to]
-    record = {
+    measured = {
         "equal_to_exact": int(all(equals_exact(*size) for size in sizes)) if sizes else None,
         **speedups(table, list(others)),
         **measure_shares(dict(step_ms), repeats, device),
@@ -295,7 +305,7 @@ def main(
         "versions": {"privgen": privgen.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
         | {package: installed(package) for package in ("scipy", "numpy", *BASELINES)},
     }
-    click.echo(json.dumps(record, indent=2) if as_json else markdown(table))
+    click.echo(json.dumps(measured, indent=2) if as_json else markdown(table))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of docs/evaluation.md, from the record of `privgen evaluate hallucination --json`.
+"""The tables of docs/results/hallucination.md, from the record of `privgen evaluate hallucination --json`.
 
 python benchmarks/hallucination_table.py docs/results/hallucination.json
 """

@@ -1,6 +1,7 @@
-"""The tables of the README and the docs, from records of `privgen evaluate robustness --json`, and with `--robust-steps`.
+"""The tables of docs/results, from records of `privgen evaluate robustness --json`, without and with `--robust-steps`.
 
-python benchmarks/robustness_table.py docs/results/robustness.json [docs/results/robustness-robust-steps.json] [--short]
+python benchmarks/robustness_table.py docs/results/robustness.json [--short]
+python benchmarks/robustness_table.py docs/results/robustness-16.json docs/results/robustness-robust-steps.json
 """
 
 import json
@@ -29,17 +30,17 @@ SHORT = {
     "rinse_2x": "twice that",
     "diffpure_100": "DiffPure, t* = 100",
 }
-"""Rows of the README, and what they are called there."""
+"""Rows of the short table, and what they are called there."""
 
 
 ROBUST = (*SHORT, "jpeg_10", "webp_10", "degradation_1", "regeneration_30", "regeneration_100", "rinse_4x", "vae_1")
-"""Rows of the table of refined marks."""
+"""Rows of the table of marks that were fitted to their image."""
 
 
-def short(record: dict[str, Any], refined: dict[str, Any] | None = None) -> str:
+def short(record: dict[str, Any], fitted: dict[str, Any] | None = None) -> str:
     """Rates of detection of each method at 1e-3, and of the default carrier at 1e-6, after the attacks of `SHORT`."""
     own, *others = _columns(record)
-    columns = [own, *([("refined, 1e-3", refined, "tpr_1e-3")] if refined else []), *others]
+    columns = [own, *([("fitted, 1e-3", fitted, "tpr_1e-3")] if fitted else []), *others]
     names = {key: label for key, label in SHORT.items() if key in record["attacks"]}
     mean = f"mean of {len(record['mean_over'])} distortions"
     rows = [(label, [_attack(method, key).get(rate) for _, method, rate in columns]) for key, label in names.items()]
@@ -60,14 +61,14 @@ def full(record: dict[str, Any]) -> str:
     return _table(["attack", "n", *(name for name, _, _ in columns), *heads], rows)
 
 
-def compared(record: dict[str, Any], refined: dict[str, Any]) -> str:
-    """What refining changes, by the default carrier, after the attacks of `ROBUST`."""
+def compared(record: dict[str, Any], fitted: dict[str, Any]) -> str:
+    """What robust steps change, by the default carrier, after the attacks of `ROBUST`."""
     figures = {"tpr_1e-3": "found at 1e-3", "tpr_1e-6": "at 1e-6", "bit_accuracy": "bits right"}
     rows = []
     for key in sorted(ROBUST):
-        before, after = (_attack(r, key) for r in (record, refined))
+        before, after = (_attack(r, key) for r in (record, fitted))
         rows.append((f"`{key}`", [after["n"], *(found[name] for name in figures for found in (before, after))]))
-    heads = [head for name in figures.values() for head in (name, "refined")]
+    heads = [head for name in figures.values() for head in (name, "fitted")]
     return _table(["attack", "n", *heads], rows)
 
 
@@ -99,10 +100,10 @@ def _cell(value: float | int | None) -> str:
 
 @click.command(help=(__doc__ or "").split("\n")[0])
 @click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("refined", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@click.option("--short", "is_short", is_flag=True, help="The README's table.")
-def main(record: Path, refined: Path | None, is_short: bool) -> None:
-    found, other = (json.loads(path.read_text()) if path else None for path in (record, refined))
+@click.argument("fitted", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--short", "is_short", is_flag=True, help="Fewer attacks, in words.")
+def main(record: Path, fitted: Path | None, is_short: bool) -> None:
+    found, other = (json.loads(path.read_text()) if path else None for path in (record, fitted))
     if is_short:
         click.echo(short(found, other))
     else:

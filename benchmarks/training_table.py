@@ -1,4 +1,4 @@
-"""The table of docs/immiscible.md, from the record of `privgen evaluate training --json`.
+"""The table of docs/results/noise-assignment.md, from the record of `privgen evaluate training --json`.
 
 python benchmarks/training_table.py docs/results/training.json
 """

@@ -137,7 +137,7 @@ def test_noise_offset_after_assignment_does_not_learn_the_brightness(generator):
 
 
 def test_the_documented_scripts_assign_before_the_offset_and_the_target(root):
-    text = (root / "docs" / "immiscible.md").read_text(encoding="utf-8")
+    text = (root / "docs" / "how-to" / "train-with-assigned-noise.md").read_text(encoding="utf-8")
     blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "add_noise(" in block]
     assert len(blocks) >= 2
     for block in blocks:
