@@ -68,7 +68,7 @@ def main(n: int, seed: int, times: tuple[int, ...], as_json: bool) -> None:
     extractor: Any = load_extra("extractor", "mini")
     filters = copy.deepcopy(extractor)
     filters.unet = None
-    filters.unwhiten()  # it was measured with the U-Net; for keys drawn at random p-values hold without it
+    filters.reset_whitening()  # it was measured with the U-Net; for keys drawn at random p-values hold without it
     generation = Generation(pipe, seed, batch_size=BATCH)
     keys = draw_keys(n, torch.Generator().manual_seed(seed), "unet")
     logits: dict[int, list[tuple[Tensor, Tensor]]] = {count: [] for count in times}

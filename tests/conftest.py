@@ -12,7 +12,7 @@ from click.testing import CliRunner
 # no network; and an empty cache, so that what a developer has downloaded changes no test.
 _cache = TemporaryDirectory(prefix="privgen-tests-")
 os.environ |= {
-    "OMP_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": _cache.name,
     "TOKENIZERS_PARALLELISM": "false",

@@ -128,7 +128,7 @@ class Extractor(ModelMixin, ConfigMixin):
         if self.unet is not None:
             power = logits.square().mean(dim=1, keepdim=True) + _QUIET
             logits = power ** self.trust.float() * logits + self.denoiser_logits(images)
-        return self._whiten_quiet(logits)
+        return self.apply_whitening(logits)
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) in [0, 1], any H and W, to latents (B, C, h, w)."""
@@ -165,13 +165,13 @@ class Extractor(ModelMixin, ConfigMixin):
         return bits, pilots.square().mean(dim=1, keepdim=True) + LEAST_VARIANCE
 
     @torch.no_grad()
-    def unwhiten(self) -> None:
-        """Undo `whiten`."""
+    def reset_whitening(self) -> None:
+        """Undo `fit_whitening`."""
         self.mean.zero_()
         self.whitening.copy_(torch.eye(len(self.mean)))
 
     @torch.no_grad()
-    def whiten(self, logits: Tensor) -> None:
+    def fit_whitening(self, logits: Tensor) -> None:
         """Make logits of clean images unbiased and uncorrelated, by the nearest linear map that does so (ZCA).
 
         Args:
@@ -186,8 +186,8 @@ class Extractor(ModelMixin, ConfigMixin):
         self.mean.copy_(logits.double().mean(0))
         self.whitening.copy_(vectors @ torch.diag((values + 1e-6).rsqrt()) @ vectors.T)
 
-    def _whiten_quiet(self, logits: Tensor) -> Tensor:
-        """Whiten quiet logits and only scale loud ones: those carry a mark, whose bits would disturb each other."""
+    def apply_whitening(self, logits: Tensor) -> Tensor:
+        """Whiten quiet logits (B, n_bits), and only scale loud ones: those carry a mark, whose bits would disturb each other."""
         centred, whitening = logits - self.mean.float(), self.whitening.float()
         white, scaled = centred @ whitening, centred * whitening.diagonal()
         loud = (white.square().mean(dim=1, keepdim=True) - _LOUD[0]) / (_LOUD[1] - _LOUD[0])

@@ -13,7 +13,7 @@ N_BITS, SIZE = 6, 32
 @pytest.fixture
 def aligner(generator):
     """Loud patterns, so that every term counts."""
-    aligner = Aligner(N_BITS, SIZE, 2, (8, 8, 8), 1, 8).eval().requires_grad_(False)
+    aligner = Aligner(N_BITS, SIZE, 2, (8, 8, 8), 1, 8, False).eval().requires_grad_(False)
     aligner.patterns.normal_(generator=generator).mul_(0.3)
     mixing = torch.randn(128, 128, generator=generator) / 128**0.5
     aligner.covariance.copy_(mixing @ mixing.T + 0.5 * torch.eye(128))
@@ -87,7 +87,7 @@ def test_many_equal_one_by_one(aligner, generator, left):
 
 
 def test_it_starts_from_an_extractor(generator):
-    extractor = Extractor(N_BITS, SIZE, 2, (8, 8, 8), pilots=2).eval()
+    extractor = Extractor(N_BITS, SIZE, 2, (8, 8, 8), 1, 8, False, pilots=2).eval()
     images = torch.rand(2, 3, 40, 24, generator=generator)
     with torch.no_grad():
         torch.testing.assert_close(Aligner.from_extractor(extractor).encode(images), extractor.encode(images))

@@ -73,7 +73,7 @@ def test_whitening(vae):
     extractor = Extractor.from_vae(vae, N_BITS, PILOTS).eval()
     with torch.no_grad():
         logits = extractor(images(200))
-        extractor.whiten(logits)
+        extractor.fit_whitening(logits)
         white = extractor(images(200))
     torch.testing.assert_close(white.mean(0), torch.zeros(N_BITS), atol=1e-3, rtol=0)
     torch.testing.assert_close(torch.cov(white.T), torch.eye(N_BITS), atol=0.01, rtol=0)
@@ -82,11 +82,11 @@ def test_whitening(vae):
 @pytest.mark.parametrize(("loudness", "whitened"), [(1.0, 1.0), (4.0, 1.0), (6.0, 0.5), (8.0, 0.0), (50.0, 0.0)])
 def test_loud_logits_are_scaled_only(extractor, loudness, whitened):
     mixing = torch.randn(N_BITS, N_BITS, generator=torch.Generator().manual_seed(1))
-    extractor.whiten(torch.randn(500, N_BITS, generator=torch.Generator().manual_seed(2)) @ mixing)
+    extractor.fit_whitening(torch.randn(500, N_BITS, generator=torch.Generator().manual_seed(2)) @ mixing)
     read = torch.randn(3, N_BITS, generator=torch.Generator().manual_seed(3))
     read *= (loudness / (read @ extractor.whitening).square().mean(dim=1, keepdim=True)).sqrt()
     expected = torch.lerp(read * extractor.whitening.diagonal(), read @ extractor.whitening, whitened)
-    torch.testing.assert_close(extractor._whitened(read + extractor.mean), expected)
+    torch.testing.assert_close(extractor.apply_whitening(read + extractor.mean), expected)
 
 
 def test_saved_and_loaded(extractor, tmp_path):

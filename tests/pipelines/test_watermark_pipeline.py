@@ -255,7 +255,7 @@ ERRORS = {
     "other model's token": ({"token": Token(torch.zeros(1, 8), ALICE.key_id)}, ValueError, "another model's"),
     "other model's mapper": (
         {"key": ALICE, "carrier": "latent", "latent_mapper": LatentMapper(8)},
-        ValueError,
+        UsageError,
         "another model's",
     ),
     "no room": ({"key": ALICE, "prompt": "a " * 74}, UsageError, "leaves room for"),

@@ -141,7 +141,7 @@ class ExtractorTask(Task):
     def _going_on(self, start: Path) -> tuple[Extractor, LatentMapper]:
         mapper = LatentMapper.from_pretrained(start / "latent_mapper")
         extractor = Extractor.from_pretrained(start / "extractor").train()
-        extractor.unwhiten()
+        extractor.reset_whitening()
         return extractor, mapper
 
     def _with_unet(self, extractor: Extractor) -> Extractor:
@@ -228,8 +228,8 @@ class ExtractorTask(Task):
     def export(self, folder: Path) -> None:
         """Whiten on clean images, set the strength that gives the final quality, and save both networks."""
         generated = self._generated()
-        self.extractor.unwhiten()
-        self.extractor.whiten(self._clean_logits(self.extractor, generated))
+        self.extractor.reset_whitening()
+        self.extractor.fit_whitening(self._clean_logits(self.extractor, generated))
         self.mapper.register_to_config(strength=self._calibrate(generated))
         for name, network in (("extractor", self.extractor), ("latent_mapper", self.mapper)):
             network.to(memory_format=torch.contiguous_format).save_pretrained(folder / name)

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -72,6 +72,7 @@ def marking(pipe: DiffusionPipeline, keys: Sequence[Key], networks: Networks, sp
         raise UsageError(f"{what} needs a model of the Stable Diffusion 1 or 2 family; use the carrier latent.")
     own = type(pipe)
 
+    @wraps(own.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = bind_call(own, self, args, kwargs)
         if by_call:
@@ -114,23 +115,34 @@ def _marking_decoder(pipe: Any, mark: CallMark) -> Iterator[None]:
     vae, mapper = pipe.vae, mark.latent_mapper
     if mapper is None:
         raise _no_mapper("latent")
-    bits, decode = key_bits(mark.keys, mapper), vae.decode
+    bits, decode, replaced = key_bits(mark.keys, mapper), vae.decode, vae.__dict__.get("decode")
     robust = RobustMarker(pipe, mark.extractor, mark.spec.robust_steps) if mark.extractor is not None else None
+    within = False  # robust steps decode too, and these latents carry no mark
 
     def marked_decode(z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        nonlocal within
+        if within:
+            return decode(z, *args, **kwargs)
         if len(bits) not in (1, len(z)):
             raise UsageError(f"expected one key, or one for each of {len(z)} images, got {len(bits)}")
         residual = mapper(bits, height=z.shape[-2], width=z.shape[-1])
         _check_channels(residual, z.shape[1])
         if robust is not None:
-            residual = robust((z.float() - shift(vae)) * scale(vae), residual.expand(len(z), -1, -1, -1).to(z), bits)
-        return decode(z + (residual.to(z) / scale(vae)), *args, **kwargs)
+            within = True
+            try:
+                residual = robust((z.float() - shift(vae)) * scale(vae), residual.to(z).expand_as(z), bits)
+            finally:
+                within = False
+        return decode(z + residual.to(z) / scale(vae), *args, **kwargs)
 
     vae.decode = marked_decode
     try:
         yield
     finally:
-        del vae.decode
+        if replaced is None:
+            del vae.decode
+        else:
+            vae.decode = replaced
 
 
 def marked_arguments(pipe: Any, call: Mapping[str, Any], mark: CallMark) -> tuple[list[str], dict[str, Any]]:
@@ -158,7 +170,7 @@ def marked_arguments(pipe: Any, call: Mapping[str, Any], mark: CallMark) -> tupl
 
 def _count_images(pipe: Any, call: Mapping[str, Any]) -> int:
     checked = ("prompt", "callback_steps", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
-    size = {side: call[side] or pipe.vae_scale_factor for side in ("height", "width")}
+    size = {side: call[side] or 8 * pipe.vae_scale_factor for side in ("height", "width")}
     pipe.check_inputs(**size, **{name: call.get(name) for name in checked})
     prompts = [call["prompt"]] if isinstance(call["prompt"], str) else call["prompt"]
     return int(len(call["prompt_embeds"] if prompts is None else prompts) * call["num_images_per_prompt"])

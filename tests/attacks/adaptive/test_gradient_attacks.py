@@ -30,7 +30,7 @@ def extractor(pipeline, pictures):
         torch.manual_seed(0)
         network = Extractor.from_vae(pipeline.vae, N_BITS, pilots=4).eval()
     with torch.no_grad():
-        network.whiten(network(pictures(40, 32, 32, seed=7)))
+        network.fit_whitening(network(pictures(40, 32, 32, seed=7)))
     return network
 
 

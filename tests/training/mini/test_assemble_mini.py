@@ -34,10 +34,10 @@ def networks():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         mappers = {
-            "latent_mapper": LatentMapper(channels=4),
-            "token_mapper": TokenMapper(vectors=2, width=32, hidden=8),
+            "latent_mapper": LatentMapper(48, channels=4, size=16, strength=0.1),
+            "token_mapper": TokenMapper(48, vectors=2, width=32, hidden=8),
         }
-        return {"extractor": Extractor().eval(), **mappers}
+        return {"extractor": Extractor(48, 32, 4, (8, 8, 8), 1, 8, False, pilots=4).eval(), **mappers}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_what_is_not_named_stays(assemble, runs, tmp_path):
     assert config == {"default_carrier": "latent", "other": 1}
     other = tmp_path / "other"
     shutil.copytree(runs / "extractor", other)
-    LatentMapper(channels=4).save_pretrained(other / "model" / "latent_mapper")
+    LatentMapper(48, channels=4, size=16, strength=0.1).save_pretrained(other / "model" / "latent_mapper")
     again = assemble("extractor", extractor=other, more=["--overwrite"])
     assert "writes other patterns than this extractor reads" in again.output
 

@@ -35,7 +35,7 @@ def test_it_goes_on_from_what_was_trained(task):
         torch.testing.assert_close(
             task.extractor.filter_logits(task.extractor.encode(pixels)), before, rtol=1e-3, atol=1e-3
         )
-        extractor.unwhiten()
+        extractor.reset_whitening()
         torch.testing.assert_close(task.extractor(pixels), extractor(pixels), rtol=1e-3, atol=1e-3)
 
 

@@ -44,7 +44,7 @@ def recipe(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         build_vae(VaeRecipe(channels=(8, 8, 8, 8), latent_channels=2)).save_pretrained(folder / "vae")
-        LatentMapper(N_BITS, channels=2, strength=0.3).save_pretrained(folder / "latent_mapper")
+        LatentMapper(N_BITS, channels=2, size=16, strength=0.3).save_pretrained(folder / "latent_mapper")
     latents = folder / "latents.safetensors"
     shape = {"channels": (16, 16), "heads": (2, 2), "text_width": 16, "text_layers": 1, "max_length": 24}
     DiffusionTask(DiffusionRecipe(vae=folder / "vae", latents=latents, scenes=20, **shape), 0).export(folder / "model")

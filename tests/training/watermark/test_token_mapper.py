@@ -28,7 +28,9 @@ def recipe(tiny, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         Extractor.from_vae(pipe.vae, N_BITS, 4).save_pretrained(tmp_path / "networks" / "extractor")
-        LatentMapper(N_BITS, channels=4).save_pretrained(tmp_path / "networks" / "latent_mapper")
+        LatentMapper(N_BITS, channels=4, size=16, strength=0.1).save_pretrained(
+            tmp_path / "networks" / "latent_mapper"
+        )
     latents = {"latents": torch.randn(SCENES, 4, 16, 16).half(), "ids": torch.zeros(SCENES, 77, dtype=torch.int16)}
     save_file(latents, tmp_path / "latents.safetensors")
     return MapperRecipe(

@@ -10,13 +10,17 @@ import torch
 from PIL import Image
 
 from privgen.errors import UsageError
+from privgen.hub import Placement
 from privgen.io import images_16bit
 from privgen.io.images import load_image
 from privgen.metrics.quality import psnr
 from privgen.watermark.key import Key, Secret
+from privgen.watermark.networks import Networks
 from privgen.watermark.read.detect_files import DetectedFile, detect_files
+from privgen.watermark.read.detection import DetectSpec
 from privgen.watermark.read.p_values import p_value
 from privgen.watermark.write.embed_files import embed_files
+from privgen.watermark.write.mark_spec import MarkSpec
 
 
 ALICE, BOB = (Key(name, Secret(bytes([number]) * 32)) for number, name in enumerate(("alice", "bob")))
@@ -111,7 +115,7 @@ def inputs(tmp_path_factory, photo):
 
 @pytest.fixture(scope="module")
 def model(marked_model):
-    return str(marked_model)
+    return Networks(str(marked_model), Placement("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +123,7 @@ def embedded(inputs, model):
     """Result of one batch over all of them, and what was reported on the way."""
     paths, seen = [inputs / name for name in (*GOOD, *GREY, *BAD)], []
     output = inputs.with_name("marked")
-    result = embed_files(paths, output, ALICE, model=model, psnr_db=PSNR, device="cpu", report=seen.append)
+    result = embed_files(paths, output, ALICE, networks=model, spec=MarkSpec(psnr=PSNR), report=seen.append)
     return result, seen
 
 
@@ -127,7 +131,7 @@ def embedded(inputs, model):
 def detected(inputs, embedded, model):
     """The marked files and the bad ones, each read with two keys."""
     paths = [file.output or file.source for file in embedded[0].files]
-    return detect_files(paths, [BOB, ALICE], model=model, device="cpu", batch_size=4)
+    return detect_files(paths, [BOB, ALICE], networks=model)
 
 
 def result_of(files, name):
@@ -148,7 +152,7 @@ def test_good_files_come_back_as_they_were(inputs, embedded, name):
     assert after.alpha is None or torch.equal(after.alpha, before.alpha)
     measured = float(psnr(after.pixels[None], before.pixels[None]))
     assert measured == pytest.approx(PSNR, abs=0.1)
-    assert measured == pytest.approx(file.psnr_db, abs=0.01)
+    assert measured == pytest.approx(file.psnr, abs=0.01)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -156,10 +160,12 @@ def test_marks_are_detected(embedded, detected, name):
     place = [*GOOD, *GREY, *BAD].index(name)
     file, read = embedded[0].files[place], detected[place]
     assert read.file == file.output
-    assert (read.detected, read.key, read.key_id) == (True, "alice", ALICE.key_id)
-    assert read.matches >= read.threshold
-    assert [match.detected for match in read.keys] == [False, True]
-    assert abs(file.matches - read.matches) <= 1
+    found = read.detection
+    assert (found.detected, found.key, found.key_id) == (True, "alice", ALICE.key_id)
+    assert found.best.matches >= found.threshold
+    assert [match.detected for match in found.keys] == [False, True]
+    assert [region.key for region in found.regions] == ["alice"]
+    assert abs(file.matches - found.best.matches) <= 1
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -185,27 +191,31 @@ def test_the_rest_of_the_batch_is_done(embedded):
 @pytest.mark.parametrize("test", ["weighted", "binomial"])
 def test_figures_of_a_detection(inputs, embedded, model, test):
     marked = embedded[0].files[0].output
-    (read,) = detect_files([marked], [BOB, ALICE], model=model, device="cpu", test=test)
-    assert read.test == test
+    (file,) = detect_files([marked], [BOB, ALICE], networks=model, spec=DetectSpec(test=test))
+    read = file.detection
     bits = [int(bit) for bit in read.bits]
     for match, key in zip(read.keys, (BOB, ALICE), strict=True):
         assert match.matches == sum(a == b for a, b in zip(bits, key.bits(), strict=True))
         if test == "binomial":
             assert match.p_value == float(p_value(match.matches, 48))
         assert match.p_adjusted == min(1, 2 * match.p_value)
-    assert (read.p_value, read.p_adjusted) == (read.keys[1].p_value, read.keys[1].p_adjusted)
-    assert (read.n_bits, read.fpr, read.threshold) == (48, 1e-6, 41)
+    assert read.best == read.keys[1]
+    assert (read.p_value, read.n_bits, read.threshold) == (read.best.p_adjusted, 48, 41)
+    record = file.record()
+    assert (record["file"], record["test"], record["fpr"], record["best_match"]) == (marked, test, 1e-6, "alice")
 
 
 def test_unmarked_files(inputs, model):
-    files = detect_files([inputs / "rgb.png", inputs / "deep.png"], [ALICE, ALICE], model=model, device="cpu")
+    files = detect_files([inputs / "rgb.png", inputs / "deep.png"], [ALICE, ALICE], networks=model)
     assert [file.detected for file in files] == [False, False]
-    assert [len(file.keys) for file in files] == [1, 1]
-    assert all(file.p_value > 1e-4 for file in files)
+    assert [len(file.detection.keys) for file in files] == [1, 1]
+    assert all(file.detection.p_value > 1e-4 for file in files)
+    assert all((file.detection.key, file.detection.regions) == (None, ()) for file in files)
+    assert str(files[0].detection).startswith("does not carry the mark of alice (")
 
 
 def test_a_rate_that_so_few_bits_cannot_show(inputs, model):
     with pytest.raises(UsageError, match=r"48 bits and 2 keys cannot show a rate below 7\.1e-15; allow a larger one"):
-        detect_files([inputs / "rgb.png"], [ALICE, BOB], model=model, fpr=5e-15, device="cpu")
+        detect_files([inputs / "rgb.png"], [ALICE, BOB], networks=model, spec=DetectSpec(fpr=5e-15))
     with pytest.raises(UsageError, match="at least one key"):
-        detect_files([inputs / "rgb.png"], [], model=model, device="cpu")
+        detect_files([inputs / "rgb.png"], [], networks=model)

@@ -12,9 +12,9 @@ from privgen.watermark.key import Key, Secret
 from privgen.watermark.read.bits import count_matches, weigh_bits
 from privgen.watermark.read.p_values import (
     TESTS,
-    Detection,
+    KeyTest,
     adjust,
-    detect,
+    match_keys,
     p_value,
     p_values_of,
     threshold_matches,
@@ -88,7 +88,7 @@ def test_null_follows_the_binomial(rng):
 @pytest.mark.parametrize("correction", ["bonferroni", "holm"])
 def test_share_of_unmarked_images_called_marked(rng, correction):
     """With 20 keys for each image, at most `fpr` of the images match any key."""
-    results = detect(rng.standard_normal((5000, N_BITS)), messages(20), fpr=0.05, correction=correction)
+    results = match_keys(rng.standard_normal((5000, N_BITS)), messages(20), fpr=0.05, correction=correction)
     called = sum(any(result.detected for result in row) for row in results)
     assert binomtest(called, len(results)).proportion_ci(0.999, "exact").low <= 0.05
     assert called > 0
@@ -96,8 +96,8 @@ def test_share_of_unmarked_images_called_marked(rng, correction):
 
 def test_marked_image():
     keys = messages(3)
-    (row,) = detect(with_matches(keys[1], 43), keys)
-    assert row[1] == Detection(
+    (row,) = match_keys(with_matches(keys[1], 43), keys)
+    assert row[1] == KeyTest(
         bits=tuple(keys[1][:43]) + tuple(1 - keys[1][43:]),
         matches=43,
         n_bits=48,
@@ -115,19 +115,19 @@ def test_marked_image():
 def test_many_equal_one_by_one(rng):
     logits, keys = rng.standard_normal((7, N_BITS)), messages(5)
     logits[2] = with_matches(keys[3], 47)
-    together = detect(logits, keys)
+    together = match_keys(logits, keys)
     for image, row in zip(logits, together, strict=True):
-        assert detect(image, keys) == [row]
+        assert match_keys(image, keys) == [row]
         for message, result in zip(keys, row, strict=True):
-            assert detect(image, message, candidates=5) == [[result]]
+            assert match_keys(image, message, candidates=5) == [[result]]
 
 
 @pytest.mark.parametrize("correction", ["bonferroni", "holm", "none"])
 def test_order_of_keys_and_images_does_not_matter(rng, correction):
     keys, order, swap = messages(6), rng.permutation(6), rng.permutation(4)
     logits = np.stack([with_matches(keys[i], 38 + i) for i in range(4)])
-    plain = detect(logits, keys, correction=correction)
-    assert detect(logits[swap], keys[order], correction=correction) == [[plain[i][k] for k in order] for i in swap]
+    plain = match_keys(logits, keys, correction=correction)
+    assert match_keys(logits[swap], keys[order], correction=correction) == [[plain[i][k] for k in order] for i in swap]
 
 
 @pytest.mark.parametrize("fpr", [0.05, 1e-3, 1e-6])
@@ -135,17 +135,17 @@ def test_decision_is_the_threshold(rng, fpr):
     keys = messages(4)
     logits = np.stack([with_matches(keys[0], matches) for matches in range(20, 49)])
     for correction in ("bonferroni", "none"):
-        for row in detect(logits, keys, fpr=fpr, correction=correction):
+        for row in match_keys(logits, keys, fpr=fpr, correction=correction):
             assert all(result.detected == (result.matches >= result.threshold) for result in row)
-    for row in detect(logits, keys, fpr=fpr, correction="holm"):
+    for row in match_keys(logits, keys, fpr=fpr, correction="holm"):
         assert all(result.detected or result.matches < result.threshold for result in row)
 
 
 def test_candidates_make_it_harder():
     message = messages(1)
     logits = with_matches(message[0], 41)
-    assert detect(logits, message)[0][0].detected
-    searched = detect(logits, message, candidates=100)[0][0]
+    assert match_keys(logits, message)[0][0].detected
+    searched = match_keys(logits, message, candidates=100)[0][0]
     assert not searched.detected
     assert (searched.candidates, searched.threshold) == (100, 43)
     assert searched.p_adjusted == pytest.approx(100 * searched.p_value)
@@ -155,7 +155,7 @@ def test_equal_weights_are_the_binomial_test():
     message = messages(1)
     for matches in range(49):
         logits = with_matches(message[0], matches)
-        weighted, binomial = (detect(logits, message, test=test)[0][0] for test in TESTS)
+        weighted, binomial = (match_keys(logits, message, test=test)[0][0] for test in TESTS)
         assert weighted.p_value == pytest.approx(binomial.p_value, rel=1e-12)
         assert binomial.p_value == p_value(matches, 48)
 
@@ -208,7 +208,7 @@ def test_bits_without_weights(read):
 
 
 def test_few_bits_never_detect():
-    (((result),),) = detect(np.ones(16), np.ones((1, 16), int))
+    (((result),),) = match_keys(np.ones(16), np.ones((1, 16), int))
     assert (result.matches, result.threshold, result.detected) == (16, 17, False)
 
 
@@ -222,12 +222,12 @@ def test_zero_logit_reads_as_zero():
 def test_kinds_of_input(kind):
     keys = messages(2)
     logits = [with_matches(keys[0], 45).tolist()]
-    assert detect(kind(logits), kind(keys.tolist())) == detect(logits, keys)
-    assert detect(torch.tensor(logits, requires_grad=True), keys) == detect(logits, keys)
+    assert match_keys(kind(logits), kind(keys.tolist())) == match_keys(logits, keys)
+    assert match_keys(torch.tensor(logits, requires_grad=True), keys) == match_keys(logits, keys)
 
 
 def test_no_images():
-    assert detect(np.zeros((0, N_BITS)), messages(2)) == []
+    assert match_keys(np.zeros((0, N_BITS)), messages(2)) == []
 
 
 GOOD = np.ones((2, N_BITS))
@@ -255,7 +255,7 @@ GOOD = np.ones((2, N_BITS))
 )
 def test_bad_input(logits, keys, options, match):
     with pytest.raises(ValueError, match=match):
-        detect(logits, keys, **options)
+        match_keys(logits, keys, **options)
 
 
 def test_holm_by_hand():
@@ -284,7 +284,7 @@ def test_holm_with_unseen_candidates_is_never_easier(rng):
 
 
 def test_result_is_json():
-    (row,) = detect(np.ones(N_BITS), messages(1))
+    (row,) = match_keys(np.ones(N_BITS), messages(1))
     record = json.loads(json.dumps(dataclasses.asdict(row[0])))
     assert record["bits"] == [1] * N_BITS
     assert isinstance(record["detected"], bool)
@@ -293,6 +293,6 @@ def test_result_is_json():
 def test_many_at_once_are_quick(rng):
     logits, keys = rng.standard_normal((2000, N_BITS)), messages(20)
     start = time.perf_counter()
-    results = detect(logits, keys)
+    results = match_keys(logits, keys)
     assert time.perf_counter() - start < 5
     assert (len(results), len(results[0])) == (2000, 20)

@@ -5,11 +5,15 @@ import pytest
 import torch
 
 from privgen.hub import load_extra, load_pipeline
+from privgen.models.family import Canvas
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.p_values import p_values_of
 from privgen.watermark.read.pose import Poses, take
 from privgen.watermark.read.search import UPHILL, AlignedReader, places_of, search
-from privgen.watermark.write.residual import mark_images
+from privgen.watermark.write.residual import add_residual, latent_residuals
+
+
+CANVAS = Canvas(size=128, patch=8, channels=8)  # of mini
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,7 @@ def photos(photo_files):
     from privgen.io.images import load_image
     from privgen.watermark.write.residual import to_canvas
 
-    return to_canvas([load_image(path).pixels for path in photo_files[:2]])
+    return to_canvas([load_image(path).pixels for path in photo_files[:2]], 128)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,11 @@ def messages():
 @pytest.fixture(scope="module")
 def marked(photos, messages):
     """Louder than usual, so that they are found whatever the keys."""
-    options = {"vae": load_pipeline("mini").vae, "latent_mapper": load_extra("latent_mapper"), "psnr_db": 33.0}
-    return torch.stack([image.pixels for image in mark_images(list(photos), messages, **options)])
+    vae, mapper = load_pipeline("mini").vae, load_extra("latent_mapper")
+    residuals = latent_residuals(photos, messages, vae=vae, latent_mapper=mapper)
+    return torch.stack(
+        [add_residual(x, residual, psnr=33.0).pixels for x, residual in zip(photos, residuals, strict=True)]
+    )
 
 
 def matches(found, messages):
@@ -61,8 +68,8 @@ def test_moved_images_are_found_where_they_are(reader, marked, messages):
     own = np.arange(2)
     assert (found.p.diagonal() < 1e-3).all()
     again = [p_values_of(weigh_bits(found.logits[i, i]), messages[i], "weighted")[0, 0] for i in own]
-    assert found.p.diagonal() == pytest.approx(4 * places_of(False) * np.array(again))
-    assert found.places[own, own].tolist() == [4 * places_of(False)] * 2
+    assert found.p.diagonal() == pytest.approx(4 * places_of(CANVAS, False) * np.array(again))
+    assert found.places[own, own].tolist() == [4 * places_of(CANVAS, False)] * 2
     distance = (found.poses[own, own] - poses.values).abs()
     assert bool((distance < torch.tensor([0.04, 0.04, 0.04, 3.0])).all())
 
@@ -89,7 +96,7 @@ def test_turned_cut_outs_are_found_after_all_else(reader, marked, messages):
     pose = Poses.of(side=0.8, left=0.1, top=0.05, degrees=20.0)
     found = reader(take(marked[:1], pose), messages[:1], fpr=1e-6)
     assert found.p[0, 0] < 1e-3
-    assert found.places[0, 0] == 4 * places_of(True)
+    assert found.places[0, 0] == 4 * places_of(CANVAS, True)
     assert bool(((found.poses[0, 0] - pose.values[0]).abs() < torch.tensor([0.05, 0.05, 0.05, 3.0])).all())
 
 
@@ -106,7 +113,7 @@ def test_a_key_is_tried_at_so_many_places(reader, photos, monkeypatch, turned):
     monkeypatch.setattr(pose_search._Best, "keep", counted)
     monkeypatch.setattr(pose_search, "_uphill", lambda *args: pose_search._Best(torch.ones(1, 1, 48)))
     search(reader.aligner, photos[:1], torch.ones(1, 48), turned=turned)
-    assert UPHILL * sum(tried) == places_of(turned)
+    assert UPHILL * sum(tried) == places_of(CANVAS, turned)
 
 
 def test_unmarked_images_are_not_marked(reader, photos):

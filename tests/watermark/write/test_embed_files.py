@@ -6,11 +6,14 @@ import pytest
 from PIL import Image
 
 from privgen.errors import PrivgenError, UsageError
+from privgen.hub import Placement
+from privgen.io.batches import BatchOptions
 from privgen.io.images import load_image
 from privgen.watermark.key import Key, Secret
-from privgen.watermark.networks import default_carrier
+from privgen.watermark.networks import Networks, default_carrier
 from privgen.watermark.read.detect_files import detect_files
 from privgen.watermark.write.embed_files import LEDGER, embed_files
+from privgen.watermark.write.mark_spec import MarkSpec
 
 
 ALICE, BOB = (Key(name, Secret(bytes([number]) * 32)) for number, name in enumerate(("alice", "bob")))
@@ -26,7 +29,7 @@ def photo(photo_files):
 
 @pytest.fixture(scope="module")
 def model(marked_model):
-    return str(marked_model)
+    return Networks(str(marked_model), Placement("cpu"))
 
 
 @pytest.fixture
@@ -41,9 +44,12 @@ def two(tmp_path, photo):
 @pytest.fixture
 def embed(two, tmp_path, model):
     """Marks the two photos into one folder."""
-    return lambda key=ALICE, **options: embed_files(
-        [two], tmp_path / "out", key, **{"model": model, "psnr_db": PSNR, "device": "cpu", **options}
-    )
+
+    def run(key=ALICE, batch=None, **changes):
+        spec = MarkSpec(**{"psnr": PSNR, **changes})
+        return embed_files([two], tmp_path / "out", key, networks=model, spec=spec, batch=batch)
+
+    return run
 
 
 def status(result):
@@ -61,7 +67,7 @@ def test_resumes(embed, tmp_path):
     assert (tmp_path / "out" / "b.png").read_bytes() == before["b.png"]
 
 
-@pytest.mark.parametrize("change", [{"key": BOB}, {"psnr_db": 35}, {"carrier": "token"}])
+@pytest.mark.parametrize("change", [{"key": BOB}, {"psnr": 35}, {"carrier": "token"}])
 def test_other_work_is_refused_unless_overwritten(embed, tmp_path, change):
     embed()
     kept = (tmp_path / "out" / "a.png").read_bytes()
@@ -69,7 +75,7 @@ def test_other_work_is_refused_unless_overwritten(embed, tmp_path, change):
     assert status(refused) == ["failed", "failed"]
     assert "a.png exists; choose another path, or pass --overwrite" in refused.files[0].error
     assert (tmp_path / "out" / "a.png").read_bytes() == kept
-    assert status(embed(**change, overwrite=True)) == ["done", "done"]
+    assert status(embed(**change, batch=BatchOptions(overwrite=True))) == ["done", "done"]
     assert (tmp_path / "out" / "a.png").read_bytes() != kept
     assert status(embed(**change)) == ["skipped", "skipped"]
 
@@ -82,17 +88,17 @@ def test_an_existing_file_does_not_stop_the_rest(embed, tmp_path):
 
 
 def test_formats_can_be_kept(embed, tmp_path, model):
-    result = embed(keep_format=True)
+    result = embed(batch=BatchOptions(keep_format=True))
     outputs = [tmp_path / "out" / "a.png", tmp_path / "out" / "b.jpg"]
     assert [file.output for file in result.files] == [str(path) for path in outputs]
     assert load_image(outputs[1]).format == "JPEG"
-    assert all(file.detected for file in detect_files(outputs, [ALICE], model=model, device="cpu"))
+    assert all(file.detected for file in detect_files(outputs, [ALICE], networks=model))
 
 
 def test_same_names_from_different_folders(two, photo, tmp_path, model):
     (tmp_path / "more").mkdir()
     photo.resize((100, 50)).save(tmp_path / "more" / "a.png")
-    result = embed_files([two, tmp_path / "more"], tmp_path / "out", ALICE, model=model, psnr_db=PSNR, device="cpu")
+    result = embed_files([two, tmp_path / "more"], tmp_path / "out", ALICE, networks=model, spec=MarkSpec(psnr=PSNR))
     assert status(result) == ["done"] * 3
     assert load_image(tmp_path / "out" / "photos-a.png").width == WIDTH
     assert load_image(tmp_path / "out" / "more-a.png").width == 100
@@ -100,7 +106,7 @@ def test_same_names_from_different_folders(two, photo, tmp_path, model):
 
 def test_never_among_its_inputs(two, model):
     with pytest.raises(UsageError, match="inputs come from"):
-        embed_files([two], two, ALICE, model=model, overwrite=True)
+        embed_files([two], two, ALICE, networks=model, batch=BatchOptions(overwrite=True))
     assert {path.name for path in two.iterdir()} == {"a.png", "b.jpg"}
 
 
@@ -114,7 +120,7 @@ def test_ledger_holds_no_secret(embed, tmp_path):
 
 def test_an_image_that_can_hold_no_mark_is_noted(tmp_path, model):
     Image.new("RGB", (16, 700), "white").save(tmp_path / "a.png")
-    result = embed_files([tmp_path / "a.png"], tmp_path / "out", ALICE, model=model, psnr_db=60, device="cpu")
+    result = embed_files([tmp_path / "a.png"], tmp_path / "out", ALICE, networks=model, spec=MarkSpec(psnr=60))
     assert status(result) == ["done"]
     assert "can hardly be read back" in result.files[0].notes[0]
 
@@ -161,15 +167,15 @@ def test_default_carrier_of_models_that_are_not_there():
 def test_a_model_without_networks_of_ours(two, tmp_path, tiny):
     tiny.tiny_pipeline().save_pretrained(tmp_path / "plain")
     with pytest.raises(PrivgenError, match="has no latent_mapper of privgen's"):
-        embed_files([two], tmp_path / "out", ALICE, model=str(tmp_path / "plain"))
+        embed_files([two], tmp_path / "out", ALICE, networks=Networks(str(tmp_path / "plain")))
     with pytest.raises(PrivgenError, match="has no extractor of privgen's"):
-        detect_files([two], [ALICE], model=str(tmp_path / "plain"))
+        detect_files([two], [ALICE], networks=Networks(str(tmp_path / "plain")))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_twelve_megapixels(tmp_path, photo, model):
     photo.resize((4000, 3000), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95)
-    result = embed_files([tmp_path / "a.jpg"], tmp_path / "out", ALICE, model=model, psnr_db=PSNR, device="cpu")
-    assert result.files[0].psnr_db == pytest.approx(PSNR, abs=0.01)
-    assert detect_files([tmp_path / "out" / "a.png"], [ALICE], model=model, device="cpu")[0].detected
+    result = embed_files([tmp_path / "a.jpg"], tmp_path / "out", ALICE, networks=model, spec=MarkSpec(psnr=PSNR))
+    assert result.files[0].psnr == pytest.approx(PSNR, abs=0.01)
+    assert detect_files([tmp_path / "out" / "a.png"], [ALICE], networks=model)[0].detected

@@ -6,6 +6,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from privgen.attacks import Rinsing
 from privgen.diffusion.latents import decode, encode
+from privgen.diffusion.sampling import Sampling
 from privgen.errors import UsageError
 from privgen.evaluation.watermark.readings import Generation
 from privgen.hub import load_extra, load_pipeline
@@ -13,10 +14,12 @@ from privgen.io.images import load_image
 from privgen.pipelines.generation import generate_files
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
 from privgen.watermark.key import Key, Secret
+from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.logits import read_logits
 from privgen.watermark.write.callbacks import LatentMarkCallback
-from privgen.watermark.write.marker import load_marker, make_marker
+from privgen.watermark.write.mark_spec import KeyMark, MarkSpec
+from privgen.watermark.write.marker import Marker
 from privgen.watermark.write.residual import add_residual, to_canvas
 from privgen.watermark.write.robust_mark import RobustMarker, _window
 
@@ -35,7 +38,7 @@ def mini():
 @pytest.fixture(scope="module")
 def photos(photo_files):
     """Two photographs at mini's size."""
-    return to_canvas([load_image(path).pixels for path in photo_files[:2]])
+    return to_canvas([load_image(path).pixels for path in photo_files[:2]], 128)
 
 
 def rms(images):
@@ -92,7 +95,7 @@ def test_networks_are_left_as_they_were(mini, photos):
 
 def test_rinsing_leaves_more_of_the_mark(mini, photo_files):
     """The margin of the message, with the same noise for both."""
-    canvases = to_canvas([load_image(path).pixels for path in photo_files[4:10]])
+    canvases = to_canvas([load_image(path).pixels for path in photo_files[4:10]], 128)
     z, before, after = refined(mini, canvases, 4)
     message = 2 * key_bits([KEY], mini.extractor) - 1
     margins = []
@@ -129,11 +132,11 @@ def test_more_bits_are_left_by_rinsing(mini):
 
 def test_photographs_are_marked_at_the_quality_asked_for(mini, photo_files):
     photo = load_image(photo_files[3])
-    marker = load_marker(KEY, robust_steps=2)
+    marker = Marker(Networks("mini"), MarkSpec("latent", robust_steps=2))
     with torch.inference_mode():
-        residual = marker.residuals(to_canvas([photo.pixels], marker.size))[0]
+        residual = marker.residuals(to_canvas([photo.pixels], marker.size), [KEY])[0]
     marked = add_residual(photo.pixels, residual, psnr=38.1)
-    assert marked.psnr_db == pytest.approx(38.1, abs=0.02)
+    assert marked.psnr == pytest.approx(38.1, abs=0.02)
     read = read_logits([marked.pixels], mini.extractor)[0] > 0
     assert int((read == torch.tensor(KEY.bits(48)).bool()).sum()) >= 46
 
@@ -150,26 +153,30 @@ def test_bfloat16(photos):
 def test_tiny_pipelines(tiny, kind, marked_model):
     pipe = tiny.tiny_pipeline(kind)
     extractor, mapper = (load_extra(name, str(marked_model)) for name in ("extractor", "latent_mapper"))
-    marker = make_marker("latent", [KEY], pipe=pipe, mapper=mapper, extractor=extractor, robust_steps=1)
-    residuals = marker.residuals(torch.rand(2, 3, marker.size, marker.size))
+    networks = Networks.of(pipeline=pipe, latent_mapper=mapper, extractor=extractor)
+    marker = Marker(networks, MarkSpec("latent", robust_steps=1))
+    residuals = marker.residuals(torch.rand(2, 3, marker.size, marker.size), [KEY])
     assert bool(residuals.isfinite().all())
 
 
 def test_generated_files_are_the_same_without_rounds(tmp_path):
     made = {}
-    for rounds in (0, 1):
-        target = tmp_path / f"{rounds}.png"
-        generate_files("a clock", target, key=KEY, carrier="latent", steps=3, robust_steps=rounds)
-        made[rounds] = load_image(target).pixels
-    generate_files("a clock", tmp_path / "plain.png", key=KEY, carrier="latent", steps=3)
-    assert torch.equal(load_image(tmp_path / "plain.png").pixels, made[0])
-    assert not torch.equal(made[0], made[1])
+    for name, spec in (
+        ("plain", MarkSpec("latent")),
+        ("0", MarkSpec("latent", robust_steps=0)),
+        ("1", MarkSpec("latent", robust_steps=1)),
+    ):
+        target = tmp_path / f"{name}.png"
+        generate_files("a clock", target, sampling=Sampling(3), mark=KeyMark(KEY, spec))
+        made[name] = load_image(target).pixels
+    assert torch.equal(made["plain"], made["0"])
+    assert not torch.equal(made["0"], made["1"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"carrier": "token"}, "not refined; use the carrier latent"),
+        ({"carrier": "token"}, "use them with the carrier latent"),
         ({"tau": 100}, "leave tau out"),
         ({"extractor": None}, "pass extractor="),
     ],
@@ -183,14 +190,15 @@ def test_what_cannot_be_refined_in_a_pipeline(mini, change, message):
 
 
 def test_what_cannot_be_refined_elsewhere(mini):
-    with pytest.raises(UsageError, match="Only marks of the carrier latent"):
-        make_marker("token", [KEY], pipe=mini, mapper=None, extractor=mini.extractor, robust_steps=1)
-    with pytest.raises(UsageError, match="for an extractor"):
-        make_marker("latent", [KEY], pipe=mini, mapper=mini.latent_mapper, robust_steps=1)
+    networks = Networks.of(pipeline=mini, token_mapper=mini.latent_mapper, extractor=mini.extractor)
+    with pytest.raises(UsageError, match="use them with the carrier latent"):
+        Marker(networks, MarkSpec(robust_steps=1))
+    with pytest.raises(UsageError, match="There is no extractor"):
+        Marker(Networks.of(pipeline=mini, latent_mapper=mini.latent_mapper), MarkSpec(robust_steps=1))
     with pytest.raises(ValueError, match="at least 0 rounds"):
         RobustMarker(mini, mini.extractor, -1)
     with pytest.raises(ValueError, match="expected no tau"):
-        LatentMarkCallback(torch.zeros(1, 8, 16, 16), tau=100, robust_steps=lambda z, residual: residual)
+        LatentMarkCallback(torch.zeros(1, 8, 16, 16), tau=100, improve=lambda z, residual: residual)
 
 
 def test_flow_matching_cannot_be_refined(mini):

@@ -2,12 +2,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from privgen.diffusion.sampling import Sampling
 from privgen.errors import UsageError
+from privgen.models.initialise import seeded_weights
 from privgen.models.mappers import TokenMapper
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.token import encode_with_token, issue_token
-from privgen.watermark.write.mark_spec import PSNR
-from privgen.watermark.write.with_token import mark_image_with_token, token_residuals
+from privgen.watermark.write.with_token import token_residuals
 
 
 KEY = Key("alice", Secret(bytes(range(32))))
@@ -15,8 +16,7 @@ KEY = Key("alice", Secret(bytes(range(32))))
 
 @pytest.fixture(scope="module")
 def mapper():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_weights(0):
         return TokenMapper(48, vectors=2, width=32, hidden=16, tau=401)
 
 
@@ -32,7 +32,7 @@ def generators(n=2):
 def test_equals_diffusers_own_steps(tiny_pipe, mapper, guidance_scale):
     token = issue_token(mapper, KEY)
     actual = token_residuals(
-        canvases(), token, pipe=tiny_pipe, generator=generators(), tau=401, steps=10, guidance_scale=guidance_scale
+        canvases(), token, pipe=tiny_pipe, generator=generators(), tau=401, sampling=Sampling(10, guidance_scale)
     )
     plain = tiny_pipe.encode_prompt("", "cpu", 1, False)[0].expand(2, -1, -1)
     marked = encode_with_token(tiny_pipe, ["", ""], token)
@@ -62,24 +62,11 @@ def test_many_are_as_one(tiny_pipe, mapper):
         torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-3, atol=1e-5)
 
 
-def test_marks_a_photo_at_its_own_size(tiny_pipe, mapper):
-    pixels = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
-    bits = torch.tensor(KEY.bits())
-    mark = lambda seed: mark_image_with_token(  # noqa: E731
-        pixels, bits, pipe=tiny_pipe, token_mapper=mapper, generator=torch.Generator().manual_seed(seed), size=32
-    )
-    marked = mark(0)
-    assert marked.pixels.shape == pixels.shape
-    assert marked.psnr_db == pytest.approx(PSNR, abs=0.01)
-    assert torch.equal(mark(0).pixels, marked.pixels)
-    assert not torch.equal(mark(1).pixels, marked.pixels)
-
-
 def test_tau(tiny_pipe, mapper):
     token = issue_token(mapper, KEY)
     options = {"pipe": tiny_pipe, "generator": torch.Generator()}
     with pytest.raises(ValueError, match="one of 4 timesteps at or below tau = 0"):
-        token_residuals(canvases(), token, tau=0, steps=4, **options)
+        token_residuals(canvases(), token, tau=0, sampling=Sampling(4), **options)
     with pytest.raises(ValueError, match=r"tau in 0\.\.1000"):
         token_residuals(canvases(), token, tau=1001, **options)
     with pytest.raises(UsageError, match="leaves room for"):
