@@ -175,7 +175,9 @@ def check_command(words):
 def parse(command, words, name, parent=None):
     """Have click parse a command line, without running it."""
     words = list(words)
-    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+    if isinstance(command, click.Group) and not words:
+        return
+    if isinstance(command, click.Group) and not words[0].startswith("-"):
         ctx = click.Context(command, info_name=name, parent=parent)
         inner = command.get_command(ctx, words[0])
         if inner is None:

@@ -21,7 +21,7 @@ Labels = Tensor | Sequence[Hashable]
 METHODS: tuple[Method, ...] = ("auto", "linear", "knn", "auction")
 CANDIDATES = 4
 
-# What "auto" goes by; docs/immiscible.md shows the measurements.
+# What "auto" goes by; docs/results/noise-assignment.md shows the measurements.
 LINEAR_TO = 4096
 AUCTION_FROM = 2048
 AUCTION_TO = 8192
@@ -132,7 +132,7 @@ def choose_method(noises: int, device: torch.device | str = "cpu") -> Method:
 
     A permutation, which keeps the batch's noise as it was drawn, as long as one is found in good time: the exact one
     grows with the cube of the size. Among few noises none is near, and it does next to nothing; picking from noises
-    drawn for the purpose does more, but most trainings were the worse for it (docs/immiscible.md).
+    drawn for the purpose does more, but most trainings were the worse for it (docs/results/noise-assignment.md).
 
     Args:
         noises: how many noises an image can get: the batch size, over all processes, divided by the number of labels.
