@@ -38,7 +38,7 @@ RUN = ("README.md", "docs/tutorials/first-mark.md")
 OTHER_PROGRAMS = ("make", "pip", "sudo")
 """What shell blocks may call beside privgen and this repository's scripts."""
 
-FENCE = re.compile(r"( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 REASON = re.compile(r"<!-- not run: (.+?) -->\s*\Z")
 TABLE = re.compile(r"(<!-- table: python (.+?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -133,8 +133,8 @@ def test_code_runs(page):
                     assert result.exit_code == 0, f"{page}: {shlex.join(line)}: {result.output}"
 
 
-def test_languages_are_known():
-    assert {block.language for page in PAGES for block in blocks_of(page)} == {"python", "bash", "text"}
+def test_blocks_are_of_languages_that_are_checked_or_of_none():
+    assert {block.language for page in PAGES for block in blocks_of(page)} <= {"python", "bash", "text"}
 
 
 # Commands
