@@ -147,6 +147,13 @@ def load_pipeline(
 ) -> Any:
     """Load a pipeline.
 
+    Example:
+        >>> from privgen import load_pipeline
+        >>> pipe = load_pipeline("mini", device="cpu")
+        >>> images = pipe("a cat on a pink background", num_inference_steps=2, guidance_scale=3.0).images
+        >>> images[0].size
+        (128, 128)
+
     Args:
         model: see `resolve_model`.
         device: see `resolve_device`.

@@ -4,6 +4,7 @@ of the records.
 `python tests/test_docs.py` (or `make tables`) writes the tables anew.
 """
 
+import doctest
 import importlib
 import importlib.util
 import json
@@ -24,6 +25,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import privgen
 from privgen.cli.main import main
 from privgen.evaluation.noise_assignment.settings import METHODS, SETTINGS
 
@@ -131,6 +133,16 @@ def test_code_runs(page):
                 if page in RUN and not block.reason and line[0] == "privgen":
                     result = CliRunner().invoke(main, line[1:], prog_name="privgen")
                     assert result.exit_code == 0, f"{page}: {shlex.join(line)}: {result.output}"
+
+
+@pytest.mark.parametrize("name", sorted({*privgen.__all__} - {"PrivgenError", "UsageError", "__version__", "attacks"}))
+@pytest.mark.usefixtures("workplace")
+def test_examples_of_the_front_door_run(name):
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(privgen, name), name, globs={})
+    said = []
+    result = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
+    assert result.attempted, f"the docstring of privgen.{name} has no example"
+    assert not result.failed, "".join(said)
 
 
 def test_blocks_are_of_languages_that_are_checked_or_of_none():

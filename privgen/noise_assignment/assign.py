@@ -44,6 +44,14 @@ def assign_noise(
     noise offset or `add_noise`. The returned noise is also the target's. The same call serves epsilon, v and
     flow-matching training.
 
+    Example:
+        >>> import torch
+        >>> from privgen import assign_noise
+        >>> latents = torch.randn(16, 4, 32, 32)
+        >>> noise = assign_noise(latents, torch.randn_like(latents))
+        >>> noise.shape
+        torch.Size([16, 4, 32, 32])
+
     Args:
         x_0: `(B, ...)`, clean images or latents, floating, any shape after the batch.
         eps: `(B, ...)`, standard normal noise of the shape of `x_0`; or `(B, k, ...)`, k candidates for every image.

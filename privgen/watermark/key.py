@@ -49,6 +49,15 @@ class Secret(bytes):
 class Key:
     """Whose mark it is.
 
+    Example:
+        >>> from privgen import Key
+        >>> key = Key.new("alice")
+        >>> len(key.bits())
+        48
+        >>> path = key.save("alice.key")
+        >>> Key.load("alice.key") == key
+        True
+
     Attributes:
         name: 1 to 64 letters, digits, dots, hyphens and underscores; a label only, nothing derives from it.
         secret: 32 random bytes.
@@ -146,6 +155,12 @@ class Key:
 
 def load_key(file_or_name: str | os.PathLike[str]) -> Key:
     """Load a key file, or a key by its name from `key_folder()`.
+
+    Example:
+        >>> from privgen import Key, load_key
+        >>> path = Key.new("bob").save("bob.key")
+        >>> load_key("bob.key").name
+        'bob'
 
     Args:
         file_or_name: a path, which wins, or a name.

@@ -72,6 +72,13 @@ class KeyMatch:
 class Detection:
     """Whose mark one image carries. Printed, it is one clear line.
 
+    Example:
+        >>> from privgen import Key, Watermark
+        >>> mark, key = Watermark.from_pretrained("mini"), Key.new("alice")
+        >>> found = mark.detect(mark.embed("photo.jpg", key), key)
+        >>> found.key, found.p_value < 1e-6
+        ('alice', True)
+
     Attributes:
         detected: whether the image carries the mark of one of the keys.
         key: name of the key whose mark it carries, the clearest if there are several; None if there is none.
