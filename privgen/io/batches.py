@@ -1,12 +1,9 @@
 """Batches of files: what outputs are called, what may fail, and a ledger by which an interrupted batch goes on."""
 
-import errno
 import hashlib
-import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from tqdm import tqdm
 from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, write_bytes
+from privgen.io.journal import Journal
 
 
 FILE_ERRORS = (PrivgenError, OSError, ValueError, MemoryError, torch.OutOfMemoryError)
@@ -111,9 +109,9 @@ class Ledger:
     """
 
     def __init__(self, path: str | os.PathLike[str], made_by: str) -> None:
-        self.path = Path(path)
         self.made_by = made_by
-        self._records = {record.output: record for record in _read(self.path)}
+        self._journal = Journal(path)
+        self._records = {record.output: record for record in self._journal.read(lambda record: _Record(**record))}
 
     def has(self, output: Path, source_sha256: str = "") -> bool:
         """Whether the same work on the same source made a file, and the file is still as it was made.
@@ -142,7 +140,7 @@ class Ledger:
         refuse_existing(output, overwrite=overwrite)
         record = replace(self._plan(output, source_sha256), output_sha256=hashlib.sha256(data).hexdigest())
         # Before the file: if the run ends in between, the digest tells that the file is not there yet.
-        with _appended(self.path, json.dumps(asdict(record))):
+        with self._journal.appended([asdict(record)]):
             write_bytes(output, data, overwrite=overwrite)
         self._records[output.name] = record
 
@@ -189,48 +187,3 @@ def _label(source: Path, parents: int, whole: bool) -> str:
     """The last folders of a path and its name, with its suffix or without."""
     folders = source.parts[1:-1]
     return "-".join((*folders[len(folders) - min(parents, len(folders)) :], source.name if whole else source.stem))
-
-
-def _read(path: Path) -> Iterator[_Record]:
-    """Records of a ledger; lines that are none, such as one cut short, are passed over."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            yield _Record(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-
-
-@contextmanager
-def _appended(path: Path, line: str) -> Iterator[None]:
-    """Add a line to a file; it is taken away again when that, or the block, fails."""
-    before = path.stat().st_size if path.is_file() else None
-    try:
-        _append(path, line)
-        yield
-    except BaseException:
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            os.truncate(path, before)
-        raise
-
-
-def _append(path: Path, line: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            # A line that a killed process cut short must not swallow this one.
-            data = b"\n" * _is_cut(path) + line.encode() + b"\n"
-            if file.write(data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise PrivgenError(f"{path} was not written: {error.strerror}; choose a folder with room in it.") from error
-
-
-def _is_cut(path: Path) -> bool:
-    """Whether the last line of a file has no end."""
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

@@ -133,7 +133,7 @@ def test_ledger_refuses_existing_files(tmp_path):
     with pytest.raises(PrivgenError, match="exists"):
         ledger.write(tmp_path / "a.png", b"a")
     assert (tmp_path / "a.png").read_bytes() == b"precious"
-    assert not ledger.path.exists()
+    assert not (tmp_path / "ledger.jsonl").exists()
     ledger.write(tmp_path / "a.png", b"a", overwrite=True)
     assert ledger.has(tmp_path / "a.png")
 
@@ -142,7 +142,7 @@ def test_ledger_is_json_lines(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl", "x")
     for name in ("a.png", "b.png"):
         ledger.write(tmp_path / name, name.encode(), "s")
-    records = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
     assert [record["output"] for record in records] == ["a.png", "b.png"]
     assert records[0]["output_sha256"] == sha256_of(tmp_path / "a.png")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,8 +19,8 @@ from privgen import __version__
 from privgen.evaluation.hallucination.content import content_figures, matched_reduction
 from privgen.evaluation.hallucination.methods import LOSSES, Method, Sampled, sample
 from privgen.evaluation.hallucination.task import SamplingTask
+from privgen.evaluation.result_log import ResultLog
 from privgen.io.files import write_bytes
-from privgen.io.journal import KeyedLog
 from privgen.metrics.hallucination import auroc, nearest_training_distance
 
 
@@ -32,28 +32,10 @@ DATA = "data"
 """Name, among the methods, of held-out data."""
 
 
-class RowLog(KeyedLog[dict[str, float]]):
+class RowLog(ResultLog[dict[str, float]]):
     """Figures of finished methods."""
 
     field = "figures"
-
-    @classmethod
-    def of(cls, folder: Path | None, rank: int = 0) -> Self:
-        """The log of one of several processes, with what all of them have written down before.
-
-        Args:
-            folder: where the files are; None keeps nothing.
-            rank: of the process, which writes a file of its own.
-
-        Raises:
-            PrivgenError: a file cannot be read.
-        """
-        if folder is None:
-            return cls(None)
-        log = cls(folder / (f"rows-{rank}.jsonl" if rank else LOG))
-        for other in sorted(folder.glob("rows*.jsonl")):
-            log.take_up(other)
-        return log
 
     def encode(self, value: dict[str, float]) -> Any:
         return {name: figure if math.isfinite(figure) else None for name, figure in value.items()}

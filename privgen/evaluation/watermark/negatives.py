@@ -13,11 +13,10 @@ import torch
 from tqdm import tqdm
 
 from privgen import __version__
-from privgen.errors import PrivgenError
 from privgen.evaluation.watermark.marking import WatermarkModel
 from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Generation, Readings, joined, read
-from privgen.io.files import whole_lines
 from privgen.io.images import load_image
+from privgen.io.journal import Journal
 from privgen.watermark.protocols import ExtractorLike
 
 
@@ -48,7 +47,7 @@ class Negatives:
 
 
 class NegativesLog:
-    """Readings of generated images by number, one JSON object a line; later runs of the same work take them up.
+    """Readings of generated images by number, in a journal that later runs of the same work take up.
 
     Args:
         path: the file; need not exist. None keeps no log.
@@ -59,9 +58,9 @@ class NegativesLog:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, work: str) -> None:
-        self.path = None if path is None else Path(path)
         self.work = work
-        self._lines = {} if self.path is None else _read_lines(self.path, work)
+        self._journal = Journal(path)
+        self._lines = dict(self._journal.read(_numbered, work))
 
     def has(self, number: int) -> bool:
         """Whether the image of that number has been read."""
@@ -77,18 +76,10 @@ class NegativesLog:
         Raises:
             PrivgenError: the file cannot be written.
         """
-        if self.path is None:
-            return
-        lines = []
-        for row, number in enumerate(numbers):
-            read = {name: values[row].tolist() for name, values in readings.items()}
-            lines.append(json.dumps({"work": self.work, "image": number, **read}) + "\n")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
-        except OSError as error:
-            raise PrivgenError(f"{self.path} was not written: {error.strerror}; choose another folder.") from error
+        rows = ({name: values[i].tolist() for name, values in readings.items()} for i in range(len(numbers)))
+        self._journal.append(
+            {"work": self.work, "image": number, **row} for number, row in zip(numbers, rows, strict=True)
+        )
 
 
 def read_generated(generation: Generation, extractor: ExtractorLike, numbers: range, log: NegativesLog) -> Readings:
@@ -142,16 +133,5 @@ def _state(network: Any) -> dict[str, torch.Tensor]:
     return network.state_dict() if isinstance(network, torch.nn.Module) else {}
 
 
-def _read_lines(path: Path, work: str) -> dict[int, dict[str, list[int]]]:
-    """Readings by number."""
-    lines = {}
-    for line in whole_lines(path):
-        try:
-            record = json.loads(line)
-            if record["work"] == work:
-                lines[int(record["image"])] = {
-                    name: [int(weight) for weight in record[name]] for name in (CLEAN, *ATTACKS)
-                }
-        except (ValueError, KeyError, TypeError):
-            continue
-    return lines
+def _numbered(record: dict[str, Any]) -> tuple[int, dict[str, list[int]]]:
+    return int(record["image"]), {name: [int(weight) for weight in record[name]] for name in (CLEAN, *ATTACKS)}
