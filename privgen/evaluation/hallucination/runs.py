@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from privgen import __version__
@@ -20,7 +18,7 @@ from privgen.evaluation.hallucination.content import content_figures, matched_re
 from privgen.evaluation.hallucination.methods import LOSSES, Method, Sampled, sample
 from privgen.evaluation.hallucination.task import SamplingTask
 from privgen.evaluation.result_log import ResultLog
-from privgen.io.files import write_bytes
+from privgen.io.tensor_cache import load_or_make
 from privgen.metrics.hallucination import auroc, nearest_training_distance
 
 
@@ -103,30 +101,18 @@ class SeedRun:
     def network(self, loss: str) -> nn.Module:
         """The network for a loss: from memory, from its file, or trained."""
         if loss not in self._networks:
-            self._networks[loss] = self._loaded(loss) or self._trained(loss)
+            task = self.task
+            work = fingerprint(asdict(task)["training"], task.data_settings(), repr(LOSSES[loss]))
+            name = f"{task.name}-{loss}-{self.seed}-{work}.safetensors"
+
+            def trained() -> Mapping[str, Tensor]:
+                return task.train(self.data, loss, self.seed, lambda: self.network("simple")).state_dict()
+
+            path = None if self.folder is None else self.folder / name
+            network = task.build(loss, self.seed)
+            network.load_state_dict(load_or_make(path, work, trained, "a denoiser", replace=True))
+            self._networks[loss] = network.eval()
         return self._networks[loss]
-
-    def _path(self, loss: str) -> Path | None:
-        work = fingerprint(asdict(self.task)["training"], self.task.data_settings(), repr(LOSSES[loss]))
-        return None if self.folder is None else self.folder / f"{self.task.name}-{loss}-{self.seed}-{work}.safetensors"
-
-    def _loaded(self, loss: str) -> nn.Module | None:
-        path = self._path(loss)
-        if path is None or not path.exists():
-            return None
-        network = self.task.build(loss, self.seed)
-        try:
-            network.load_state_dict(load(path.read_bytes()))
-        except (OSError, SafetensorError, RuntimeError):
-            return None
-        return network.eval()
-
-    def _trained(self, loss: str) -> nn.Module:
-        network, path = self.task.train(self.data, loss, self.seed, lambda: self.network("simple")), self._path(loss)
-        if path is not None:
-            weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-            write_bytes(path, save(weights), overwrite=True)
-        return network
 
     def _measure(self, x: Tensor) -> dict[str, float]:
         validation = self.task.validate(x)
