@@ -1,6 +1,5 @@
 """Batches of files: what outputs are called, what may fail, and a ledger by which an interrupted batch goes on."""
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, write_bytes
+from privgen.io.fingerprints import bytes_fingerprint, file_fingerprint
 from privgen.io.journal import Journal
 
 
@@ -118,12 +118,12 @@ class Ledger:
 
         Args:
             output: the file, in the ledger's folder.
-            source_sha256: see `sha256_of`; empty for work without a source.
+            source_sha256: see `file_fingerprint`; empty for work without a source.
         """
         record = self._records.get(output.name)
         if record is None or replace(record, output_sha256="") != self._plan(output, source_sha256):
             return False
-        return sha256_of(output) == record.output_sha256
+        return file_fingerprint(output) == record.output_sha256
 
     def write(self, output: Path, data: bytes, source_sha256: str = "", *, overwrite: bool = False) -> None:
         """Write a file whole or not at all, and remember what it was made from.
@@ -131,14 +131,14 @@ class Ledger:
         Args:
             output: the file, in the ledger's folder, which is made if missing.
             data: its content.
-            source_sha256: see `sha256_of`.
+            source_sha256: see `file_fingerprint`.
             overwrite: replace an existing file instead of refusing.
 
         Raises:
             PrivgenError: the file exists or cannot be written.
         """
         refuse_existing(output, overwrite=overwrite)
-        record = replace(self._plan(output, source_sha256), output_sha256=hashlib.sha256(data).hexdigest())
+        record = replace(self._plan(output, source_sha256), output_sha256=bytes_fingerprint(data))
         # Before the file: if the run ends in between, the digest tells that the file is not there yet.
         with self._journal.appended([asdict(record)]):
             write_bytes(output, data, overwrite=overwrite)
@@ -146,15 +146,6 @@ class Ledger:
 
     def _plan(self, output: Path, source_sha256: str) -> _Record:
         return _Record(output.name, source_sha256, self.made_by, __version__)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits; empty where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def _distinct(suffixes: dict[Path, str]) -> dict[Path, str]:

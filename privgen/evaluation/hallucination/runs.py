@@ -1,7 +1,5 @@
 """One seed of a task: its data, its networks, which are kept, and the figures of every method."""
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,6 +16,7 @@ from privgen.evaluation.hallucination.content import content_figures, matched_re
 from privgen.evaluation.hallucination.methods import LOSSES, Method, Sampled, sample
 from privgen.evaluation.hallucination.task import SamplingTask
 from privgen.evaluation.result_log import ResultLog
+from privgen.io.fingerprints import settings_fingerprint
 from privgen.io.tensor_cache import load_or_make
 from privgen.metrics.hallucination import auroc, nearest_training_distance
 
@@ -149,5 +148,5 @@ def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mappin
 
 
 def fingerprint(*parts: Any) -> str:
-    """All that something depends on, as 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps([*parts, __version__]).encode()).hexdigest()[:16]
+    """Return 16 hexadecimal digits that stand for all that something depends on."""
+    return settings_fingerprint(*parts, __version__)[:16]

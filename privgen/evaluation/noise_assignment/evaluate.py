@@ -6,8 +6,6 @@ held-out data by the Frechet distance of a fixed network's features, by coverage
 whether that network sees what was asked for.
 """
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from privgen.evaluation.noise_assignment.log import LOG, RunLog
 from privgen.evaluation.noise_assignment.report import Curves, TrainingEvaluation, summarise
 from privgen.evaluation.noise_assignment.runs import train_curve
 from privgen.evaluation.noise_assignment.settings import METHODS, SETTINGS, VANILLA, RunOptions, Setting, objective_of
+from privgen.io.fingerprints import settings_fingerprint
 from privgen.io.journal import Journal
 
 
@@ -173,8 +172,7 @@ def load_sets(
 
 def fingerprint(data: TrainingData, setting: Setting, options: RunOptions) -> str:
     """All that a run depends on but its method and seed, as 16 hexadecimal digits."""
-    text = json.dumps([data.identity, asdict(setting), asdict(options), __version__])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return settings_fingerprint(data.identity, asdict(setting), asdict(options), __version__)[:16]
 
 
 def _unique(runs: Sequence[Planned]) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from privgen.io.fingerprints import settings_fingerprint
 from privgen.io.journal import Journal
 
 
@@ -97,8 +96,8 @@ class Log:
 
 
 def work_id(*parts: str) -> str:
-    """Sixteen hexadecimal digits that stand for all that a row depends on."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    """Return 16 hexadecimal digits that stand for all that a row depends on."""
+    return settings_fingerprint(*parts)[:16]
 
 
 def finite_or_none(value: float) -> float | None:

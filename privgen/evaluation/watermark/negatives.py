@@ -1,7 +1,5 @@
 """What an extractor reads from images without a mark: generated ones and photographs."""
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from tqdm import tqdm
 from privgen import __version__
 from privgen.evaluation.watermark.marking import WatermarkModel
 from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Generation, Readings, joined, read
+from privgen.io.fingerprints import settings_fingerprint, weights_fingerprint
 from privgen.io.images import load_image
 from privgen.io.journal import Journal
 from privgen.watermark.protocols import ExtractorLike
@@ -118,19 +117,15 @@ def read_photos(paths: Sequence[Path], extractor: ExtractorLike) -> Readings:
 
 def fingerprint(model: WatermarkModel, generation: Generation) -> str:
     """What readings of unmarked images depend on, as 16 hexadecimal digits: weights, settings, seed and version."""
-    digest = hashlib.sha256()
-    for network in (*(getattr(model.pipeline, name) for name in _NETWORKS), model.extractor):
-        for name, tensor in _state(network).items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    networks = [*(getattr(model.pipeline, name) for name in _NETWORKS), model.extractor]
+    weights = [
+        weights_fingerprint(network, sorted({str(value.dtype) for value in network.state_dict().values()}))
+        for network in networks
+        if isinstance(network, torch.nn.Module)
+    ]
     attacks = {name: repr(attack) for name, attack in ATTACKS.items()}
     settings = [generation.seed, generation.prompts, generation.steps, generation.guidance_scale, attacks, __version__]
-    digest.update(json.dumps([settings, dict(model.pipeline.scheduler.config)], default=str).encode())
-    return digest.hexdigest()[:16]
-
-
-def _state(network: Any) -> dict[str, torch.Tensor]:
-    return network.state_dict() if isinstance(network, torch.nn.Module) else {}
+    return settings_fingerprint(weights, settings, model.pipeline.scheduler.to_json_string())[:16]
 
 
 def _numbered(record: dict[str, Any]) -> tuple[int, dict[str, list[int]]]:
