@@ -62,7 +62,10 @@ def samples_of(image: Image.Image, name: str) -> tuple[Samples, Notes]:
     """
     upright = ImageOps.exif_transpose(image)
     if upright.mode in _DEEP_GREY:
-        return np.asarray(upright).astype(np.uint16)[:, :, None], ()
+        grey = np.asarray(upright).astype(np.uint16)
+        transparent = upright.info.get("transparency")
+        planes = [grey] if transparent is None else [grey, np.uint16(65535) * (grey != transparent)]
+        return np.stack(planes, axis=-1), ()
     if upright.mode in ("I", "F"):
         return _wide(upright, name), ()
     plain, notes = _plain(upright, name)
@@ -80,7 +83,7 @@ def exif_of(image: Image.Image) -> tuple[bytes | None, Notes]:
         return (exif.tobytes() if len(exif) else None), ()
     except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):
         # Cameras and editors write broken blocks, and Pillow reports them in all these ways.
-        return None, ("its EXIF data is damaged and is not kept",)
+        return None, ("its EXIF data cannot be read and is not kept",)
 
 
 def frame_notes(image: Image.Image) -> Notes:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from privgen.errors import PrivgenError
-from privgen.io import image_modes, images_16bit
+from privgen.io import image_modes
 from privgen.io.files import IMAGE_SUFFIXES, atomic_write, iter_image_files, refuse_existing, write_bytes
+from privgen.io.images_16bit import encode_png, encode_tiff, is_16bit_colour, read_16bit
 
 
 __all__ = [
@@ -122,8 +123,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             with Image.open(path, formats=formats) as image:
                 image_modes.check_size(image.size, str(path), max_pixels)
-                deep = images_16bit.read(path, formats) if images_16bit.is_16bit_colour(image) else None
-                return _from_pil(image, deep, str(path))
+                return _from_pil(image, str(path), path if is_16bit_colour(path, image) else None)
     except Image.DecompressionBombError as error:
         raise PrivgenError(f"{path} has more pixels than can be decoded safely; make it smaller.") from error
     except UnidentifiedImageError as error:
@@ -148,7 +148,7 @@ def from_pil(image: Image.Image, *, name: str = "image") -> LoadedImage:
         PrivgenError: a size outside the limits, or a mode without a meaning in colours.
     """
     image_modes.check_size(image.size, name, image.width * image.height)
-    return _from_pil(image, None, name)
+    return _from_pil(image, name)
 
 
 def to_pil(image: LoadedImage | torch.Tensor) -> Image.Image:
@@ -219,7 +219,7 @@ def encode_image(image: LoadedImage, kind: str, *, quality: int = 95) -> bytes:
         image = replace(image, alpha=None)
     metadata = {"icc_profile": _fitting_profile(image, kind), "exif": image.exif}
     if image.bits == 16 and kind in ("PNG", "TIFF"):
-        encode = images_16bit.encode_png if kind == "PNG" else images_16bit.encode_tiff
+        encode = encode_png if kind == "PNG" else encode_tiff
         return encode(_samples_of(image, 16).astype(np.uint16), **metadata)
     options: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
@@ -249,12 +249,13 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resized.clamp(0, 1)
 
 
-def _from_pil(image: Image.Image, deep: images_16bit.Samples16 | None, name: str) -> LoadedImage:
+def _from_pil(image: Image.Image, name: str, deep: Path | None = None) -> LoadedImage:
+    """Take over an image; `deep` is its file if that holds more bits than Pillow reads."""
     notes = image_modes.frame_notes(image)
     if deep is None:
         image.load()
     exif, exif_notes = image_modes.exif_of(image)
-    samples, mode_notes = (deep, ()) if deep is not None else image_modes.samples_of(image, name)
+    samples, mode_notes = image_modes.samples_of(image, name) if deep is None else read_16bit(deep, image)
     planes = torch.from_numpy(samples.astype(np.float32) / np.iinfo(samples.dtype).max).permute(2, 0, 1).contiguous()
     channels = planes.shape[0]
     return LoadedImage(

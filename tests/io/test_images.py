@@ -165,7 +165,7 @@ def test_damaged_exif_costs_only_the_exif(tmp_path):
     picture().save(tmp_path / "a.png", exif=b"Exif\0\0XX" + bytes(20))
     loaded = load_image(tmp_path / "a.png")
     torch.testing.assert_close(loaded.pixels, tensor_of(picture()))
-    assert (loaded.exif, loaded.notes) == (None, ("its EXIF data is damaged and is not kept",))
+    assert (loaded.exif, loaded.notes) == (None, ("its EXIF data cannot be read and is not kept",))
 
 
 # Pillow and tensors
