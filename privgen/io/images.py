@@ -20,22 +20,10 @@ from PIL import Image, UnidentifiedImageError
 
 from privgen.errors import PrivgenError
 from privgen.io import image_modes
-from privgen.io.files import IMAGE_SUFFIXES, atomic_write, iter_image_files, refuse_existing, write_bytes
+from privgen.io.files import refuse_existing, write_bytes
 from privgen.io.images_16bit import encode_png, encode_tiff, is_16bit_colour, read_16bit
+from privgen.io.pixels import luma
 
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LoadedImage",
-    "atomic_write",
-    "encode_image",
-    "from_pil",
-    "iter_image_files",
-    "load_image",
-    "resize",
-    "save_image",
-    "to_pil",
-]
 
 MAX_PIXELS = 89_478_485
 """Pillow's own bound on what it decodes without a warning: 256 MiB of RGB."""
@@ -48,7 +36,6 @@ _READ_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JP
 _READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM"
 # What Pillow's decoders raise for files that are damaged or not what they claim to be.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zlib.error)
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's "L"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -233,22 +220,6 @@ def encode_image(image: LoadedImage, kind: str, *, quality: int = 95) -> bytes:
     return file.getvalue()
 
 
-def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize with an antialiased bicubic filter; differentiable.
-
-    Args:
-        images: (batch, channels, height, width) in [0, 1].
-        size: new height and width.
-
-    Returns:
-        (batch, channels, *size) in [0, 1].
-    """
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    resized = torch.nn.functional.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
-    return resized.clamp(0, 1)
-
-
 def _from_pil(image: Image.Image, name: str, deep: Path | None = None) -> LoadedImage:
     """Take over an image; `deep` is its file if that holds more bits than Pillow reads."""
     notes = image_modes.frame_notes(image)
@@ -275,7 +246,7 @@ def _samples_of(image: LoadedImage, bits: int) -> NDArray[np.int64]:
     """Integer samples (height, width, channels) as they go into a file."""
     planes = image.pixels.detach().to("cpu", torch.float32)
     if image.grey:
-        planes = torch.einsum("chw,c->hw", planes, torch.tensor(_LUMINANCE))[None]
+        planes = luma(planes)
     if image.alpha is not None:
         planes = torch.cat([planes, image.alpha.to("cpu", torch.float32)])
     if not bool(planes.isfinite().all()):
