@@ -289,9 +289,7 @@ def test_labels(param):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    import privgen.attacks.purification.super_resolution as module
-
-    monkeypatch.setattr(module, "_PACKAGE", "a_package_that_is_not_there")
+    monkeypatch.setattr("privgen.attacks.purification.super_resolution._PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(PrivgenError, match=r"privgen\[super-resolution\]"):
         load_upscaler(PACKAGED[0])
 
