@@ -1,4 +1,4 @@
-"""Batches of files: what outputs are called, what may fail, and a ledger by which an interrupted batch goes on."""
+"""Batches of files: names for the outputs, errors that a batch survives, and a ledger to resume from."""
 
 import os
 from collections import defaultdict
@@ -18,7 +18,7 @@ from privgen.io.journal import Journal
 
 
 FILE_ERRORS = (PrivgenError, OSError, ValueError, MemoryError, torch.OutOfMemoryError)
-"""What work on one file may raise without meaning a mistake in this package; the rest of a batch goes on."""
+"""Errors that can come from one bad file. The rest of a batch goes on after them."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class BatchOptions:
     """How a batch of files is written.
 
     Attributes:
-        overwrite: replace files that exist and were not made by the same work, instead of refusing.
+        overwrite: replace files that exist and come from other work, instead of refusing.
         progress: show a bar on standard error, if that is a terminal.
-        keep_format: write the format of the source where possible, lossy ones too; by default all become PNG.
+        keep_format: write each file in the format of its source, if it can be written, even if it is lossy. By default
+            all become PNG.
     """
 
     overwrite: bool = False
@@ -37,17 +38,17 @@ class BatchOptions:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """Return the message of an exception on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def progress_bar(total: int, what: str, *, shown: bool = True) -> Any:
-    """A bar on standard error, where that is a terminal; used as a context manager.
+    """Return a progress bar on standard error, to use as a context manager. It shows on a terminal only.
 
     Args:
         total: number of images.
-        what: what is done to them.
-        shown: whether there is one at all.
+        what: what happens to the images, such as "embed".
+        shown: whether to show it at all.
     """
     return tqdm(total=total, desc=what, unit="image", disable=None if shown else True)
 
@@ -57,22 +58,22 @@ def name_outputs(
     folder: str | os.PathLike[str],
     suffix_of: Callable[[Path], str] = lambda source: ".png",
 ) -> dict[Path, Path]:
-    """Say where the result of each input goes.
+    """Choose an output file for each input. Nothing is written.
 
-    An output has its source's name and the suffix for it. Where two would be one, they keep their sources' suffixes
-    (a.jpg.png, a.webp.png), or are preceded by as many parent folders as tell them apart (london-a.png, paris-a.png).
-    Nothing is written.
+    An output has the name of its source and a suffix of its own. If two outputs would have the same name, they keep
+    the suffixes of their sources (a.jpg.png, a.webp.png), or get as many parent folders in front as tell them apart
+    (london-a.png, paris-a.png).
 
     Args:
         paths: image files, and folders of them.
-        folder: of the results; need not exist.
-        suffix_of: suffix of the output for a source.
+        folder: folder for the outputs; it need not exist.
+        suffix_of: returns the suffix of the output for a source.
 
     Returns:
-        Output by source, in the order of `paths`; a file that is named twice is there once.
+        The output of each source, in the order of `paths`. A file that is named twice is there once.
 
     Raises:
-        UsageError: no image, an output folder that inputs come from, or one that is no folder; or names that
+        UsageError: there is no image, inputs come from the output folder, the output folder is a file, or two outputs
             cannot be told apart.
     """
     folder = Path(folder)
@@ -84,14 +85,14 @@ def name_outputs(
     for source in iter_image_files(paths):
         sources.setdefault(Path(os.path.abspath(source)), source)  # noqa: PTH100 - resolves "..", but no links
         if os.path.realpath(folder) in (os.path.realpath(source.parent), os.path.dirname(os.path.realpath(source))):  # noqa: PTH120
-            raise UsageError(f"{folder} is a folder that inputs come from; choose another one for the results.")
+            raise UsageError(f"Inputs come from the folder {folder}; choose another one for the results.")
     names = _distinct({path: suffix_of(source) for path, source in sources.items()})
     return {sources[path]: folder / name for path, name in names.items()}
 
 
 @dataclass(frozen=True)
 class _Record:
-    """A line of a ledger; equal in all but the output's digest means the same work."""
+    """A line of a ledger. Two lines stand for the same work if all but `output_sha256` are equal."""
 
     output: str
     source_sha256: str
@@ -101,11 +102,16 @@ class _Record:
 
 
 class Ledger:
-    """What the files of a folder were made from, and by what: one JSON object a line, the last one of a name counts.
+    """A journal of what the files in a folder were made from, so that an interrupted batch can go on.
+
+    For each file, its last line counts.
 
     Args:
-        path: the ledger's file, in the folder of the outputs; need not exist.
-        made_by: all that an output depends on beside its source and this package's version.
+        path: the journal, in the folder of the outputs; it need not exist.
+        made_by: a text of all that an output depends on, except its source and the version of this package.
+
+    Raises:
+        PrivgenError: the journal cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str], made_by: str) -> None:
@@ -114,11 +120,12 @@ class Ledger:
         self._records = {record.output: record for record in self._journal.read(lambda record: _Record(**record))}
 
     def has(self, output: Path, source_sha256: str = "") -> bool:
-        """Whether the same work on the same source made a file, and the file is still as it was made.
+        """Whether the same work has made a file from the same source, and nobody has changed the file since.
 
         Args:
-            output: the file, in the ledger's folder.
-            source_sha256: see `file_fingerprint`; empty for work without a source.
+            output: the file, in the folder of the ledger.
+            source_sha256: fingerprint of the source, see `privgen.io.fingerprints.file_fingerprint`; empty for work
+                without a source.
         """
         record = self._records.get(output.name)
         if record is None or replace(record, output_sha256="") != self._plan(output, source_sha256):
@@ -126,20 +133,20 @@ class Ledger:
         return file_fingerprint(output) == record.output_sha256
 
     def write(self, output: Path, data: bytes, source_sha256: str = "", *, overwrite: bool = False) -> None:
-        """Write a file whole or not at all, and remember what it was made from.
+        """Write a file whole or not at all, and note what it was made from.
 
         Args:
-            output: the file, in the ledger's folder, which is made if missing.
+            output: the file, in the folder of the ledger, which is made if missing.
             data: its content.
-            source_sha256: see `file_fingerprint`.
+            source_sha256: see `has`.
             overwrite: replace an existing file instead of refusing.
 
         Raises:
-            PrivgenError: the file exists or cannot be written.
+            PrivgenError: the file exists, or it or the ledger cannot be written. The ledger then stays as it was.
         """
         refuse_existing(output, overwrite=overwrite)
         record = replace(self._plan(output, source_sha256), output_sha256=bytes_fingerprint(data))
-        # Before the file: if the run ends in between, the digest tells that the file is not there yet.
+        # The line comes before the file: if the run is killed in between, the fingerprint will not match.
         with self._journal.appended([asdict(record)]):
             write_bytes(output, data, overwrite=overwrite)
         self._records[output.name] = record
@@ -149,7 +156,7 @@ class Ledger:
 
 
 def _distinct(suffixes: dict[Path, str]) -> dict[Path, str]:
-    """A name of its own for each source; given the suffixes of the names."""
+    """Choose a different file name for each source, given the suffix of each name."""
     groups: defaultdict[str, list[Path]] = defaultdict(list)
     for source, suffix in suffixes.items():
         groups[source.stem + suffix].append(source)
@@ -164,7 +171,7 @@ def _distinct(suffixes: dict[Path, str]) -> dict[Path, str]:
 
 
 def _told_apart(group: Sequence[Path], suffixes: dict[Path, str]) -> dict[Path, str]:
-    """Names for sources that would have the same one, with as little added as possible."""
+    """Choose different names for sources of the same name, with as little added as possible."""
     names: dict[Path, str] = {}
     for parents in range(max(len(source.parts) for source in group)):
         for whole in (False, True):
@@ -175,6 +182,6 @@ def _told_apart(group: Sequence[Path], suffixes: dict[Path, str]) -> dict[Path, 
 
 
 def _label(source: Path, parents: int, whole: bool) -> str:
-    """The last folders of a path and its name, with its suffix or without."""
+    """Join the last folders of a path and its name, with or without the suffix."""
     folders = source.parts[1:-1]
     return "-".join((*folders[len(folders) - min(parents, len(folders)) :], source.name if whole else source.stem))

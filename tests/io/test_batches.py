@@ -1,6 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.batches import Ledger, name_outputs
@@ -63,14 +66,14 @@ def test_names_that_cannot_be_told_apart(files):
 def test_never_among_the_inputs(files, tmp_path, output):
     files("x/a.jpg", "b.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "x")
-    with pytest.raises(UsageError, match="is a folder that inputs come from"):
+    with pytest.raises(UsageError, match="Inputs come from the folder"):
         name_outputs(["b.jpg", "x"], output)
 
 
 def test_never_over_the_target_of_a_link(files, tmp_path):
     files("x/a.png", "y/b.png")
     (tmp_path / "y" / "a.png").symlink_to(tmp_path / "x" / "a.png")
-    with pytest.raises(UsageError, match="is a folder that inputs come from"):
+    with pytest.raises(UsageError, match="Inputs come from the folder"):
         name_outputs(["y/a.png"], "x")
 
 
@@ -79,6 +82,27 @@ def test_output_must_be_a_folder(files, output, match):
     files("x/a.jpg", "b.jpg")
     with pytest.raises(UsageError, match=match):
         name_outputs(["x"], output)
+
+
+pieces = st.sampled_from(["a", "b", "a-b", "a.png", "-"])
+sources = st.lists(st.tuples(st.lists(pieces, max_size=3), pieces, st.sampled_from([".png", ".jpg", ""])), max_size=8)
+
+
+@given(sources=sources, keep_suffix=st.booleans())
+def test_no_two_sources_share_an_output(sources, keep_suffix):
+    """Files need not exist to be named, so that names alone are tested."""
+    paths = list(dict.fromkeys(Path("in", *folders, name + suffix) for folders, name, suffix in sources))
+    try:
+        outputs = name_outputs(paths, "out", (lambda source: source.suffix) if keep_suffix else lambda source: ".png")
+    except UsageError as error:
+        assert "would both become" in str(error)  # noqa: PT017 - or nothing is raised
+        return
+    assert list(outputs) == paths
+    assert len(set(outputs.values())) == len(paths)
+    for source, output in outputs.items():
+        assert output.parent == Path("out")
+        assert source.stem in output.name
+        assert output.suffix == (source.suffix if keep_suffix else ".png")
 
 
 def test_ledger_remembers(tmp_path):
@@ -109,23 +133,29 @@ def test_ledger_survives_a_line_cut_short(tmp_path):
     assert ledger.has(tmp_path / "b.png")
 
 
-def test_ledger_forgets_what_was_not_written(tmp_path, monkeypatch):
-    path = tmp_path / "out" / "ledger.jsonl"
-
-    def full(*args, **kwargs):
-        raise PrivgenError("full")
-
-    ledger = Ledger(path, "x")
-    ledger.write(tmp_path / "out" / "a.png", b"a")
-    before = path.read_bytes()
-    monkeypatch.setattr("privgen.io.batches.write_bytes", full)
-    with pytest.raises(PrivgenError, match="full"):
-        ledger.write(tmp_path / "out" / "b.png", b"b")
-    assert path.read_bytes() == before
-    assert not ledger.has(tmp_path / "out" / "b.png")
-    with pytest.raises(PrivgenError, match="full"):
-        Ledger(tmp_path / "new" / "ledger.jsonl", "x").write(tmp_path / "new" / "b.png", b"b")
-    assert list((tmp_path / "new").iterdir()) == []
+@pytest.mark.parametrize("existing", [True, False])
+def test_ledger_forgets_what_was_not_written(tmp_path, python, existing):
+    """A limit on the size of files makes the system itself refuse: the line fits, the image does not."""
+    pytest.importorskip("resource")
+    path, target = tmp_path / "ledger.jsonl", tmp_path / "b.png"
+    if existing:
+        Ledger(path, "x").write(tmp_path / "a.png", b"a")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    code = f"""
+import resource
+from pathlib import Path
+from privgen.errors import PrivgenError
+from privgen.io.batches import Ledger
+ledger = Ledger({str(path)!r}, "x")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    ledger.write(Path({str(target)!r}), bytes(10_000))
+except PrivgenError as error:
+    print(error, ledger.has(Path({str(target)!r})))
+"""
+    assert "b.png was not written: the file is larger than allowed" in (said := python("-c", code).stdout)
+    assert said.endswith("False\n")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_ledger_refuses_existing_files(tmp_path):
