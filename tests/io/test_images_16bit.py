@@ -251,6 +251,19 @@ def test_huge_tiles_are_refused(tmp_path):
         load_image(tmp_path / "a.tiff")
 
 
+def test_a_second_width_does_not_get_past_the_limits(tmp_path):
+    """Of two tags of one kind Pillow takes the last and tifffile the first; only the size of Pillow is checked."""
+    data = bytearray(encode_tiff(deep_samples(3)))
+    tag = struct.pack("<HHI", 278, 3, 1)  # rows a strip: one number of 16 bits
+    place = data.index(tag)
+    data[place : place + 12] = struct.pack("<HHII", 256, 3, 1, 20)
+    (tmp_path / "a.tiff").write_bytes(data)
+    with Image.open(tmp_path / "a.tiff") as image:
+        assert image.size == (20, HEIGHT)
+    with pytest.raises(PrivgenError, match="its sizes contradict each other"):
+        load_image(tmp_path / "a.tiff")
+
+
 def test_damaged_exif_costs_only_the_exif(tmp_path):
     samples = deep_samples(3)
     (tmp_path / "a.png").write_bytes(encode_png(samples, exif=b"XX" + bytes(20)))

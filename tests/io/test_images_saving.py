@@ -215,11 +215,8 @@ def test_lossless_round_trip(folder, kind, bits, channels, height, width, seed, 
     """Whatever the mode and precision, the numbers in a file are those that were saved."""
     top = 2**bits - 1
     rng = np.random.default_rng(seed)
-    samples = (
-        rng.integers(0, 3, (channels, height, width)) * (top // 2)
-        if few
-        else rng.integers(0, top + 1, (channels, height, width))
-    )
+    shape = (channels, height, width)
+    samples = rng.integers(0, 3, shape) * (top // 2) if few else rng.integers(0, top + 1, shape)
     planes = torch.from_numpy(samples).float() / top
     pixels = planes[:1].expand(3, -1, -1) if channels <= 2 else planes[:3]
     image = LoadedImage(pixels, planes[-1:] if channels in (2, 4) else None, grey=channels <= 2, bits=bits)
