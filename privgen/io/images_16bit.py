@@ -194,7 +194,7 @@ def _read_tiff(path: Path, image: Image.Image) -> Samples16:
 
 def _check_tiff(page: tifffile.TiffPage, image: Image.Image) -> None:
     """Make sure, before anything is decoded, that a page takes no more memory than the size of the image says."""
-    if sorted((page.imagewidth, page.imagelength)) != sorted(image.size) or page.samplesperpixel > 4:
+    if math.prod(page.shape) not in (3 * image.width * image.height, 4 * image.width * image.height):
         raise ValueError("its sizes contradict each other")
     segment = math.prod(page.chunks)
     if page.dtype != np.uint16 or segment > max(math.prod(page.shape), _LARGE_TILE):
