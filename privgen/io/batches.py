@@ -85,7 +85,7 @@ def name_outputs(
     for source in iter_image_files(paths):
         sources.setdefault(Path(os.path.abspath(source)), source)  # noqa: PTH100 - resolves "..", but no links
         if os.path.realpath(folder) in (os.path.realpath(source.parent), os.path.dirname(os.path.realpath(source))):  # noqa: PTH120
-            raise UsageError(f"Inputs come from the folder {folder}; choose another one for the results.")
+            raise UsageError(f"{folder} is a folder that inputs come from; choose another one for the results.")
     names = _distinct({path: suffix_of(source) for path, source in sources.items()})
     return {sources[path]: folder / name for path, name in names.items()}
 

@@ -66,14 +66,14 @@ def test_names_that_cannot_be_told_apart(files):
 def test_never_among_the_inputs(files, tmp_path, output):
     files("x/a.jpg", "b.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "x")
-    with pytest.raises(UsageError, match="Inputs come from the folder"):
+    with pytest.raises(UsageError, match="is a folder that inputs come from"):
         name_outputs(["b.jpg", "x"], output)
 
 
 def test_never_over_the_target_of_a_link(files, tmp_path):
     files("x/a.png", "y/b.png")
     (tmp_path / "y" / "a.png").symlink_to(tmp_path / "x" / "a.png")
-    with pytest.raises(UsageError, match="Inputs come from the folder"):
+    with pytest.raises(UsageError, match="is a folder that inputs come from"):
         name_outputs(["y/a.png"], "x")
 
 
