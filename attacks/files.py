@@ -1,6 +1,5 @@
 """Attacks on image files: each file by itself, at its own size, resumable."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from privgen.attacks.base import BaseAttack
 from privgen.errors import PrivgenError
-from privgen.io.batches import FILE_ERRORS, Ledger, name_outputs, reason, sha256_of
+from privgen.io.batches import FILE_ERRORS, Ledger, name_outputs, reason
+from privgen.io.fingerprints import file_fingerprint, seed_from
 from privgen.io.images import encode_image, load_image
 
 
@@ -92,7 +92,7 @@ def attack_files(
     """
     targets = name_outputs(paths, output)
     ledger = Ledger(Path(output) / MANIFEST, f"{attack!r}, seed={seed}")
-    digests = {source: sha256_of(source) for source in targets}
+    digests = {source: file_fingerprint(source) for source in targets}
     made = {source for source, target in targets.items() if ledger.has(target, digests[source])}
     foreign = [target for source, target in targets.items() if source not in made and target.exists()]
     if foreign and not overwrite:
@@ -118,7 +118,7 @@ def _attack_file(
 ) -> AttackedFile:
     try:
         loaded = load_image(source)
-        generator = torch.Generator().manual_seed(_seed_of(seed, source.name))
+        generator = torch.Generator().manual_seed(seed_from(seed, source.name))
         with torch.no_grad():
             pixels = attack(loaded.pixels[None], generator=generator)[0]
         ledger.write(target, encode_image(replace(loaded, pixels=pixels), "PNG"), digest, overwrite=True)
@@ -130,8 +130,3 @@ def _attack_file(
 def _psnr(images: Tensor, reference: Tensor) -> float | None:
     error = float((images.double() - reference.double()).square().mean())
     return -10 * float(torch.tensor(error).log10()) if error > 0 else None
-
-
-def _seed_of(seed: int, name: str) -> int:
-    """A seed below 2^63 for one file of a batch."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]) >> 1

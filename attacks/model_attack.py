@@ -13,6 +13,7 @@ from torch import Tensor
 
 from privgen.attacks.base import Attack, Draws, Kind
 from privgen.errors import PrivgenError
+from privgen.io.fingerprints import weights_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -65,14 +66,14 @@ def model_name(model: Any) -> str:
     """What stands for a model in representations: its name, or class and digest of its weights."""
     if isinstance(model, (str, os.PathLike)):
         return os.fspath(model)
-    from privgen.attacks.purification.denoiser import Denoiser, digest
+    from privgen.attacks.purification.denoiser import Denoiser
 
     if isinstance(model, Denoiser):
         return model.name
-    if isinstance(model, torch.nn.Module):
-        return f"{type(model).__name__}_{digest(model)}"
-    network = getattr(model, "unet", None) or getattr(model, "transformer", None) or getattr(model, "vae", None)
-    return f"{type(model).__name__}_{digest(network)}" if network is not None else type(model).__name__
+    network = model
+    if not isinstance(model, torch.nn.Module):
+        network = getattr(model, "unet", None) or getattr(model, "transformer", None) or getattr(model, "vae", None)
+    return type(model).__name__ + ("" if network is None else f"_{weights_fingerprint(network)[:8]}")
 
 
 def spawn(generators: Draws) -> list[torch.Generator]:

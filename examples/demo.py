@@ -11,7 +11,8 @@ from PIL import Image
 
 from privgen.cli.loading import quiet_loading
 from privgen.data.sheets import contact_sheet
-from privgen.io.images import load_image, resize, to_pil
+from privgen.io.images import load_image, to_pil
+from privgen.io.pixels import resize
 from privgen.pipelines.generation import generate_files
 from privgen.watermark.key import Key
 from privgen.watermark.read.detect_files import DetectedFile, detect_files

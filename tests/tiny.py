@@ -39,10 +39,12 @@ def tiny_text_encoder(shape, tokenizer):
     return CLIPTextModel(config)
 
 
-def tiny_unet(shape):
+def tiny_unet(shape, channels=4, sample=16):
     older = shape == "sd15"
     return UNet2DConditionModel(
-        sample_size=16,
+        in_channels=channels,
+        out_channels=channels,
+        sample_size=sample,
         block_out_channels=(16, 32),
         layers_per_block=1,
         norm_num_groups=8,

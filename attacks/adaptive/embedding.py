@@ -13,7 +13,7 @@ from privgen.attacks.purification.denoiser import encode_latents
 from privgen.attacks.purification.regeneration import as_pipeline
 from privgen.attacks.registry import register
 from privgen.errors import PrivgenError
-from privgen.io.images import resize
+from privgen.io.pixels import resize
 
 
 FALLBACK_SIDE = 512
@@ -44,7 +44,8 @@ class Embedding(GradientAttack):
         side = int(getattr(vae.config, "sample_size", None) or FALLBACK_SIDE)
 
         def encode(x: Tensor) -> Tensor:
-            return encode_latents(vae, 2 * resize(x.to(next(vae.parameters()).device), (side, side)) - 1)
+            squeezed = resize(x.to(next(vae.parameters()).device), (side, side)).clamp(0, 1)
+            return encode_latents(vae, 2 * squeezed - 1)
 
         with torch.no_grad():
             before = encode(image)

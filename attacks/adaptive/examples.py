@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from privgen.errors import PrivgenError
 from privgen.io.files import iter_image_files
-from privgen.io.images import load_image, resize
+from privgen.io.fingerprints import tensor_fingerprint
+from privgen.io.images import load_image
+from privgen.io.pixels import resize
 
 
 CANVAS = 128
@@ -50,7 +51,7 @@ class Examples:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that tell collections apart."""
-        return hashlib.sha256(self.images.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:8]
+        return tensor_fingerprint(self.images)[:8]
 
     @classmethod
     def of(cls, images: Iterable[Tensor], name: str = "tensor", size: int = CANVAS) -> Self:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from privgen.attacks.adaptive.surrogate import FIT_STEPS
-from privgen.io.images import resize
+from privgen.io.pixels import resize
 
 
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 32, 2e-3, 0.01
@@ -48,7 +48,7 @@ class SurrogateExtractor(ModelMixin, ConfigMixin):
         Returns:
             (B,) logits, above 0 for images that look marked.
         """
-        x = resize(images.to(self.head.weight), (self.config.size, self.config.size))
+        x = resize(images.to(self.head.weight), (self.config.size, self.config.size)).clamp(0, 1)
         fine = x - F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
         h = torch.cat([2 * x - 1, 10 * fine], dim=1)
         for convolution in self.convolutions:

@@ -14,19 +14,11 @@ from torch import Tensor
 
 from privgen.attacks.base import Attack, Draws
 from privgen.attacks.registry import register
+from privgen.io.pixels import LUMA, luma
 
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the grey value (ITU-R BT.601, as in Pillow)."""
 
 GAMMA_FLOOR = 1e-6
 """Values below this count as this: at 0, a power below 1 has no finite gradient."""
-
-
-def grey(images: Tensor) -> Tensor:
-    """Grey value of each pixel: (B, 3, H, W) to (B, 1, H, W)."""
-    weights = torch.tensor(LUMA, device=images.device, dtype=images.dtype)
-    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
 
 
 def blend(base: Tensor, images: Tensor, factor: float) -> Tensor:
@@ -69,7 +61,7 @@ class Contrast(_Factor):
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
         if self.is_identity:
             return images
-        return blend(grey(images).mean(dim=(2, 3), keepdim=True), images, self.strength)
+        return blend(luma(images).mean(dim=(2, 3), keepdim=True), images, self.strength)
 
 
 @register
@@ -82,7 +74,7 @@ class Saturation(_Factor):
     strength: float = 1.5
 
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
-        return images if self.is_identity else blend(grey(images), images, self.strength)
+        return images if self.is_identity else blend(luma(images), images, self.strength)
 
 
 @register
@@ -136,8 +128,8 @@ def hue_matrix(degrees: float) -> Tensor:
     one = torch.ones(3, 3, dtype=torch.float64) / 3
     cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
     turn = math.cos(angle) * (torch.eye(3, dtype=torch.float64) - one) + math.sin(angle) * cross + one
-    luma = torch.tensor(LUMA, dtype=torch.float64)
-    return turn + (luma - luma @ turn)
+    weights = torch.tensor(LUMA, dtype=torch.float64)
+    return turn + (weights - weights @ turn)
 
 
 @register

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from privgen.attacks.model_attack import pad_to_multiple
 from privgen.errors import PrivgenError
+from privgen.io.fingerprints import weights_fingerprint
 
 
 Space: TypeAlias = Literal["pixel", "latent"]
@@ -72,7 +72,7 @@ class Denoiser:
         object.__setattr__(self, "alphas_cumprod", self.scheduler.alphas_cumprod.detach().double().cpu())
         object.__setattr__(self, "_logs", self.alphas_cumprod.log().tolist())
         if not self.name:
-            object.__setattr__(self, "name", f"{type(self.network).__name__}_{digest(self.network)}")
+            object.__setattr__(self, "name", f"{type(self.network).__name__}_{weights_fingerprint(self.network)[:8]}")
 
     def __repr__(self) -> str:
         return f"Denoiser({self.name})"
@@ -179,15 +179,6 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     place = next(vae.parameters())
     decoded: Tensor = vae.decode((latents / scale + shift).to(place)).sample
     return decoded.to(latents.dtype)
-
-
-def digest(network: nn.Module) -> str:
-    """Eight hexadecimal digits that tell weights apart."""
-    sha256 = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        sha256.update(name.encode())
-        sha256.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha256.hexdigest()[:8]
 
 
 def denoiser_of(pipeline: Any, name: str = "") -> Denoiser:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from privgen.attacks.base import draw_normal
@@ -22,6 +20,7 @@ from privgen.attacks.registry import register
 from privgen.diffusion.sampling import silent
 from privgen.errors import PrivgenError
 from privgen.io.foreign_weights import find_packaged
+from privgen.io.pixels import resize
 
 
 PACKAGED = ("realesr-animevideov3-x4", "realesrgan-x4plus", "realesrgan-x4plus-anime")
@@ -139,13 +138,13 @@ class SuperResolution(ModelAttack):
         upscaler, size = self._upscaler(), images.shape[-2:]
         if self.noise:
             images = (images + self.noise * draw_normal(images, generators)).clamp(0, 1)
-        small = resize(images, [max(1, round(side / self.strength)) for side in size])
+        small = resize(images, [max(1, round(side / self.strength)) for side in size]).clamp(0, 1)
         # One by one, because the network works on images as large as those that came in.
         large = [
             upscale(upscaler, image[None], source, prompt=self.prompt, steps=self.steps).to(images)
             for image, source in zip(small, generators, strict=True)
         ]
-        return resize(torch.cat(large), size)
+        return resize(torch.cat(large), size).clamp(0, 1)
 
 
 def upscale(upscaler: Any, images: Tensor, generator: torch.Generator, *, prompt: str = "", steps: int = 20) -> Tensor:
@@ -179,11 +178,3 @@ def upscale(upscaler: Any, images: Tensor, generator: torch.Generator, *, prompt
         large: Tensor = upscaler(image=padded, **options).images
     factor = large.shape[-1] // padded.shape[-1]
     return large[..., : height * factor, : width * factor].clamp(0, 1)
-
-
-def resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Bicubic, with the neighbourhood widened where images become smaller; (B, 3, *size) in [0, 1]."""
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    resized = F.interpolate(images, size=list(size), mode="bicubic", antialias=True, align_corners=False)
-    return resized.clamp(0, 1)

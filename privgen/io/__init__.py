@@ -1,1 +1,1 @@
-"""Files in and out: images with their metadata, atomic writes, batches, journals."""
+"""Files: images with their metadata, atomic writes, batches, journals, caches and fingerprints."""

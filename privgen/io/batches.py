@@ -1,12 +1,8 @@
-"""Batches of files: what outputs are called, what may fail, and a ledger by which an interrupted batch goes on."""
+"""Batches of files: names for the outputs, errors that a batch survives, and a ledger to resume from."""
 
-import errno
-import hashlib
-import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +13,12 @@ from tqdm import tqdm
 from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, write_bytes
+from privgen.io.fingerprints import bytes_fingerprint, file_fingerprint
+from privgen.io.journal import Journal
 
 
 FILE_ERRORS = (PrivgenError, OSError, ValueError, MemoryError, torch.OutOfMemoryError)
-"""What work on one file may raise without meaning a mistake in this package; the rest of a batch goes on."""
+"""Errors that can come from one bad file. The rest of a batch goes on after them."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,10 @@ class BatchOptions:
     """How a batch of files is written.
 
     Attributes:
-        overwrite: replace files that exist and were not made by the same work, instead of refusing.
+        overwrite: replace files that exist and come from other work, instead of refusing.
         progress: show a bar on standard error, if that is a terminal.
-        keep_format: write the format of the source where possible, lossy ones too; by default all become PNG.
+        keep_format: write each file in the format of its source, if it can be written, even if it is lossy. By default
+            all become PNG.
     """
 
     overwrite: bool = False
@@ -39,17 +38,17 @@ class BatchOptions:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """Return the message of an exception on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def progress_bar(total: int, what: str, *, shown: bool = True) -> Any:
-    """A bar on standard error, where that is a terminal; used as a context manager.
+    """Return a progress bar on standard error, to use as a context manager. It shows on a terminal only.
 
     Args:
         total: number of images.
-        what: what is done to them.
-        shown: whether there is one at all.
+        what: what happens to the images, such as "embed".
+        shown: whether to show it at all.
     """
     return tqdm(total=total, desc=what, unit="image", disable=None if shown else True)
 
@@ -59,22 +58,22 @@ def name_outputs(
     folder: str | os.PathLike[str],
     suffix_of: Callable[[Path], str] = lambda source: ".png",
 ) -> dict[Path, Path]:
-    """Say where the result of each input goes.
+    """Choose an output file for each input. Nothing is written.
 
-    An output has its source's name and the suffix for it. Where two would be one, they keep their sources' suffixes
-    (a.jpg.png, a.webp.png), or are preceded by as many parent folders as tell them apart (london-a.png, paris-a.png).
-    Nothing is written.
+    An output has the name of its source and a suffix of its own. If two outputs would have the same name, they keep
+    the suffixes of their sources (a.jpg.png, a.webp.png), or get as many parent folders in front as tell them apart
+    (london-a.png, paris-a.png).
 
     Args:
         paths: image files, and folders of them.
-        folder: of the results; need not exist.
-        suffix_of: suffix of the output for a source.
+        folder: folder for the outputs; it need not exist.
+        suffix_of: returns the suffix of the output for a source.
 
     Returns:
-        Output by source, in the order of `paths`; a file that is named twice is there once.
+        The output of each source, in the order of `paths`. A file that is named twice is there once.
 
     Raises:
-        UsageError: no image, an output folder that inputs come from, or one that is no folder; or names that
+        UsageError: there is no image, inputs come from the output folder, the output folder is a file, or two outputs
             cannot be told apart.
     """
     folder = Path(folder)
@@ -93,7 +92,7 @@ def name_outputs(
 
 @dataclass(frozen=True)
 class _Record:
-    """A line of a ledger; equal in all but the output's digest means the same work."""
+    """A line of a ledger. Two lines stand for the same work if all but `output_sha256` are equal."""
 
     output: str
     source_sha256: str
@@ -103,46 +102,52 @@ class _Record:
 
 
 class Ledger:
-    """What the files of a folder were made from, and by what: one JSON object a line, the last one of a name counts.
+    """A journal of what the files in a folder were made from, so that an interrupted batch can go on.
+
+    For each file, its last line counts.
 
     Args:
-        path: the ledger's file, in the folder of the outputs; need not exist.
-        made_by: all that an output depends on beside its source and this package's version.
+        path: the journal, in the folder of the outputs; it need not exist.
+        made_by: a text of all that an output depends on, except its source and the version of this package.
+
+    Raises:
+        PrivgenError: the journal cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str], made_by: str) -> None:
-        self.path = Path(path)
         self.made_by = made_by
-        self._records = {record.output: record for record in _read(self.path)}
+        self._journal = Journal(path)
+        self._records = {record.output: record for record in self._journal.read(lambda record: _Record(**record))}
 
     def has(self, output: Path, source_sha256: str = "") -> bool:
-        """Whether the same work on the same source made a file, and the file is still as it was made.
+        """Whether the same work has made a file from the same source, and nobody has changed the file since.
 
         Args:
-            output: the file, in the ledger's folder.
-            source_sha256: see `sha256_of`; empty for work without a source.
+            output: the file, in the folder of the ledger.
+            source_sha256: fingerprint of the source, see `privgen.io.fingerprints.file_fingerprint`; empty for work
+                without a source.
         """
         record = self._records.get(output.name)
         if record is None or replace(record, output_sha256="") != self._plan(output, source_sha256):
             return False
-        return sha256_of(output) == record.output_sha256
+        return file_fingerprint(output) == record.output_sha256
 
     def write(self, output: Path, data: bytes, source_sha256: str = "", *, overwrite: bool = False) -> None:
-        """Write a file whole or not at all, and remember what it was made from.
+        """Write a file whole or not at all, and note what it was made from.
 
         Args:
-            output: the file, in the ledger's folder, which is made if missing.
+            output: the file, in the folder of the ledger, which is made if missing.
             data: its content.
-            source_sha256: see `sha256_of`.
+            source_sha256: see `has`.
             overwrite: replace an existing file instead of refusing.
 
         Raises:
-            PrivgenError: the file exists or cannot be written.
+            PrivgenError: the file exists, or it or the ledger cannot be written. The ledger then stays as it was.
         """
         refuse_existing(output, overwrite=overwrite)
-        record = replace(self._plan(output, source_sha256), output_sha256=hashlib.sha256(data).hexdigest())
-        # Before the file: if the run ends in between, the digest tells that the file is not there yet.
-        with _appended(self.path, json.dumps(asdict(record))):
+        record = replace(self._plan(output, source_sha256), output_sha256=bytes_fingerprint(data))
+        # The line comes before the file: if the run is killed in between, the fingerprint will not match.
+        with self._journal.appended([asdict(record)]):
             write_bytes(output, data, overwrite=overwrite)
         self._records[output.name] = record
 
@@ -150,17 +155,8 @@ class Ledger:
         return _Record(output.name, source_sha256, self.made_by, __version__)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits; empty where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
-
-
 def _distinct(suffixes: dict[Path, str]) -> dict[Path, str]:
-    """A name of its own for each source; given the suffixes of the names."""
+    """Choose a different file name for each source, given the suffix of each name."""
     groups: defaultdict[str, list[Path]] = defaultdict(list)
     for source, suffix in suffixes.items():
         groups[source.stem + suffix].append(source)
@@ -175,7 +171,7 @@ def _distinct(suffixes: dict[Path, str]) -> dict[Path, str]:
 
 
 def _told_apart(group: Sequence[Path], suffixes: dict[Path, str]) -> dict[Path, str]:
-    """Names for sources that would have the same one, with as little added as possible."""
+    """Choose different names for sources of the same name, with as little added as possible."""
     names: dict[Path, str] = {}
     for parents in range(max(len(source.parts) for source in group)):
         for whole in (False, True):
@@ -186,51 +182,6 @@ def _told_apart(group: Sequence[Path], suffixes: dict[Path, str]) -> dict[Path, 
 
 
 def _label(source: Path, parents: int, whole: bool) -> str:
-    """The last folders of a path and its name, with its suffix or without."""
+    """Join the last folders of a path and its name, with or without the suffix."""
     folders = source.parts[1:-1]
     return "-".join((*folders[len(folders) - min(parents, len(folders)) :], source.name if whole else source.stem))
-
-
-def _read(path: Path) -> Iterator[_Record]:
-    """Records of a ledger; lines that are none, such as one cut short, are passed over."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            yield _Record(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-
-
-@contextmanager
-def _appended(path: Path, line: str) -> Iterator[None]:
-    """Add a line to a file; it is taken away again when that, or the block, fails."""
-    before = path.stat().st_size if path.is_file() else None
-    try:
-        _append(path, line)
-        yield
-    except BaseException:
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            os.truncate(path, before)
-        raise
-
-
-def _append(path: Path, line: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            # A line that a killed process cut short must not swallow this one.
-            data = b"\n" * _is_cut(path) + line.encode() + b"\n"
-            if file.write(data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise PrivgenError(f"{path} was not written: {error.strerror}; choose a folder with room in it.") from error
-
-
-def _is_cut(path: Path) -> bool:
-    """Whether the last line of a file has no end."""
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

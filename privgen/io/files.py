@@ -1,10 +1,10 @@
-"""Files in and out: outputs appear whole or not at all, and replace nothing unasked."""
+"""Read folders and write files: a file appears whole or not at all, and replaces nothing unasked."""
 
 import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +29,7 @@ IMAGE_SUFFIXES = frozenset(
         ".webp",
     }
 )
-"""What a folder is searched for; a file named by itself is taken whatever it is called."""
+"""Endings of the files that a folder is searched for. A file that is named by itself may have any."""
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run it again",
@@ -45,15 +45,15 @@ _REASONS = {
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a new binary file that takes its name only when it is complete and on the disk.
+    """Open a new binary file that takes its name only once it is complete and on the disk.
 
-    The bytes go to a hidden temporary file in the same folder. When the block ends without an exception, it is
-    flushed, synced and renamed; otherwise it is removed and `path` is as it was. Missing parent folders are made.
+    The bytes go to a hidden temporary file in the same folder. If the block ends without an exception, the temporary
+    file is synced and renamed. Otherwise it is removed, and `path` stays as it was. Missing parent folders are made.
 
     Args:
         path: the file to write. A symbolic link is followed.
         overwrite: replace an existing file instead of refusing.
-        mode: permissions of the file from its first moment, before the process's umask.
+        mode: permissions of the file from its first moment, less the process's umask.
 
     Yields:
         The temporary file, open for writing.
@@ -64,10 +64,10 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False, mode:
     named = Path(path)
     refuse_existing(named, overwrite=overwrite)
     target = Path(os.path.realpath(named))
-    # Independent of the target's name, which may already be as long as the file system allows.
+    # Its name does not build on the target's, which may already be as long as the file system allows.
     temporary = target.parent / f".privgen-{secrets.token_hex(8)}.tmp"
     try:
-        _make_folder(target.parent)
+        make_folder(target.parent)
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
@@ -76,10 +76,10 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False, mode:
     except FileExistsError as error:
         raise _exists(named) from error
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; choose another path")
-        raise PrivgenError(f"{named} was not written: {reason}.") from error
+        raise write_error(named, error) from error
     finally:
-        _remove(temporary)
+        with suppress(OSError):  # if its folder could not be made, there is nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = False, mode: int = 0o666) -> None:
@@ -94,10 +94,10 @@ def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool = Fal
 
 
 def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Check that `path` may be written, before work is spent on what shall go there.
+    """Check that `path` may be written, before any work is spent on its content.
 
     Raises:
-        PrivgenError: It is a folder or a special file, or it exists and `overwrite` is false.
+        PrivgenError: `path` is a folder or a special file, or it exists and `overwrite` is false.
     """
     target = Path(path)
     try:
@@ -108,30 +108,44 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool = False) ->
         if not overwrite and (target.exists() or target.is_symlink()):
             raise _exists(target)
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; choose another path")
-        raise PrivgenError(f"{target} cannot be written: {reason}.") from error
+        raise write_error(target, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, unless they exist.
+
+    Raises:
+        OSError: a part of the path is a file, or the system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+
+
+def write_error(path: Path, error: OSError) -> PrivgenError:
+    """The error to raise when the system refuses to write `path`: one sentence with the reason and a remedy."""
+    reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; choose another path")
+    return PrivgenError(f"{path} was not written: {reason}.")
 
 
 def iter_image_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Expand folders into the image files directly inside them, in an order that is the same everywhere.
+    """List image files: those named, and those directly inside the folders named, in the same order everywhere.
 
     Args:
-        paths: files and folders. Files are kept as they are, also missing and strange ones, so that each of them can
-            be reported where it is read; a folder's files are those with a suffix of `IMAGE_SUFFIXES`, without hidden
-            ones, sorted by name.
+        paths: files and folders. A file stays in the list even if it is missing or no image, so that the caller can
+            report it where it reads it. Of a folder the list holds the files with a suffix of `IMAGE_SUFFIXES`, sorted
+            by name, without hidden ones.
 
     Returns:
         The files in the order of `paths`, each once.
 
     Raises:
-        UsageError: A folder holds no images, or cannot be listed.
+        UsageError: a folder holds no images, or cannot be listed.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
-        if path.is_dir():
-            found.update(dict.fromkeys(_images_in(path)))
-        else:
-            found[path] = None
+        found.update(dict.fromkeys(_images_in(path) if path.is_dir() else [path]))
     return list(found)
 
 
@@ -149,19 +163,12 @@ def _images_in(folder: Path) -> list[Path]:
     return images
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
-
-
 def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
     if overwrite:
         temporary.replace(target)
         return
     try:
-        # A link, unlike a rename, fails when another process has created the target meanwhile.
+        # A link, unlike a rename, fails if another process has made the target in the meantime.
         target.hardlink_to(temporary)
     except FileExistsError:
         raise
@@ -170,32 +177,5 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
         temporary.replace(target)
 
 
-def _remove(temporary: Path) -> None:
-    try:
-        temporary.unlink(missing_ok=True)
-    except OSError:
-        # Its folder could not even be made, or has gone: there is nothing of ours to remove.
-        return
-
-
 def _exists(path: Path) -> PrivgenError:
     return PrivgenError(f"{path} exists; choose another path, or pass --overwrite (overwrite=True in Python).")
-
-
-def whole_lines(path: str | os.PathLike[str]) -> list[bytes]:
-    """Lines of a file that grows line by line; none if it does not exist.
-
-    A last line that was cut short is taken away, so that the next one stands by itself.
-
-    Raises:
-        PrivgenError: it cannot be read, or not be shortened.
-    """
-    source = Path(path)
-    try:
-        data = source.read_bytes() if source.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(source, len(whole))
-    except OSError as error:
-        raise PrivgenError(f"{source} cannot be read: {error.strerror}; choose another folder.") from error
-    return whole.split(b"\n")

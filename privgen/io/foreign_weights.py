@@ -1,6 +1,6 @@
-"""Weights that others made: files of PyTorch's or safetensors, and those that come inside other packages.
+"""Read weights that others made: files of safetensors or PyTorch, and files inside other packages.
 
-Only tensors are read, and no other package's code is run.
+This reads tensors only, and runs no code of other packages.
 """
 
 import os
@@ -17,13 +17,13 @@ from privgen.errors import PrivgenError
 
 
 def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The weights in a file, on the CPU.
+    """Read the weights in a file, by name, on the CPU.
 
     Args:
-        file: safetensors, by its suffix; or what PyTorch saved of a state dict.
+        file: a safetensors file with that suffix, or a state dict that PyTorch saved.
 
     Raises:
-        PrivgenError: it cannot be read, or holds more than weights.
+        PrivgenError: the file cannot be read, or holds more than weights.
     """
     path = Path(file).expanduser()
     try:
@@ -33,19 +33,19 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
         raise PrivgenError(
-            f"{path} cannot be read as a file of weights; it is missing, broken or more than that."
+            f"{path} cannot be read as a file of weights: it is missing, broken, or holds more; name another file."
         ) from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise PrivgenError(f"{path} holds something other than weights by name.")
+        raise PrivgenError(f"{path} does not hold weights by name; save a state dict and name that file.")
     return weights
 
 
 def find_packaged(package: str, file: str) -> Path | None:
-    """Where a file of a package is, or None; the package is not imported.
+    """Return the path of a file inside a package, or None if there is none. The package is not imported.
 
     Args:
-        package: its import name.
-        file: below its folder.
+        package: import name of the package.
+        file: path below the folder of the package.
     """
     spec = find_spec(package)
     folders = (spec.submodule_search_locations or ()) if spec else ()
@@ -53,15 +53,15 @@ def find_packaged(package: str, file: str) -> Path | None:
 
 
 def read_packaged(package: str, file: str, advice: str) -> dict[str, Tensor]:
-    """The weights in a file of a package.
+    """Read the weights in a file inside a package.
 
     Args:
-        package: its import name.
-        file: below its folder.
-        advice: what to do where it is missing.
+        package: import name of the package.
+        file: path below the folder of the package.
+        advice: what the user can do if the file is missing, for the message.
 
     Raises:
-        PrivgenError: it is not installed, or cannot be read.
+        PrivgenError: the file is not installed, or cannot be read.
     """
     path = find_packaged(package, file)
     if path is None:

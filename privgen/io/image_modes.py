@@ -1,4 +1,4 @@
-"""What Pillow's modes and metadata mean: any opened image as plain samples, and the EXIF that may go on with it."""
+"""Modes and metadata of Pillow: turn any opened image into plain samples, and keep the EXIF data that still fits."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ MIN_SIDE = 16
 MAX_ASPECT = 50
 
 _DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
-# The structure of a TIFF file: its tags are what Pillow calls its EXIF, and these must not describe another file.
+# Pillow takes all tags of a TIFF file for EXIF data. These describe the structure of the one file only.
 _TIFF_STRUCTURE = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 292, 293, 297, 301, 317, 318, 319, 320}
     | {321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532}
@@ -26,12 +26,12 @@ _TIFF_STRUCTURE = frozenset(
 
 
 def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    """Refuse what is too small or too narrow to carry anything, or too large to decode.
+    """Refuse an image that is too small or too narrow to carry anything, or too large to decode.
 
     Args:
         size: width and height.
-        name: what errors call the image.
-        max_pixels: most pixels allowed.
+        name: name of the image, for messages.
+        max_pixels: largest number of pixels allowed.
 
     Raises:
         PrivgenError: the size is outside the limits.
@@ -48,21 +48,24 @@ def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
 
 
 def samples_of(image: Image.Image, name: str) -> tuple[Samples, Notes]:
-    """Decode an image into upright samples of grey, grey and alpha, RGB or RGBA.
+    """Decode an image into upright samples: grey, grey and alpha, RGB or RGBA.
 
     Args:
-        image: any mode.
-        name: what errors call it.
+        image: an image of any mode.
+        name: name of the image, for messages.
 
     Returns:
-        Samples (height, width, channels), 8 or 16 bits unsigned, with 1 to 4 channels; and what was lost on the way.
+        Samples (height, width, channels) of uint8 or uint16 with 1 to 4 channels, and notes on what changed.
 
     Raises:
         PrivgenError: the samples are floating-point or 32-bit numbers, which have no agreed range.
     """
     upright = ImageOps.exif_transpose(image)
     if upright.mode in _DEEP_GREY:
-        return np.asarray(upright).astype(np.uint16)[:, :, None], ()
+        grey = np.asarray(upright).astype(np.uint16)
+        transparent = upright.info.get("transparency")
+        planes = [grey] if transparent is None else [grey, np.uint16(65535) * (grey != transparent)]
+        return np.stack(planes, axis=-1), ()
     if upright.mode in ("I", "F"):
         return _wide(upright, name), ()
     plain, notes = _plain(upright, name)
@@ -71,7 +74,10 @@ def samples_of(image: Image.Image, name: str) -> tuple[Samples, Notes]:
 
 
 def exif_of(image: Image.Image) -> tuple[bytes | None, Notes]:
-    """The EXIF block that may go on with the upright pixels: without orientation, thumbnail and TIFF structure."""
+    """Return the EXIF block that fits the upright pixels, and notes.
+
+    Orientation, thumbnail and the structure of a TIFF file are left out.
+    """
     try:
         exif = Image.Exif()
         exif.load(image.getexif().tobytes())
@@ -79,16 +85,16 @@ def exif_of(image: Image.Image) -> tuple[bytes | None, Notes]:
             exif.pop(tag, None)
         return (exif.tobytes() if len(exif) else None), ()
     except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):
-        # Cameras and editors write broken blocks, and Pillow reports them in all these ways.
-        return None, ("its EXIF data is damaged and is not kept",)
+        # Cameras and editors write broken blocks, which Pillow reports in all these ways.
+        return None, ("its EXIF data cannot be read and is not kept",)
 
 
 def frame_notes(image: Image.Image) -> Notes:
-    """Say so when only the first of several frames is read."""
+    """Return a note if the image has several frames, of which only the first is read."""
     if not getattr(image, "is_animated", False):
         return ()
-    kind = "several pages" if image.format == "TIFF" else "several pictures" if image.format == "MPO" else "animated"
-    return (f"{kind}: the first is used" if kind != "animated" else "animated: the first frame is used",)
+    kinds = {"TIFF": "several pages: the first is used", "MPO": "several pictures: the first is used"}
+    return (kinds.get(image.format or "", "animated: the first frame is used"),)
 
 
 def _plain(image: Image.Image, name: str) -> tuple[Image.Image, Notes]:
@@ -108,7 +114,7 @@ def _plain(image: Image.Image, name: str) -> tuple[Image.Image, Notes]:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Convert through the embedded profile, or plainly where there is none that fits."""
+    """Convert to sRGB through the embedded colour profile, or plainly if there is none that fits."""
     srgb = ImageCms.createProfile("sRGB")
     profile = image.info.get("icc_profile")
     try:
@@ -124,7 +130,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _wide(image: Image.Image, name: str) -> NDArray[np.uint16]:
-    """32-bit samples that are 16-bit ones in truth, as Pillow reads deep PGM files."""
+    """Return 16-bit samples that Pillow holds as 32 bits, as it does for deep PGM files."""
     samples = np.asarray(image)
     if image.mode == "F" or samples.min() < 0 or samples.max() > 65535:
         raise PrivgenError(f"{name} has 32-bit samples, whose range is unknown; convert it to 8 or 16 bits a channel.")

@@ -1,7 +1,7 @@
-"""User images in and out: upright RGB tensors for the methods, and files that come back as they were.
+"""Read image files as upright RGB tensors, and write them back as they were: size, mode, precision and metadata.
 
-Pixels stay in the colour space of the file (its profile is kept beside them), so that what a method leaves alone is
-written back as it was read. CMYK, which no method works on, becomes sRGB through its profile.
+Pixels stay in the colour space of their file, whose profile is kept beside them. So a pixel that no method changes is
+written back as it was read. Only CMYK and Lab become sRGB.
 """
 
 import io
@@ -11,7 +11,7 @@ import warnings
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,51 +19,41 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from privgen.errors import PrivgenError
-from privgen.io import image_modes, images_16bit
-from privgen.io.files import IMAGE_SUFFIXES, atomic_write, iter_image_files, refuse_existing, write_bytes
+from privgen.io import image_modes
+from privgen.io.files import refuse_existing, write_bytes
+from privgen.io.images_16bit import encode_png, encode_tiff, is_16bit_colour, read_16bit
+from privgen.io.pixels import luma
 
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LoadedImage",
-    "atomic_write",
-    "encode_image",
-    "from_pil",
-    "iter_image_files",
-    "load_image",
-    "resize",
-    "save_image",
-    "to_pil",
-]
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own bound on what it decodes without a warning: 256 MiB of RGB."""
+"""Largest number of pixels that Pillow itself decodes without a warning: 256 MiB of RGB."""
 
 SAVE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 SAVE_FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG") | dict.fromkeys((".tif", ".tiff"), "TIFF")
-"""Suffix of a file to write: Pillow's name of its format."""
+"""Name that Pillow gives a format, by the suffix of the file to write."""
 
 _READ_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
 _READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM"
-# What Pillow's decoders raise for files that are damaged or not what they claim to be.
+# What decoders raise for files that are damaged, or not what they claim to be.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zlib.error)
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's "L"
+
+_Integer = TypeVar("_Integer", np.uint8, np.uint16)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LoadedImage:
-    """An image for the methods, with what its file needs to come back as it was.
+    """An image, with all that its file needs to come back as it was.
 
     Attributes:
-        pixels: (3, height, width) float32 in [0, 1], upright; grey images hold three equal channels.
+        pixels: (3, height, width) float32 in [0, 1], upright. The three channels of a grey image are equal.
         alpha: (1, height, width) float32 in [0, 1], or None for an opaque image.
-        grey: whether the file is greyscale; it is saved as such, by luminance.
-        bits: 8 or 16, the precision of a channel in the file.
-        mode: Pillow's mode of the file, such as "RGB", "P" or "CMYK".
-        format: Pillow's name of the file's format, None for an image that was never a file.
-        icc_profile: colour profile that the pixels are meant in.
-        exif: EXIF block without the orientation, which the pixels follow already.
-        notes: what a user should know, such as that only the first frame of an animation was read.
+        grey: whether the file is greyscale. It is saved as greyscale too, by luma.
+        bits: precision of a channel in the file, 8 or 16.
+        mode: mode of the file in the terms of Pillow, such as "RGB", "P" or "CMYK".
+        format: format of the file in the terms of Pillow; None for an image that was never a file.
+        icc_profile: colour profile of the pixels.
+        exif: EXIF block without the orientation, because the pixels are upright already.
+        notes: what the user should know, such as that only the first frame of an animation was read.
     """
 
     pixels: torch.Tensor
@@ -101,14 +91,14 @@ class LoadedImage:
 
 
 def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
-    """Read an image file, turned upright by its EXIF orientation.
+    """Read an image file and turn it upright by its EXIF orientation.
 
     Args:
-        path: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM; of several frames the first.
-        max_pixels: most pixels to decode; a small file can claim billions.
+        path: a PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM file. Of several frames the first is read.
+        max_pixels: largest number of pixels to decode. A small file can claim billions.
 
     Raises:
-        PrivgenError: not a file, not an image, damaged, or of a size outside the limits.
+        PrivgenError: the path is no file, or the file is no image, damaged, or of a size outside the limits.
     """
     path = Path(path)
     try:
@@ -117,13 +107,12 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         Image.init()
         formats = tuple(name for name in _READ_FORMATS if name in Image.OPEN)
         with warnings.catch_warnings():
-            # What Pillow warns of is an error or a note here; sizes are checked before anything is decoded.
+            # Instead of the warnings of Pillow there are errors and notes. Sizes are checked before decoding.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             with Image.open(path, formats=formats) as image:
                 image_modes.check_size(image.size, str(path), max_pixels)
-                deep = images_16bit.read(path, formats) if images_16bit.is_16bit_colour(image) else None
-                return _from_pil(image, deep, str(path))
+                return _from_pil(image, str(path), path if is_16bit_colour(path, image) else None)
     except Image.DecompressionBombError as error:
         raise PrivgenError(f"{path} has more pixels than can be decoded safely; make it smaller.") from error
     except UnidentifiedImageError as error:
@@ -138,27 +127,27 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 
 def from_pil(image: Image.Image, *, name: str = "image") -> LoadedImage:
-    """Take over an image that Pillow has opened or made, as `load_image` does with a file's.
+    """Make a `LoadedImage` of a Pillow image, as `load_image` does of a file.
 
     Args:
-        image: any mode; colour that Pillow opened from a 16-bit file has 8 bits already.
-        name: what errors call it.
+        image: an image of any mode. Colours that Pillow opened from a 16-bit file have 8 bits already.
+        name: name of the image, for messages.
 
     Raises:
-        PrivgenError: a size outside the limits, or a mode without a meaning in colours.
+        PrivgenError: the size is outside the limits, or the mode does not mean colours.
     """
     image_modes.check_size(image.size, name, image.width * image.height)
-    return _from_pil(image, None, name)
+    return _from_pil(image, name)
 
 
 def to_pil(image: LoadedImage | torch.Tensor) -> Image.Image:
-    """Make a Pillow image with 8 bits a channel: L, LA, RGB or RGBA.
+    """Make a Pillow image with 8 bits a channel, of mode L, LA, RGB or RGBA.
 
     Args:
-        image: a loaded image, or pixels (3, height, width) in [0, 1]; values outside are clipped.
+        image: a loaded image, or pixels (3, height, width) in [0, 1]. Values outside are clipped.
     """
     loaded = image if isinstance(image, LoadedImage) else LoadedImage(image)
-    return _pil_of(_samples_of(loaded, 8))
+    return _pil_of(_samples_of(loaded, np.uint8))
 
 
 def save_image(
@@ -172,9 +161,9 @@ def save_image(
     """Write an image file whole or not at all, in the format of its suffix.
 
     Args:
-        image: a loaded image, or pixels (3, height, width) in [0, 1]; values outside are clipped.
-        path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff or .bmp. Missing folders are made.
-        like: the image that alpha, greyness, precision, colour profile and EXIF come from; `image` itself by default.
+        image: a loaded image, or pixels (3, height, width) in [0, 1]. Values outside are clipped.
+        path: a path that ends in .png, .jpg, .jpeg, .jpe, .webp, .tif, .tiff or .bmp. Missing folders are made.
+        like: take alpha, greyness, precision, colour profile and EXIF from this image; by default from `image`.
         overwrite: replace an existing file instead of refusing.
         quality: 1..100 for JPEG and WebP; 100 makes WebP lossless.
 
@@ -206,12 +195,13 @@ def encode_image(image: LoadedImage, kind: str, *, quality: int = 95) -> bytes:
     """Encode an image as a file in memory.
 
     Args:
-        image: what to encode.
-        kind: "PNG", "JPEG", "WEBP", "TIFF" or "BMP".
+        image: the image.
+        kind: format of the file: "PNG", "JPEG", "WEBP", "TIFF" or "BMP".
         quality: 1..100 for JPEG and WebP; 100 makes WebP lossless.
 
     Raises:
-        ValueError: the format cannot hold the image: transparency, size or metadata; or pixels that are not finite.
+        ValueError: the format cannot hold the transparency, size or metadata of the image, or its pixels are NaN or
+            infinite.
     """
     if kind in ("JPEG", "BMP") and image.alpha is not None:
         if round(255 * float(image.alpha.min())) < 255:
@@ -219,42 +209,27 @@ def encode_image(image: LoadedImage, kind: str, *, quality: int = 95) -> bytes:
         image = replace(image, alpha=None)
     metadata = {"icc_profile": _fitting_profile(image, kind), "exif": image.exif}
     if image.bits == 16 and kind in ("PNG", "TIFF"):
-        encode = images_16bit.encode_png if kind == "PNG" else images_16bit.encode_tiff
-        return encode(_samples_of(image, 16).astype(np.uint16), **metadata)
+        encode = encode_png if kind == "PNG" else encode_tiff
+        return encode(_samples_of(image, np.uint16), **metadata)
     options: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True},
-        # libtiff, which compresses, refuses the EXIF directory.
+        # libtiff compresses, but refuses the EXIF directory.
         "TIFF": {"compression": "raw" if image.exif else "tiff_deflate"},
     }
     known: dict[str, Any] = {key: value for key, value in metadata.items() if value}
     file = io.BytesIO()
-    _pil_of(_samples_of(image, 8)).save(file, format=kind, **options.get(kind, {}), **known)
+    _pil_of(_samples_of(image, np.uint8)).save(file, format=kind, **options.get(kind, {}), **known)
     return file.getvalue()
 
 
-def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize with an antialiased bicubic filter; differentiable.
-
-    Args:
-        images: (batch, channels, height, width) in [0, 1].
-        size: new height and width.
-
-    Returns:
-        (batch, channels, *size) in [0, 1].
-    """
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    resized = torch.nn.functional.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
-    return resized.clamp(0, 1)
-
-
-def _from_pil(image: Image.Image, deep: images_16bit.Samples16 | None, name: str) -> LoadedImage:
+def _from_pil(image: Image.Image, name: str, deep: Path | None = None) -> LoadedImage:
+    """Take over an image. `deep` is its file, if that has 16 bits where Pillow reads 8."""
     notes = image_modes.frame_notes(image)
     if deep is None:
         image.load()
     exif, exif_notes = image_modes.exif_of(image)
-    samples, mode_notes = (deep, ()) if deep is not None else image_modes.samples_of(image, name)
+    samples, mode_notes = image_modes.samples_of(image, name) if deep is None else read_16bit(deep, image)
     planes = torch.from_numpy(samples.astype(np.float32) / np.iinfo(samples.dtype).max).permute(2, 0, 1).contiguous()
     channels = planes.shape[0]
     return LoadedImage(
@@ -270,27 +245,25 @@ def _from_pil(image: Image.Image, deep: images_16bit.Samples16 | None, name: str
     )
 
 
-def _samples_of(image: LoadedImage, bits: int) -> NDArray[np.int64]:
-    """Integer samples (height, width, channels) as they go into a file."""
+def _samples_of(image: LoadedImage, kind: type[_Integer]) -> NDArray[_Integer]:
+    """Round to the samples (height, width, channels) that go into a file."""
     planes = image.pixels.detach().to("cpu", torch.float32)
     if image.grey:
-        planes = torch.einsum("chw,c->hw", planes, torch.tensor(_LUMINANCE))[None]
+        planes = luma(planes)
     if image.alpha is not None:
         planes = torch.cat([planes, image.alpha.to("cpu", torch.float32)])
     if not bool(planes.isfinite().all()):
         raise ValueError("expected finite pixels, got NaN or infinity")
-    top = 2**bits - 1
-    samples: NDArray[np.int64] = (planes.clamp(0, 1) * top).round().to(torch.int64).permute(1, 2, 0).numpy()
-    return samples
+    samples = (planes.clamp(0, 1) * np.iinfo(kind).max).round().permute(1, 2, 0).numpy().astype(kind)
+    return np.ascontiguousarray(samples)
 
 
-def _pil_of(samples: NDArray[np.int64]) -> Image.Image:
-    narrow = np.ascontiguousarray(samples.astype(np.uint8))
-    return Image.fromarray(narrow[:, :, 0] if narrow.shape[2] == 1 else narrow)
+def _pil_of(samples: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
 
 
 def _fitting_profile(image: LoadedImage, kind: str) -> bytes | None:
-    """The colour profile if it is one for the channels that the file will have."""
-    grey = image.grey and kind != "WEBP"  # WebP stores RGB always
+    """Return the colour profile if it is for the channels that the file will have."""
+    grey = image.grey and kind != "WEBP"  # WebP always stores RGB
     profile = image.icc_profile or b""
     return profile if profile[16:20] == (b"GRAY" if grey else b"RGB ") else None

@@ -1,94 +1,145 @@
-"""Finished parts of an evaluation, one JSON object a line, so that a rerun goes on where another was killed."""
+"""Append-only files of JSON objects, one a line, that survive being cut off at any byte.
 
+A long run writes down each part that it has finished. When it is started again, it reads the file and goes on.
+"""
+
+import errno
 import json
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Self, TypeVar
 
 from privgen.errors import PrivgenError
-from privgen.io.files import whole_lines
+from privgen.io.files import make_folder, write_error
 
 
 Value = TypeVar("Value")
 
 
-class KeyedLog(ABC, Generic[Value]):
-    """Values by work, method and seed.
+class Journal:
+    """An append-only file of JSON objects, one a line.
 
-    A family says under which name lines hold the value, and what it is in the terms of JSON.
+    A line counts as soon as its newline is in the file. A process that is killed while it writes loses the lines of
+    that one call and nothing before them. Reading passes over lines that are cut short or hold something else, and
+    changes nothing. Appending first removes a last line that was cut short.
+
+    Let only one process write a file. Any number of them may read it.
 
     Args:
-        path: the file; need not exist. None keeps the values in memory only.
-
-    Raises:
-        PrivgenError: the file cannot be read.
+        path: the file. It need not exist. None keeps nothing.
+        others: files of other processes, which are read before `path` and never changed.
     """
 
-    field: str
-
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, others: Iterable[Path] = ()) -> None:
         self.path = None if path is None else Path(path)
-        self._values = {} if self.path is None else self._read(self.path)
+        self.others = tuple(others)
 
-    @abstractmethod
-    def encode(self, value: Value) -> Any:
-        """In the terms of JSON."""
-
-    @abstractmethod
-    def decode(self, record: Any) -> Value:
-        """What `encode` has encoded; a ValueError, KeyError, TypeError or AttributeError if it is something else."""
-
-    def get(self, work: str, method: str, seed: int) -> Value | None:
-        """The value of a part, None if it has not ended.
+    @classmethod
+    def of_process(cls, folder: Path | None, name: str, rank: int = 0) -> Self:
+        """The journal of one of several processes that share a folder; it reads the files of all.
 
         Args:
-            work: all that the value depends on but method and seed.
-            method: its name.
-            seed: of the run.
+            folder: where the files are. None keeps nothing.
+            name: of the file that process 0 writes, such as "rows.jsonl".
+            rank: number of this process. Process 1 writes "rows-1.jsonl", and so on.
         """
-        return self._values.get((work, method, seed))
+        if folder is None:
+            return cls(None)
+        first = folder / name
+        path = first.with_stem(f"{first.stem}-{rank}") if rank else first
+        found = [first, *sorted(folder.glob(f"{first.stem}-*{first.suffix}"))]
+        return cls(path, [other for other in found if other != path])
 
-    def add(self, work: str, setting: str, method: str, seed: int, value: Value) -> None:
-        """Write down a part that has ended; `setting` is for the reader of the file.
+    def read(self, parse: Callable[[dict[str, Any]], Value], work: str | None = None) -> list[Value]:
+        """Read the records, oldest first.
+
+        Args:
+            parse: makes a value of a record. A record for which it raises ValueError, KeyError, TypeError or
+                AttributeError is passed over.
+            work: return only records whose field "work" is this; by default all.
+
+        Raises:
+            PrivgenError: a file cannot be read.
+        """
+        values = []
+        for path in (*self.others, *([] if self.path is None else [self.path])):
+            for line in _whole_lines(path):
+                with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                    record = json.loads(line)
+                    if isinstance(record, dict) and work in (None, record.get("work")):
+                        values.append(parse(record))
+        return values
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records and wait until they are on the disk: all of them, or none if that fails.
 
         Raises:
             PrivgenError: the file cannot be written.
         """
-        self._values[work, method, seed] = value
+        with self.appended(records):
+            pass
+
+    @contextmanager
+    def appended(self, records: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+        """Append records as `append` does, and take them back if the block raises an exception."""
         if self.path is None:
+            yield
             return
-        row = {"work": work, "setting": setting, "method": method, "seed": seed, self.field: self.encode(value)}
+        data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            size = _append(self.path, data)
         except OSError as error:
-            raise PrivgenError(f"{self.path} was not written: {error.strerror}; choose another folder.") from error
-
-    def take_up(self, path: Path) -> None:
-        """Take up the values of another file, such as another process's, without changing it.
-
-        Raises:
-            PrivgenError: the file cannot be read.
-        """
+            raise write_error(self.path, error) from error
         try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise PrivgenError(f"{path} cannot be read: {error.strerror}; choose another folder.") from error
-        self._values |= self._decoded(lines)
+            yield
+        except BaseException:
+            _restore(self.path, size)
+            raise
 
-    def _read(self, path: Path) -> dict[tuple[str, str, int], Value]:
-        return self._decoded(whole_lines(path))
 
-    def _decoded(self, lines: Iterable[bytes]) -> dict[tuple[str, str, int], Value]:
-        """Strange lines are passed over."""
-        values = {}
-        for line in lines:
-            try:
-                row: dict[str, Any] = json.loads(line)
-                values[row["work"], row["method"], int(row["seed"])] = self.decode(row[self.field])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
-        return values
+def _whole_lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise PrivgenError(f"{path} cannot be read: {error.strerror}; choose another folder.") from error
+
+
+def _append(path: Path, data: bytes) -> int | None:
+    """Append whole lines, all or none; return the size that the file had before, None if there was no file."""
+    size = _size_of_whole_lines(path)
+    try:
+        make_folder(path.parent)
+        with path.open("ab", buffering=0) as file:
+            file.truncate(size or 0)
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+    except BaseException:
+        _restore(path, size)
+        raise
+    return size
+
+
+def _size_of_whole_lines(path: Path) -> int | None:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read(1) in (b"\n", b""):
+                return size
+            file.seek(0)
+            return file.read().rfind(b"\n") + 1
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _restore(path: Path, size: int | None) -> None:
+    with suppress(OSError):  # the error that is being raised says more
+        if size is None:
+            path.unlink(missing_ok=True)
+        else:
+            os.truncate(path, size)

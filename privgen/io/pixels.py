@@ -1,4 +1,4 @@
-"""Pixels as tensors: resize them, and take their luma. The one home of both."""
+"""Resize pixels, and take their luma."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,19 @@ from torch.nn.functional import interpolate
 
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in luma (ITU-R BT.601), as in Pillow's mode "L"."""
+"""Weights of red, green and blue in luma (ITU-R BT.601), the same as in the mode "L" of Pillow."""
 
 
 def resize(pixels: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize with an antialiased bicubic filter; differentiable.
+    """Resize with an antialiased bicubic filter. It is differentiable, and the same as that of Pillow.
 
     Args:
-        pixels: (B, C, H, W), any range. The filter overshoots at edges, so that pixels in [0, 1] may leave it.
+        pixels: (B, C, H, W), in any range.
         size: new height and width.
 
     Returns:
-        (B, C, *size); `pixels` itself if it has that size.
+        (B, C, *size), or `pixels` itself if it has that size. The filter overshoots at edges, so values may leave the
+        range of `pixels`: clamp them where that matters.
     """
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
@@ -26,13 +27,13 @@ def resize(pixels: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def luma(pixels: Tensor) -> Tensor:
-    """The luma of RGB pixels.
+    """Return the luma of RGB pixels.
 
     Args:
         pixels: (..., 3, H, W).
 
     Returns:
-        (..., 1, H, W), in the range of `pixels`.
+        (..., 1, H, W), in the same range.
     """
     red, green, blue = (weight * pixels[..., i : i + 1, :, :] for i, weight in enumerate(LUMA))
     return red + green + blue

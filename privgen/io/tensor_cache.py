@@ -1,6 +1,6 @@
-"""Tensors that took minutes to make, kept in a file that says what they were made of."""
+"""Tensors that take minutes to make, kept in a file that says what they were made of."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -9,37 +9,66 @@ from torch import Tensor
 
 from privgen.errors import PrivgenError
 from privgen.io.files import write_bytes
-from privgen.training.scene_latents import FINGERPRINT
 
 
-def save_kept(path: Path, tensors: Mapping[str, Tensor], fingerprint: str) -> None:
-    """Write tensors with the fingerprint of what they were made of.
+FINGERPRINT = "fingerprint"
+"""Name, in the header of the file, of the fingerprint of what the tensors were made of."""
+
+_REMEDY = "delete the file to have it made again, or choose another path for it"
+
+
+def load_or_make(
+    path: Path | None,
+    fingerprint: str,
+    make: Callable[[], Mapping[str, Tensor]],
+    what: str,
+    *,
+    replace: bool = False,
+) -> dict[str, Tensor]:
+    """Load tensors from a file, or make them and keep them there.
+
+    Args:
+        path: a safetensors file, which is written whole or not at all. None keeps nothing.
+        fingerprint: of all that the tensors depend on, see `privgen.io.fingerprints`.
+        make: makes the tensors if there is no file.
+        what: what the file holds, for messages, such as "latents of scenes".
+        replace: make the tensors again if the file cannot be read or holds others, instead of raising an error.
+
+    Returns:
+        The tensors by name.
 
     Raises:
-        PrivgenError: the file cannot be written.
+        PrivgenError: the file cannot be read or written, or holds tensors that were made of something else.
     """
-    contiguous = {name: value.contiguous() for name, value in tensors.items()}
-    write_bytes(path, save(contiguous, metadata={FINGERPRINT: fingerprint}), overwrite=True)
+    if path is not None and path.exists():
+        try:
+            return load_tensors(path, what, fingerprint)
+        except PrivgenError:
+            if not replace:
+                raise
+    tensors = {name: tensor.detach().contiguous() for name, tensor in make().items()}
+    if path is not None:
+        write_bytes(path, save(tensors, metadata={FINGERPRINT: fingerprint}), overwrite=True)
+    return tensors
 
 
-def load_kept(path: Path, fingerprint: str, what: str) -> dict[str, Tensor]:
-    """Read what `save_kept` has written.
+def load_tensors(path: Path, what: str, fingerprint: str | None = None) -> dict[str, Tensor]:
+    """Load the tensors that `load_or_make` has kept.
 
     Args:
         path: a safetensors file.
-        fingerprint: that it must have.
-        what: it holds, for messages, such as "The code".
+        what: what the file holds, for messages.
+        fingerprint: what the tensors must have been made of. None accepts any.
 
     Raises:
-        PrivgenError: the file cannot be read, or was made of other networks or with other settings.
+        PrivgenError: the file cannot be read, or holds tensors that were made of something else.
     """
-    remedy = "delete it to have it made again, or name another file in the recipe"
     try:
         with safe_open(path, "pt") as file:
             kept = (file.metadata() or {}).get(FINGERPRINT)
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     except (OSError, SafetensorError) as error:
-        raise PrivgenError(f"{what} in {path} cannot be read ({error}); {remedy}.") from error
-    if kept != fingerprint:
-        raise PrivgenError(f"{what} in {path} is of other networks or other settings; {remedy}.")
+        raise PrivgenError(f"{path} cannot be read as {what} ({error}); {_REMEDY}.") from error
+    if fingerprint not in (None, kept):
+        raise PrivgenError(f"{path} holds {what} of other networks or other settings; {_REMEDY}.")
     return tensors

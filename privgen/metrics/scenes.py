@@ -10,7 +10,7 @@ from torch import Tensor
 
 from privgen.data.scenes import SceneSpec, draw_scene
 from privgen.errors import PrivgenError
-from privgen.io.images import resize
+from privgen.io.pixels import resize
 from privgen.metrics.detection import Rate, rate
 from privgen.models.classifier import SceneClassifier
 
@@ -89,7 +89,7 @@ def judge(
         raise ValueError(f"expected objects that the classifier knows, got {', '.join(sorted(unknown))}")
     judgements = []
     for first in range(0, len(specs), batch_size):
-        x = resize(images[first : first + batch_size].float(), (config.sample_size, config.sample_size))
+        x = resize(images[first : first + batch_size].float(), (config.sample_size, config.sample_size)).clamp(0, 1)
         said = classifier(x.to(classifier.device))
         rows = zip(
             said.nouns.sigmoid().cpu(), said.colour.argmax(1).tolist(), said.pattern.argmax(1).tolist(), strict=True

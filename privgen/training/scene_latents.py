@@ -1,25 +1,21 @@
 """The training scenes as a text-to-image model sees them: latents and token ids, encoded once and kept in a file."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from privgen.data.scenes import draw, sample_spec
 from privgen.errors import PrivgenError
-from privgen.io.files import write_bytes
+from privgen.io.fingerprints import weights_fingerprint
+from privgen.io.tensor_cache import load_or_make, load_tensors
 
 
-FINGERPRINT = "fingerprint"
-"""In the header of a cache: what its latents depend on."""
+_WHAT = "latents of scenes"
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
@@ -35,10 +31,10 @@ def scene_seed(seed: int, number: int) -> int:
 def load_or_encode_scenes(
     path: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int = 64
 ) -> dict[str, Tensor]:
-    """Latents and captions of the training scenes, from the cache or encoded now.
+    """Load latents and captions of the training scenes from a cache, or encode the scenes now.
 
     Args:
-        path: the cache, a safetensors file; written whole or not at all.
+        path: the cache, see `privgen.io.tensor_cache.load_or_make`.
         vae: encodes the scenes.
         tokenizer: of the captions.
         count: number of scenes; scene i is drawn from `scene_seed(seed, i)`.
@@ -50,15 +46,13 @@ def load_or_encode_scenes(
         int16.
 
     Raises:
-        PrivgenError: the cache cannot be read or written, or holds what another autoencoder, tokenizer, seed or number
-            of scenes gave. Caches of earlier versions do not say what they hold: of them only the number is checked.
+        PrivgenError: the cache cannot be read or written, or another autoencoder, tokenizer, seed or number of scenes
+            made it.
     """
-    fingerprint = scenes_fingerprint(vae, tokenizer, count, seed)
     if path.exists():
-        return load_scenes(path, count, fingerprint)
-    cache = _encode(vae, tokenizer, count, seed, batch_size)
-    write_bytes(path, save(cache, metadata={FINGERPRINT: fingerprint}), overwrite=True)
-    return cache
+        load_scenes(path, count)  # for its error, which names the number of scenes that would fit
+    fingerprint = scenes_fingerprint(vae, tokenizer, count, seed)
+    return load_or_make(path, fingerprint, lambda: _encode(vae, tokenizer, count, seed, batch_size), _WHAT)
 
 
 def scenes_fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int) -> str:
@@ -71,48 +65,25 @@ def scenes_fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int,
     return weights_fingerprint(vae, rest, ("encoder.", "quant_conv."))
 
 
-def weights_fingerprint(module: nn.Module, settings: object, prefixes: tuple[str, ...] = ("",)) -> str:
-    """Digest of a module's weights and of settings, 64 hexadecimal digits.
-
-    Args:
-        module: whose weights.
-        settings: what JSON can hold.
-        prefixes: of the weights that count.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        if name.startswith(prefixes):
-            digest.update(name.encode())
-            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    digest.update(json.dumps(settings).encode())
-    return digest.hexdigest()
-
-
-def load_scenes(path: Path, count: int, fingerprint: str | None = None) -> dict[str, Tensor]:
-    """What `load_or_encode_scenes` has written.
+def load_scenes(path: Path, count: int) -> dict[str, Tensor]:
+    """Load what `load_or_encode_scenes` has kept, of whatever networks.
 
     Args:
         path: the cache.
-        count: scenes that it must hold.
-        fingerprint: that it must have, unless it has none; None is any.
+        count: number of scenes that it must hold.
 
     Raises:
-        PrivgenError: it cannot be read, or is not the one that was asked for.
+        PrivgenError: the cache cannot be read, or holds another number of scenes.
     """
-    remedy = "delete it to have the scenes encoded again, or name another file in the recipe"
-    try:
-        with safe_open(path, "pt") as file:
-            kept = (file.metadata() or {}).get(FINGERPRINT)
-            cache = {name: file.get_tensor(name) for name in ("latents", "ids")}
-    except (OSError, SafetensorError) as error:
-        raise PrivgenError(f"The cache of scenes {path} cannot be read ({error}); {remedy}.") from error
+    cache = load_tensors(path, _WHAT)
+    if not {"latents", "ids"} <= cache.keys():
+        raise PrivgenError(f"{path} holds no {_WHAT}; delete it, or name another file in the recipe.")
     held = len(cache["latents"])
     if held != count or len(cache["ids"]) != count:
         raise PrivgenError(
-            f"The cache {path} holds {held} scenes, and the recipe asks for {count}; set scenes={held}, or {remedy}."
+            f"{path} holds {held} scenes, and the recipe asks for {count}; set scenes={held}, or delete the file to "
+            "have the scenes encoded again."
         )
-    if fingerprint is not None and kept not in (None, fingerprint):
-        raise PrivgenError(f"The cache {path} was made with another autoencoder, tokenizer or seed; {remedy}.")
     return cache
 
 

@@ -12,9 +12,10 @@ from scipy import ndimage
 from privgen.attacks import approximate_jpeg, get_attack
 from privgen.attacks.distortions.geometric import resized_crop
 from privgen.attacks.distortions.jpeg import LUMA_TABLE, quantisation_table
-from privgen.attacks.distortions.photometric import grey, hue_matrix
+from privgen.attacks.distortions.photometric import hue_matrix
 from privgen.attacks.purification.classical import box_mean, non_local_means, total_variation
 from privgen.attacks.purification.edge_preserving import bilateral_filter, guided_filter
+from privgen.io.pixels import luma
 
 
 def with_pillow(images, function):
@@ -114,7 +115,7 @@ def test_noise_has_its_standard_deviation(seeded):
 def test_hue_keeps_luma_and_grey_and_turns_red_to_green():
     colours = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     turned = torch.einsum("ij,bjhw->bihw", hue_matrix(70), colours)
-    torch.testing.assert_close(grey(turned), grey(colours))
+    torch.testing.assert_close(luma(turned), luma(colours))
     torch.testing.assert_close(hue_matrix(70) @ torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(hue_matrix(50) @ hue_matrix(20), hue_matrix(70))
     torch.testing.assert_close(hue_matrix(360), torch.eye(3, dtype=torch.float64))

@@ -1,9 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from privgen.errors import PrivgenError, UsageError
-from privgen.io.batches import Ledger, name_outputs, sha256_of
+from privgen.io.batches import Ledger, name_outputs
+from privgen.io.fingerprints import file_fingerprint
 
 
 @pytest.fixture
@@ -80,6 +84,27 @@ def test_output_must_be_a_folder(files, output, match):
         name_outputs(["x"], output)
 
 
+pieces = st.sampled_from(["a", "b", "a-b", "a.png", "-"])
+sources = st.lists(st.tuples(st.lists(pieces, max_size=3), pieces, st.sampled_from([".png", ".jpg", ""])), max_size=8)
+
+
+@given(sources=sources, keep_suffix=st.booleans())
+def test_no_two_sources_share_an_output(sources, keep_suffix):
+    """Files need not exist to be named, so that names alone are tested."""
+    paths = list(dict.fromkeys(Path("in", *folders, name + suffix) for folders, name, suffix in sources))
+    try:
+        outputs = name_outputs(paths, "out", (lambda source: source.suffix) if keep_suffix else lambda source: ".png")
+    except UsageError as error:
+        assert "would both become" in str(error)  # noqa: PT017 - or nothing is raised
+        return
+    assert list(outputs) == paths
+    assert len(set(outputs.values())) == len(paths)
+    for source, output in outputs.items():
+        assert output.parent == Path("out")
+        assert source.stem in output.name
+        assert output.name.endswith(source.suffix if keep_suffix else ".png")
+
+
 def test_ledger_remembers(tmp_path):
     ledger = Ledger(tmp_path / "out" / "ledger.jsonl", "made so")
     target = tmp_path / "out" / "a.png"
@@ -108,23 +133,29 @@ def test_ledger_survives_a_line_cut_short(tmp_path):
     assert ledger.has(tmp_path / "b.png")
 
 
-def test_ledger_forgets_what_was_not_written(tmp_path, monkeypatch):
-    path = tmp_path / "out" / "ledger.jsonl"
-
-    def full(*args, **kwargs):
-        raise PrivgenError("full")
-
-    ledger = Ledger(path, "x")
-    ledger.write(tmp_path / "out" / "a.png", b"a")
-    before = path.read_bytes()
-    monkeypatch.setattr("privgen.io.batches.write_bytes", full)
-    with pytest.raises(PrivgenError, match="full"):
-        ledger.write(tmp_path / "out" / "b.png", b"b")
-    assert path.read_bytes() == before
-    assert not ledger.has(tmp_path / "out" / "b.png")
-    with pytest.raises(PrivgenError, match="full"):
-        Ledger(tmp_path / "new" / "ledger.jsonl", "x").write(tmp_path / "new" / "b.png", b"b")
-    assert list((tmp_path / "new").iterdir()) == []
+@pytest.mark.parametrize("existing", [True, False])
+def test_ledger_forgets_what_was_not_written(tmp_path, python, existing):
+    """A limit on the size of files makes the system itself refuse: the line fits, the image does not."""
+    pytest.importorskip("resource")
+    path, target = tmp_path / "ledger.jsonl", tmp_path / "b.png"
+    if existing:
+        Ledger(path, "x").write(tmp_path / "a.png", b"a")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    code = f"""
+import resource
+from pathlib import Path
+from privgen.errors import PrivgenError
+from privgen.io.batches import Ledger
+ledger = Ledger({str(path)!r}, "x")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    ledger.write(Path({str(target)!r}), bytes(10_000))
+except PrivgenError as error:
+    print(error, ledger.has(Path({str(target)!r})))
+"""
+    assert "b.png was not written: the file is larger than allowed" in (said := python("-c", code).stdout)
+    assert said.endswith("False\n")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_ledger_refuses_existing_files(tmp_path):
@@ -133,7 +164,7 @@ def test_ledger_refuses_existing_files(tmp_path):
     with pytest.raises(PrivgenError, match="exists"):
         ledger.write(tmp_path / "a.png", b"a")
     assert (tmp_path / "a.png").read_bytes() == b"precious"
-    assert not ledger.path.exists()
+    assert not (tmp_path / "ledger.jsonl").exists()
     ledger.write(tmp_path / "a.png", b"a", overwrite=True)
     assert ledger.has(tmp_path / "a.png")
 
@@ -142,11 +173,6 @@ def test_ledger_is_json_lines(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl", "x")
     for name in ("a.png", "b.png"):
         ledger.write(tmp_path / name, name.encode(), "s")
-    records = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
     assert [record["output"] for record in records] == ["a.png", "b.png"]
-    assert records[0]["output_sha256"] == sha256_of(tmp_path / "a.png")
-
-
-def test_digest_of_what_cannot_be_read(tmp_path):
-    assert sha256_of(tmp_path / "nothing") == ""
-    assert sha256_of(tmp_path) == ""
+    assert records[0]["output_sha256"] == file_fingerprint(tmp_path / "a.png")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from privgen.errors import PrivgenError
-from privgen.io.images import LoadedImage, from_pil, load_image, resize, save_image, to_pil
+from privgen.io.images import LoadedImage, from_pil, load_image, save_image, to_pil
 
 
 WIDTH, HEIGHT = 64, 48
@@ -165,7 +165,7 @@ def test_damaged_exif_costs_only_the_exif(tmp_path):
     picture().save(tmp_path / "a.png", exif=b"Exif\0\0XX" + bytes(20))
     loaded = load_image(tmp_path / "a.png")
     torch.testing.assert_close(loaded.pixels, tensor_of(picture()))
-    assert (loaded.exif, loaded.notes) == (None, ("its EXIF data is damaged and is not kept",))
+    assert (loaded.exif, loaded.notes) == (None, ("its EXIF data cannot be read and is not kept",))
 
 
 # Pillow and tensors
@@ -193,14 +193,3 @@ def test_shapes_are_checked(shape):
 def test_repr_is_short(tmp_path):
     picture("RGBA").save(tmp_path / "a.png")
     assert repr(load_image(tmp_path / "a.png")) == "LoadedImage(64 x 48, PNG, RGBA, 8 bits, alpha, notes=())"
-
-
-def test_resize(generator):
-    images = torch.rand(2, 3, 20, 30, generator=generator)
-    assert resize(images, (20, 30)) is images
-    flat = resize(torch.full((1, 3, 20, 30), 0.25), (7, 50))
-    torch.testing.assert_close(flat, torch.full((1, 3, 7, 50), 0.25))
-    large = resize(images, (40, 45))
-    assert large.min() >= 0
-    assert large.max() <= 1
-    torch.testing.assert_close(resize(images[1:], (40, 45)), large[1:])

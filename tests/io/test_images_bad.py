@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from privgen.errors import PrivgenError
-from privgen.io import images_16bit
 from privgen.io.images import load_image
+from privgen.io.images_16bit import encode_png, encode_tiff
 
 
 WIDTH, HEIGHT = 64, 48
@@ -46,8 +46,8 @@ WHOLE = {
     "BMP": encoded("BMP"),
     "GIF": encoded("GIF"),
     "PPM": encoded("PPM"),
-    "16-bit PNG": images_16bit.encode_png(deep_samples()),
-    "16-bit TIFF": images_16bit.encode_tiff(deep_samples()),
+    "16-bit PNG": encode_png(deep_samples()),
+    "16-bit TIFF": encode_tiff(deep_samples()),
 }
 BAD = {
     "text": (b"not an image", r"is not an image in PNG, JPEG, .*; convert it to PNG or JPEG\."),

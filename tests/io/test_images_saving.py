@@ -4,6 +4,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from privgen.errors import PrivgenError
@@ -193,3 +195,36 @@ def test_jpeg_keeps_full_colour_resolution_at_high_quality(quality):
     data = encode_image(from_pil(picture()), "JPEG", quality=quality)
     with Image.open(io.BytesIO(data)) as image:
         assert [layer[1:3] for layer in image.layer] == [(1, 1) if quality == 90 else (2, 2), (1, 1), (1, 1)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("images")
+
+
+@given(
+    kind=st.sampled_from(["PNG", "TIFF"]),
+    bits=st.sampled_from([8, 16]),
+    channels=st.integers(1, 4),
+    height=st.integers(16, 40),
+    width=st.integers(16, 40),
+    seed=st.integers(0, 2**32 - 1),
+    few=st.booleans(),
+)
+def test_lossless_round_trip(folder, kind, bits, channels, height, width, seed, few):
+    """Whatever the mode and precision, the numbers in a file are those that were saved."""
+    top = 2**bits - 1
+    rng = np.random.default_rng(seed)
+    shape = (channels, height, width)
+    samples = rng.integers(0, 3, shape) * (top // 2) if few else rng.integers(0, top + 1, shape)
+    planes = torch.from_numpy(samples).float() / top
+    pixels = planes[:1].expand(3, -1, -1) if channels <= 2 else planes[:3]
+    image = LoadedImage(pixels, planes[-1:] if channels in (2, 4) else None, grey=channels <= 2, bits=bits)
+    (folder / "image").write_bytes(encode_image(image, kind))
+    loaded = load_image(folder / "image")
+    # 16-bit TIFF has no grey with alpha that others read: it is RGBA.
+    assert (loaded.bits, loaded.grey) == (bits, image.grey and (kind, bits, channels) != ("TIFF", 16, 2))
+    assert torch.equal((loaded.pixels * top).round().long(), (pixels * top).round().long())
+    assert (loaded.alpha is None) == (image.alpha is None)
+    if loaded.alpha is not None:
+        assert torch.equal((loaded.alpha[0] * top).round().long(), torch.from_numpy(samples[-1]))

@@ -2,7 +2,6 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from privgen.noise_assignment import assign as assignment
 from privgen.noise_assignment.assign import assign_noise, choose_method, noise_permutation
 
 
@@ -228,7 +227,7 @@ def test_auto_goes_by_size(noises, device, method):
 
 @pytest.mark.parametrize(("size", "classes", "method"), [(16, 1, "linear"), (32, 1, "knn"), (32, 8, "linear")])
 def test_auto_counts_the_noises_an_image_can_get(size, classes, method, generator, monkeypatch):
-    monkeypatch.setattr(assignment, "LINEAR_TO", 16)
+    monkeypatch.setattr("privgen.noise_assignment.assign.LINEAR_TO", 16)
     x_0, eps = batch((size, 3, 8, 8), generator)
     labels = torch.arange(size) % classes
     auto = assign_noise(x_0, eps, labels=labels, generator=seeded())

@@ -10,8 +10,7 @@ from pprint import pformat
 import pytest
 
 from privgen.errors import PrivgenError, UsageError
-from privgen.watermark import key as keys
-from privgen.watermark.key import Key, Secret, default_path, hkdf_sha256, key_folder, load_key
+from privgen.watermark.key import Key, Secret, default_path, hkdf_sha256, key_folder, load_key, logger
 
 
 SECRET = bytes(range(32))
@@ -283,4 +282,4 @@ def test_load_by_name_or_file(folder, tmp_path, key, monkeypatch):
 
 
 def test_warns_through_the_package_logger():
-    assert keys.logger.name == "privgen.watermark.key"
+    assert logger.name == "privgen.watermark.key"

@@ -21,10 +21,11 @@ from privgen.evaluation.hallucination.methods import LOSSES, Method, baseline
 from privgen.evaluation.hallucination.pictures import draw_fractions
 from privgen.evaluation.hallucination.plan import Plan
 from privgen.evaluation.hallucination.report import HallucinationEvaluation, TaskResult
-from privgen.evaluation.hallucination.runs import DATA, RowLog, SeedRun, add_reductions, fingerprint
+from privgen.evaluation.hallucination.runs import DATA, LOG, RowLog, SeedRun, add_reductions, fingerprint
 from privgen.evaluation.hallucination.scenes import SceneRun, Scenes
 from privgen.evaluation.intervals import Measured, over_seeds
 from privgen.evaluation.workers import Processes
+from privgen.io.journal import Journal
 
 
 _Row: TypeAlias = tuple[str, str, int, dict[str, float]]
@@ -55,7 +56,7 @@ def evaluate_hallucination(
         PrivgenError: `folder` cannot be read or written.
     """
     shared, place = processes or Processes(), None if folder is None else Path(folder)
-    log = RowLog.of(place, shared.rank)
+    log = RowLog(Journal.of_process(place, LOG, shared.rank))
     mine = shared.share([(plan, number) for plan in plans for number in range(seed, seed + plan.seeds)])
     rows: list[_Row] = []
     drawn: list[tuple[str, Image.Image]] = []

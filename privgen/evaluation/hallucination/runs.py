@@ -1,26 +1,23 @@
 """One seed of a task: its data, its networks, which are kept, and the figures of every method."""
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from privgen import __version__
 from privgen.evaluation.hallucination.content import content_figures, matched_reduction
 from privgen.evaluation.hallucination.methods import LOSSES, Method, Sampled, sample
 from privgen.evaluation.hallucination.task import SamplingTask
-from privgen.io.files import write_bytes
-from privgen.io.journal import KeyedLog
+from privgen.evaluation.result_log import ResultLog
+from privgen.io.fingerprints import settings_fingerprint
+from privgen.io.tensor_cache import load_or_make
 from privgen.metrics.hallucination import auroc, nearest_training_distance
 
 
@@ -32,28 +29,10 @@ DATA = "data"
 """Name, among the methods, of held-out data."""
 
 
-class RowLog(KeyedLog[dict[str, float]]):
+class RowLog(ResultLog[dict[str, float]]):
     """Figures of finished methods."""
 
     field = "figures"
-
-    @classmethod
-    def of(cls, folder: Path | None, rank: int = 0) -> Self:
-        """The log of one of several processes, with what all of them have written down before.
-
-        Args:
-            folder: where the files are; None keeps nothing.
-            rank: of the process, which writes a file of its own.
-
-        Raises:
-            PrivgenError: a file cannot be read.
-        """
-        if folder is None:
-            return cls(None)
-        log = cls(folder / (f"rows-{rank}.jsonl" if rank else LOG))
-        for other in sorted(folder.glob("rows*.jsonl")):
-            log.take_up(other)
-        return log
 
     def encode(self, value: dict[str, float]) -> Any:
         return {name: figure if math.isfinite(figure) else None for name, figure in value.items()}
@@ -121,30 +100,18 @@ class SeedRun:
     def network(self, loss: str) -> nn.Module:
         """The network for a loss: from memory, from its file, or trained."""
         if loss not in self._networks:
-            self._networks[loss] = self._loaded(loss) or self._trained(loss)
+            task = self.task
+            work = fingerprint(asdict(task)["training"], task.data_settings(), repr(LOSSES[loss]))
+            name = f"{task.name}-{loss}-{self.seed}-{work}.safetensors"
+
+            def trained() -> Mapping[str, Tensor]:
+                return task.train(self.data, loss, self.seed, lambda: self.network("simple")).state_dict()
+
+            path = None if self.folder is None else self.folder / name
+            network = task.build(loss, self.seed)
+            network.load_state_dict(load_or_make(path, work, trained, "a denoiser", replace=True))
+            self._networks[loss] = network.eval()
         return self._networks[loss]
-
-    def _path(self, loss: str) -> Path | None:
-        work = fingerprint(asdict(self.task)["training"], self.task.data_settings(), repr(LOSSES[loss]))
-        return None if self.folder is None else self.folder / f"{self.task.name}-{loss}-{self.seed}-{work}.safetensors"
-
-    def _loaded(self, loss: str) -> nn.Module | None:
-        path = self._path(loss)
-        if path is None or not path.exists():
-            return None
-        network = self.task.build(loss, self.seed)
-        try:
-            network.load_state_dict(load(path.read_bytes()))
-        except (OSError, SafetensorError, RuntimeError):
-            return None
-        return network.eval()
-
-    def _trained(self, loss: str) -> nn.Module:
-        network, path = self.task.train(self.data, loss, self.seed, lambda: self.network("simple")), self._path(loss)
-        if path is not None:
-            weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-            write_bytes(path, save(weights), overwrite=True)
-        return network
 
     def _measure(self, x: Tensor) -> dict[str, float]:
         validation = self.task.validate(x)
@@ -181,5 +148,5 @@ def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mappin
 
 
 def fingerprint(*parts: Any) -> str:
-    """All that something depends on, as 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps([*parts, __version__]).encode()).hexdigest()[:16]
+    """Return 16 hexadecimal digits that stand for all that something depends on."""
+    return settings_fingerprint(*parts, __version__)[:16]

@@ -1,7 +1,5 @@
 """What the small models of `evaluate training` learn, and the fixed networks by which their samples are judged."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
@@ -10,21 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from privgen.data.fashion import load_fashion
 from privgen.data.scenes import NOUNS, PREVIEW_SEED, draw, sample_spec
-from privgen.io.files import write_bytes
-from privgen.io.images import resize
+from privgen.io.fingerprints import settings_fingerprint, tensor_fingerprint, weights_fingerprint
+from privgen.io.pixels import resize
+from privgen.io.tensor_cache import load_or_make
 from privgen.metrics.features import Projection, coverage, fit_projection, frechet_distance
 from privgen.metrics.scenes import load_classifier
 from privgen.models.classifier import SceneClassifier
 from privgen.models.small_denoiser import GarmentClassifier
-from privgen.training.scene_latents import scene_seed, weights_fingerprint
+from privgen.training.scene_latents import scene_seed
 
 
 DIMENSIONS = 64
@@ -103,16 +100,15 @@ def fashion_data(
     """
     train, test = load_fashion("train", folder), load_fashion("test", folder)
     x_0, held_out = (part.images.float() / 127.5 - 1 for part in (train, test))
-    digest = hashlib.sha256(train.images.numpy().tobytes() + test.images.numpy().tobytes())
-    identity = hashlib.sha256(f"{digest.hexdigest()} {classifier_steps}".encode()).hexdigest()
+    identity = settings_fingerprint(tensor_fingerprint(train.images, test.images), classifier_steps)
     network = GarmentClassifier()
-    path = None if cache is None else cache / "fashion-classifier.safetensors"
-    kept = _load(path, identity)
-    if kept is None:
+
+    def trained() -> dict[str, Tensor]:
         train_garments(network, x_0, train.labels, steps=classifier_steps)
-        kept = dict(network.state_dict())
-        _keep(path, kept, identity)
-    network.load_state_dict(kept)
+        return network.state_dict()
+
+    path = None if cache is None else cache / "fashion-classifier.safetensors"
+    network.load_state_dict(load_or_make(path, identity, trained, "the classifier of garments", replace=True))
     network.eval().requires_grad_(False).to(device)
 
     def judge(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,12 +170,15 @@ def scene_data(
     vae.to(device, memory_format=torch.channels_last)
     classifier = load_classifier().requires_grad_(False).to(device)
     settings = [SCENE_SIDE, scenes, held_out]
-    identity = weights_fingerprint(vae, [settings, weights_fingerprint(classifier, None)])
+    identity = weights_fingerprint(vae, [settings, weights_fingerprint(classifier)])
     path = None if cache is None else cache / "scenes.safetensors"
-    kept = _load(path, identity)
-    if kept is None:
-        kept = _encode_scenes(vae, classifier, scenes, held_out, batch_size)
-        _keep(path, kept, identity)
+    kept = load_or_make(
+        path,
+        identity,
+        lambda: _encode_scenes(vae, classifier, scenes, held_out, batch_size),
+        "latents of scenes",
+        replace=True,
+    )
     scale = float(kept["latents"].std())
     projection = fit_projection(kept["features"], DIMENSIONS)
 
@@ -220,25 +219,7 @@ def _judge_latents(vae: AutoencoderKL, classifier: SceneClassifier, latents: Ten
     seen: list[Tensor] = []
     hook = classifier.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        said = classifier(resize(images, (side, side)))
+        said = classifier(resize(images, (side, side)).clamp(0, 1))
     finally:
         hook.remove()
     return seen[0], said.nouns.argmax(1)
-
-
-def _load(path: Path | None, identity: str) -> dict[str, Tensor] | None:
-    """A cache, or None if there is none or it holds something else."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("identity") != identity:
-                return None
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError, json.JSONDecodeError):
-        return None
-
-
-def _keep(path: Path | None, tensors: dict[str, Tensor], identity: str) -> None:
-    if path is not None:
-        write_bytes(path, save(tensors, metadata={"identity": identity}), overwrite=True)

@@ -6,8 +6,6 @@ held-out data by the Frechet distance of a fixed network's features, by coverage
 whether that network sees what was asked for.
 """
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,8 @@ from privgen.evaluation.noise_assignment.log import LOG, RunLog
 from privgen.evaluation.noise_assignment.report import Curves, TrainingEvaluation, summarise
 from privgen.evaluation.noise_assignment.runs import train_curve
 from privgen.evaluation.noise_assignment.settings import METHODS, SETTINGS, VANILLA, RunOptions, Setting, objective_of
+from privgen.io.fingerprints import settings_fingerprint
+from privgen.io.journal import Journal
 
 
 DEFAULT_METHODS = ("linear", "within-label", "knn-4", "knn-16", "knn-64")
@@ -79,7 +79,7 @@ def evaluate_training(
     runs = plan(data=data, objectives=objectives, methods=methods, seeds=seeds, seed=seed)
     cache = None if folder is None else Path(folder)
     used = sets or load_sets(data, cache, fashion=fashion, device=place)
-    log = RunLog(None if cache is None else cache / LOG)
+    log = RunLog(Journal(None if cache is None else cache / LOG))
     works = {name: fingerprint(used[SETTINGS[name].data], SETTINGS[name], options) for name in _unique(runs)}
     waiting = [run for run in runs if log.get(works[run.setting], run.method, run.seed) is None]
     with tqdm(total=len(runs) * options.steps, initial=(len(runs) - len(waiting)) * options.steps, unit="step") as bar:
@@ -172,8 +172,7 @@ def load_sets(
 
 def fingerprint(data: TrainingData, setting: Setting, options: RunOptions) -> str:
     """All that a run depends on but its method and seed, as 16 hexadecimal digits."""
-    text = json.dumps([data.identity, asdict(setting), asdict(options), __version__])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return settings_fingerprint(data.identity, asdict(setting), asdict(options), __version__)[:16]
 
 
 def _unique(runs: Sequence[Planned]) -> list[str]:

@@ -4,14 +4,14 @@ from dataclasses import asdict
 from typing import Any
 
 from privgen.evaluation.noise_assignment.runs import Checkpoint
-from privgen.io.journal import KeyedLog
+from privgen.evaluation.result_log import ResultLog
 
 
 LOG = "runs.jsonl"
 """In the output folder."""
 
 
-class RunLog(KeyedLog[list[Checkpoint]]):
+class RunLog(ResultLog[list[Checkpoint]]):
     """Curves of finished runs."""
 
     field = "curve"

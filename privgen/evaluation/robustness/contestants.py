@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from privgen.evaluation.watermark.readings import Bits, Generation, Weighed, as_saved
+from privgen.io.fingerprints import weights_fingerprint
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import N_BITS, ExtractorLike, config_value
 from privgen.watermark.read.bits import weigh_bits
@@ -87,10 +88,8 @@ class ExtractorReader:
         return read_logits(images, self.extractor)
 
     def __repr__(self) -> str:
-        from privgen.attacks.purification.denoiser import digest
-
         network = self.extractor
-        known = digest(network) if isinstance(network, torch.nn.Module) else "unknown"
+        known = weights_fingerprint(network)[:8] if isinstance(network, torch.nn.Module) else "unknown"
         return f"ExtractorReader({type(network).__name__}_{known})"
 
 
@@ -125,9 +124,7 @@ class SearchingReader:
         return weigh_bits(found.logits[:, 0]), found.places[:, 0].tolist()
 
     def __repr__(self) -> str:
-        from privgen.attacks.purification.denoiser import digest
-
-        networks = digest(self.aligned.extractor), digest(self.aligned.aligner)
+        networks = [weights_fingerprint(network)[:8] for network in (self.aligned.extractor, self.aligned.aligner)]
         return f"SearchingReader({'_'.join(networks)}, {SEARCH}, {self.fpr:g})"
 
 
@@ -174,8 +171,6 @@ def on_generated(
         model: generates, and reads by default.
         reader: reads instead of the model's extractor; one argument, see `Reader`.
     """
-    from privgen.attacks.purification.denoiser import digest
-
     mapper = model.mappers[carrier]
     reads = reader or ExtractorReader(model.extractor)
 
@@ -186,7 +181,8 @@ def on_generated(
     settings = {key: value for key, value in dict(getattr(mapper, "config", {})).items() if not key.startswith("_")}
     rounds = model.rounds(carrier)
     fitted = f" refined {rounds} for {ExtractorReader(model.extractor)!r}" if rounds else ""
-    return Contestant(carrier, n_bits, f"{carrier} {digest(mapper)} {settings} {reads!r}{fitted}", mark, reads)
+    identity = f"{carrier} {weights_fingerprint(mapper)[:8]} {settings} {reads!r}{fitted}"
+    return Contestant(carrier, n_bits, identity, mark, reads)
 
 
 def on_pixels(method: MarkingMethod, *, slow: bool = False, version: str = "") -> Contestant:

@@ -1,16 +1,15 @@
-"""What was read, image by image, as JSON lines that a later run of the same work takes up."""
+"""What was read from each image, in a journal that a later run of the same work takes up."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from privgen.errors import PrivgenError
-from privgen.io.files import whole_lines
+from privgen.io.fingerprints import settings_fingerprint
+from privgen.io.journal import Journal
 
 
 LOG = "robustness.jsonl"
@@ -25,7 +24,8 @@ class Row:
         method: name.
         attack: key; "clean" is none.
         image: number.
-        marked: weighed bits that were read from the marked image, as `privgen.watermark.read.bits.weigh_bits` returns them.
+        marked: weighed bits that were read from the marked image, as `privgen.watermark.read.bits.weigh_bits` returns
+            them.
         unmarked: the same from the image without a mark, under the same attack and random draws; None where that was
             not asked for.
         psnr_db: attacked marked image against the marked one; of "clean" marked against unmarked. None is infinite.
@@ -65,12 +65,9 @@ class Log:
 
     def __init__(self, folder: Path | None, works: Mapping[tuple[str, str], str], rank: int = 0) -> None:
         self.works = works
-        self.path = None if folder is None else folder / (f"robustness-{rank}.jsonl" if rank else LOG)
+        self._journal = Journal.of_process(folder, LOG, rank)
         self._rows: dict[tuple[str, str, int], Row] = {}
-        for path in [] if folder is None else sorted(folder.glob("robustness*.jsonl")):
-            self._keep(_read(path, works))
-        if self.path is not None:
-            whole_lines(self.path)  # the next line stands by itself
+        self._keep(self._journal.read(self._row))
 
     def get(self, method: str, attack: str, numbers: Iterable[int]) -> list[Row] | None:
         """The rows of images, or None if one is missing."""
@@ -85,44 +82,24 @@ class Log:
         """
         rows = list(rows)
         self._keep(rows)
-        if self.path is None:
-            return
-        lines = [json.dumps({"work": self.works[row.method, row.attack], **asdict(row)}) + "\n" for row in rows]
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
-        except OSError as error:
-            raise PrivgenError(f"{self.path} was not written: {error.strerror}; choose another folder.") from error
+        self._journal.append({"work": self.works[row.method, row.attack], **asdict(row)} for row in rows)
 
     def _keep(self, rows: Iterable[Row]) -> None:
         self._rows |= {(row.method, row.attack, row.image): row for row in rows}
 
+    def _row(self, record: dict[str, Any]) -> Row:
+        work = record.pop("work")
+        row = Row(**record)
+        if self.works.get((row.method, row.attack)) != work or not isinstance(row.marked, list):
+            raise ValueError("expected a row of this work")
+        return row
+
 
 def work_id(*parts: str) -> str:
-    """Sixteen hexadecimal digits that stand for all that a row depends on."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    """Return 16 hexadecimal digits that stand for all that a row depends on."""
+    return settings_fingerprint(*parts)[:16]
 
 
 def finite_or_none(value: float) -> float | None:
     """A number that JSON has, or None."""
     return value if math.isfinite(value) else None
-
-
-def _read(path: Path, works: Mapping[tuple[str, str], str]) -> list[Row]:
-    """Rows of this work; lines that are none, such as one that was cut short, are passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError as error:
-        raise PrivgenError(f"{path} cannot be read: {error.strerror}; choose another folder.") from error
-    rows = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-            work = record.pop("work")
-            row = Row(**record)
-            if works.get((row.method, row.attack)) == work and isinstance(row.marked, list):
-                rows.append(row)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +17,7 @@ from privgen.evaluation.robustness.perception import FEWEST, Perceived, perceive
 from privgen.evaluation.robustness.plan import Planned
 from privgen.evaluation.watermark.readings import CLEAN, Bits, Generation, Weighed, as_saved
 from privgen.evaluation.workers import Processes
+from privgen.io.fingerprints import seed_from
 from privgen.metrics.quality import psnr, ssim
 from privgen.watermark.key import Key
 
@@ -127,7 +127,7 @@ def attacked(attack: Attack, key: str, images: Tensor, numbers: Sequence[int], s
         numbers: of the images; the same number draws the same, whatever its mark and batch.
         seed: of all draws.
     """
-    generators = [torch.Generator().manual_seed(_seed_of(seed, key, number)) for number in numbers]
+    generators = [torch.Generator().manual_seed(seed_from(seed, key, number)) for number in numbers]
     with torch.no_grad():
         return as_saved(attack(images, generator=generators))
 
@@ -207,7 +207,3 @@ class _Negatives:
             self._read[known] = weighed, places if searched else [0] * count
         weighed, places = self._read[known]
         return weighed, list(places)
-
-
-def _seed_of(seed: int, key: str, number: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}:{number}".encode()).digest()[:8]) >> 1

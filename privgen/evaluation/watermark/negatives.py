@@ -1,7 +1,5 @@
 """What an extractor reads from images without a mark: generated ones and photographs."""
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +11,11 @@ import torch
 from tqdm import tqdm
 
 from privgen import __version__
-from privgen.errors import PrivgenError
 from privgen.evaluation.watermark.marking import WatermarkModel
 from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Generation, Readings, joined, read
-from privgen.io.files import whole_lines
+from privgen.io.fingerprints import settings_fingerprint, weights_fingerprint
 from privgen.io.images import load_image
+from privgen.io.journal import Journal
 from privgen.watermark.protocols import ExtractorLike
 
 
@@ -48,7 +46,7 @@ class Negatives:
 
 
 class NegativesLog:
-    """Readings of generated images by number, one JSON object a line; later runs of the same work take them up.
+    """Readings of generated images by number, in a journal that later runs of the same work take up.
 
     Args:
         path: the file; need not exist. None keeps no log.
@@ -59,9 +57,9 @@ class NegativesLog:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, work: str) -> None:
-        self.path = None if path is None else Path(path)
         self.work = work
-        self._lines = {} if self.path is None else _read_lines(self.path, work)
+        self._journal = Journal(path)
+        self._lines = dict(self._journal.read(_numbered, work))
 
     def has(self, number: int) -> bool:
         """Whether the image of that number has been read."""
@@ -77,18 +75,10 @@ class NegativesLog:
         Raises:
             PrivgenError: the file cannot be written.
         """
-        if self.path is None:
-            return
-        lines = []
-        for row, number in enumerate(numbers):
-            read = {name: values[row].tolist() for name, values in readings.items()}
-            lines.append(json.dumps({"work": self.work, "image": number, **read}) + "\n")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
-        except OSError as error:
-            raise PrivgenError(f"{self.path} was not written: {error.strerror}; choose another folder.") from error
+        rows = ({name: values[i].tolist() for name, values in readings.items()} for i in range(len(numbers)))
+        self._journal.append(
+            {"work": self.work, "image": number, **row} for number, row in zip(numbers, rows, strict=True)
+        )
 
 
 def read_generated(generation: Generation, extractor: ExtractorLike, numbers: range, log: NegativesLog) -> Readings:
@@ -127,31 +117,16 @@ def read_photos(paths: Sequence[Path], extractor: ExtractorLike) -> Readings:
 
 def fingerprint(model: WatermarkModel, generation: Generation) -> str:
     """What readings of unmarked images depend on, as 16 hexadecimal digits: weights, settings, seed and version."""
-    digest = hashlib.sha256()
-    for network in (*(getattr(model.pipeline, name) for name in _NETWORKS), model.extractor):
-        for name, tensor in _state(network).items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    networks = [*(getattr(model.pipeline, name) for name in _NETWORKS), model.extractor]
+    weights = [
+        weights_fingerprint(network, sorted({str(value.dtype) for value in network.state_dict().values()}))
+        for network in networks
+        if isinstance(network, torch.nn.Module)
+    ]
     attacks = {name: repr(attack) for name, attack in ATTACKS.items()}
     settings = [generation.seed, generation.prompts, generation.steps, generation.guidance_scale, attacks, __version__]
-    digest.update(json.dumps([settings, dict(model.pipeline.scheduler.config)], default=str).encode())
-    return digest.hexdigest()[:16]
+    return settings_fingerprint(weights, settings, model.pipeline.scheduler.to_json_string())[:16]
 
 
-def _state(network: Any) -> dict[str, torch.Tensor]:
-    return network.state_dict() if isinstance(network, torch.nn.Module) else {}
-
-
-def _read_lines(path: Path, work: str) -> dict[int, dict[str, list[int]]]:
-    """Readings by number."""
-    lines = {}
-    for line in whole_lines(path):
-        try:
-            record = json.loads(line)
-            if record["work"] == work:
-                lines[int(record["image"])] = {
-                    name: [int(weight) for weight in record[name]] for name in (CLEAN, *ATTACKS)
-                }
-        except (ValueError, KeyError, TypeError):
-            continue
-    return lines
+def _numbered(record: dict[str, Any]) -> tuple[int, dict[str, list[int]]]:
+    return int(record["image"]), {name: [int(weight) for weight in record[name]] for name in (CLEAN, *ATTACKS)}

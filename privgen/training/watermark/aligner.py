@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from privgen.data.photos import load_photos
+from privgen.io.fingerprints import weights_fingerprint
 from privgen.models.aligner import Aligner, read_independent, seen_cells
 from privgen.models.extractor import Extractor
 from privgen.models.mappers import LatentMapper
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.recipes import Distort
-from privgen.training.scene_latents import weights_fingerprint
 from privgen.training.watermark.aligner_fit import View, fit_aligner
 from privgen.training.watermark.mark_cache import Source, by_tokens, generated, load_or_make_bank, photographs, scenes
 from privgen.training.watermark.mark_writers import TokenWriter, draw_pose, rows_of_marks

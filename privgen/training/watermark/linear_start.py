@@ -14,9 +14,9 @@ from tqdm import tqdm
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw, sample_spec
 from privgen.diffusion.latents import encode
-from privgen.io.tensor_cache import load_kept, save_kept
+from privgen.io.fingerprints import weights_fingerprint
+from privgen.io.tensor_cache import load_or_make
 from privgen.training.loop import sample_generator
-from privgen.training.scene_latents import weights_fingerprint
 from privgen.watermark.write.linear_code import (
     LinearCode,
     Response,
@@ -74,17 +74,17 @@ def load_or_solve_code(
     fingerprint = weights_fingerprint(
         vae, [_VERSION, n_bits, pilots, images, cycles, ridge, len(photos), repr(attack)]
     )
-    if path.exists():
-        return load_kept(path, fingerprint, "The code")
-    content = _content(vae, photos, images, attack)
-    response = measure_response(vae, content.examples)
-    channels, height, width = content.shape
-    smooth = low_frequencies(channels, height, width, cycles)
-    code = solve_code(content.covariance, response, n_bits + pilots, span=smooth, ridge=ridge)
-    patterns, filters = mixed(code, content.covariance, response, n_bits, ridge)
-    solved = {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}
-    save_kept(path, solved, fingerprint)
-    return solved
+
+    def solve() -> dict[str, Tensor]:
+        content = _content(vae, photos, images, attack)
+        response = measure_response(vae, content.examples)
+        channels, height, width = content.shape
+        smooth = low_frequencies(channels, height, width, cycles)
+        code = solve_code(content.covariance, response, n_bits + pilots, span=smooth, ridge=ridge)
+        patterns, filters = mixed(code, content.covariance, response, n_bits, ridge)
+        return {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}
+
+    return load_or_make(path, fingerprint, solve, "a linear code")
 
 
 def mixed(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.latents import decode, encode
-from privgen.io.tensor_cache import load_kept, save_kept
+from privgen.io.tensor_cache import load_or_make
 from privgen.training.loop import sample_generator
 from privgen.training.watermark.mark_writers import TokenWriter
 
@@ -72,15 +72,15 @@ def load_or_make_bank(
     Raises:
         PrivgenError: the file cannot be read or written, or was made of other networks or with other settings.
     """
-    if path.exists():
-        return MarkBank(**load_kept(path, fingerprint, "The bank of marks"))
+    return MarkBank(**load_or_make(path, fingerprint, lambda: _make(prepare()), "a bank of marks"))
+
+
+def _make(sources: Mapping[str, tuple[int, Source]]) -> dict[str, Tensor]:
     parts: list[tuple[Tensor, ...]] = []
-    for place, (name, (count, make)) in enumerate(prepare().items()):
-        parts += [(*part, torch.full((len(part[0]),), place)) for part in _made(name, count, make)]
+    for place, (name, (count, make)) in enumerate(sources.items()):
+        parts += [(*part, torch.full((len(part[0]),), place, dtype=torch.uint8)) for part in _made(name, count, make)]
     images, changes, bits, source = (torch.cat(part) for part in zip(*parts, strict=True))
-    bank = MarkBank(images, changes, bits, source.to(torch.uint8))
-    save_kept(path, vars(bank), fingerprint)
-    return bank
+    return {"images": images, "changes": changes, "bits": bits, "source": source}
 
 
 def _made(name: str, count: int, make: Source) -> Iterator[tuple[Tensor, ...]]:

@@ -19,8 +19,9 @@ from diffusers import (
 
 from privgen.attacks import SuperResolution, parse_attack
 from privgen.attacks.purification.ncnn_network import load_ncnn
-from privgen.attacks.purification.super_resolution import PACKAGED, load_upscaler, resize, upscale
+from privgen.attacks.purification.super_resolution import PACKAGED, load_upscaler, upscale
 from privgen.errors import PrivgenError
+from privgen.io.pixels import resize
 
 
 HALF = 0x01306B47
@@ -221,7 +222,9 @@ def test_quality_falls_over_the_sweep(param, realistic, psnr):
 
 def test_it_is_the_network_on_the_smaller_image(param, pictures):
     images = pictures(1, 32, 48)
-    expected = load_ncnn(param)(resize(images, (16, 24))).clamp(0, 1)  # which is as large as the image again
+    expected = load_ncnn(param)(resize(images, (16, 24)).clamp(0, 1)).clamp(
+        0, 1
+    )  # which is as large as the image again
     torch.testing.assert_close(SuperResolution(strength=2, model=param)(images), expected, atol=1e-5, rtol=0)
 
 
@@ -286,9 +289,7 @@ def test_labels(param):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    import privgen.attacks.purification.super_resolution as module
-
-    monkeypatch.setattr(module, "_PACKAGE", "a_package_that_is_not_there")
+    monkeypatch.setattr("privgen.attacks.purification.super_resolution._PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(PrivgenError, match=r"privgen\[super-resolution\]"):
         load_upscaler(PACKAGED[0])
 

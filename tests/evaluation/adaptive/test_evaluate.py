@@ -113,13 +113,11 @@ def test_errors(model, folders):
 
 
 def test_the_command(cli, marked_model, tmp_path, monkeypatch, folders):
-    from privgen.evaluation.adaptive import images as adaptive_images
-
     # Hundreds of photographs take their time.
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "heldout").symlink_to(folders["heldout"])
     (tmp_path / "photos" / "train").symlink_to(folders["training"])
-    monkeypatch.setattr(adaptive_images, "heldout_photos", lambda: tmp_path / "photos" / "heldout")
+    monkeypatch.setattr("privgen.evaluation.adaptive.images.heldout_photos", lambda: tmp_path / "photos" / "heldout")
     small = (
         "--n",
         2,

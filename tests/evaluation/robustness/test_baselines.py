@@ -16,7 +16,8 @@ from privgen.evaluation.robustness.baselines import (
     to_bgr,
 )
 from privgen.evaluation.watermark.readings import as_saved
-from privgen.io.images import load_image, resize
+from privgen.io.images import load_image
+from privgen.io.pixels import resize
 from privgen.metrics.quality import psnr
 
 

@@ -40,7 +40,7 @@ def test_marks_are_made_once(task, recipe):
 
 
 def test_marks_of_other_settings_are_refused(recipe):
-    with pytest.raises(PrivgenError, match="delete it"):
+    with pytest.raises(PrivgenError, match="delete the file"):
         AlignerTask(replace(recipe, counts=(2, 2, 2, 2)), 0)
 
 

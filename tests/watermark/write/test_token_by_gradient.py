@@ -8,7 +8,6 @@ from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
 from privgen.errors import PrivgenError, UsageError
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.token import Token
-from privgen.watermark.write import token_by_gradient as optimise
 from privgen.watermark.write.token_by_gradient import OptimiseOptions, optimise_token
 
 
@@ -268,6 +267,6 @@ def test_the_reference_is_the_trajectory_without_the_token(tiny_pipe, monkeypatc
     def without_token(pipe, prompt, embedding):
         return pipe.encode_prompt(prompt, "cpu", 1, False)[0] + 0 * embedding.sum()
 
-    monkeypatch.setattr(optimise, "encode_with_token", without_token)
+    monkeypatch.setattr("privgen.watermark.write.token_by_gradient.encode_with_token", without_token)
     assert all(step.latent_loss < 1e-10 for step in learn(tiny_pipe).history)
     assert isinstance(tiny_pipe, StableDiffusionPipeline)
