@@ -157,13 +157,14 @@ def watermark(
     a run that was interrupted goes on with the unmarked images where it stopped.
     """
     quiet_loading()
+    from privgen.evaluation.record import check_output
     from privgen.evaluation.watermark.evaluate import evaluate_watermark
     from privgen.evaluation.watermark.marking import load_watermark_model
-    from privgen.evaluation.watermark.report import check_output
+    from privgen.evaluation.watermark.report import FILES
     from privgen.watermark.write.mark_spec import CARRIERS
 
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, FILES, overwrite=overwrite)
     loaded = load_watermark_model(
         model, carriers=carriers or CARRIERS, robust_steps=robust_steps, device=device, dtype=dtype
     )

@@ -56,7 +56,7 @@ def main(steps: int = 3000, samples: int = 2000, out: Path = OUT, seed: int = 0)
     points = {name: sample(*way, samples=samples, seed=seed) for name, way in ways.items()}
     fields = {name: field(*way) for name, way in ways.items()}
     save_picture(draw(fields, points, data), out, overwrite=True)
-    shares = {name: validate_mixture(x, data).fraction.value for name, x in points.items()}
+    shares = {name: validate_mixture(x, data).fraction for name, x in points.items()}
     for name, share in shares.items():
         print(f"{name}: {share:.1%} of the samples hallucinated")
     print(f"The picture is {out}.")

@@ -16,7 +16,6 @@ from scipy.stats import chi2, rankdata
 from torch import Tensor
 
 from privgen.data.toys import GaussianMixture
-from privgen.metrics.detection import Rate, rate
 
 
 MODE_RADIUS = 3.0
@@ -41,14 +40,14 @@ class Validation:
         return torch.stack(list(self.broken.values())).any(0)
 
     @property
-    def fraction(self) -> Rate:
-        """Share of hallucinated samples, the reader's own error included."""
-        return rate(self.hallucinated.tolist())
+    def fraction(self) -> float:
+        """Fraction of samples that are hallucinated, the reader's own error included."""
+        return float(self.hallucinated.double().mean())
 
     @property
-    def fractions(self) -> dict[str, Rate]:
-        """The same for each rule."""
-        return {name: rate(broken.tolist()) for name, broken in self.broken.items()}
+    def fractions(self) -> dict[str, float]:
+        """Fraction of samples that break each rule."""
+        return {name: float(broken.double().mean()) for name, broken in self.broken.items()}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch import Tensor
 from privgen.data.scenes import SceneSpec, draw_scene
 from privgen.errors import PrivgenError
 from privgen.io.images import resize
-from privgen.metrics.detection import Rate, rate
 from privgen.models.classifier import SceneClassifier
 
 
@@ -118,17 +117,17 @@ def _judge(
     )
 
 
-def classifier_accuracy(classifier: SceneClassifier, n: int, seed: int) -> Rate:
-    """The share of drawn scenes in which a classifier finds exactly the objects that are there.
+def classified_right(classifier: SceneClassifier, n: int, seed: int) -> list[bool]:
+    """Whether a classifier finds exactly the objects that are there, for each of n drawn scenes.
 
     Args:
         classifier: to be examined.
         n: number of scenes.
         seed: of the first scene; take one that training never draws.
     """
-    right = []
+    right: list[bool] = []
     for first in range(0, n, 64):
         scenes = [draw_scene(seed + i) for i in range(first, min(first + 64, n))]
         pixels = torch.stack([torch.from_numpy(scene.pixels) for scene in scenes])
         right += [said.exact for said in judge(pixels, [scene.spec for scene in scenes], classifier)]
-    return rate(right)
+    return right

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from privgen.data.toys import gaussian_grid, gaussian_line
+from privgen.evaluation.intervals import fraction
 from privgen.metrics.hallucination import (
     auroc,
     keep_best,
@@ -19,8 +20,9 @@ from privgen.metrics.hallucination import (
 def test_error_on_real_data_is_what_is_stated(mixture, error, generator):
     validation = validate_mixture(mixture.sample(50_000, generator), mixture)
     assert validation.reader_error == pytest.approx(error, rel=1e-4)
-    assert validation.share.low <= error <= validation.share.high
-    assert validation.fractions["between modes"] == validation.share
+    measured = fraction(validation.hallucinated)
+    assert measured.low <= error <= measured.high
+    assert validation.fractions["between modes"] == validation.fraction == measured.value
 
 
 def test_between_modes_is_hallucinated():
@@ -81,6 +83,6 @@ def test_rejection_drops_the_worst():
     assert keep_best(scores, 0.4).tolist() == [0, 1, 3]
     assert keep_best(scores, 0).tolist() == [0, 1, 2, 3, 4]
     assert keep_best(scores, 0.99).tolist() == [1]
-    for fraction in (1, -0.1):
+    for dropped in (1, -0.1):
         with pytest.raises(ValueError, match="expected a fraction to drop"):
-            keep_best(scores, fraction)
+            keep_best(scores, dropped)

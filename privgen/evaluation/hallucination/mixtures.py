@@ -82,7 +82,7 @@ class Mixture(SamplingTask):
         "even" counts modes whose share is within 20 % of 1 / K, "interpolated" is the share of samples farther than
         5 standard deviations from every mode, where real data have none.
         """
-        between = {"interpolated": validate_mixture(x, self.mixture, radius=INTERPOLATED).fraction.value}
+        between = {"interpolated": validate_mixture(x, self.mixture, radius=INTERPOLATED).fraction}
         if bool(self.validate(x).hallucinated.all()):
             return {"covered": 0.0, "even": 0.0, "imbalance": float("nan"), "spread": float("nan"), **between}
         modes = mode_coverage(x, self.mixture)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from privgen.data.sheets import save_picture
 from privgen.environment import Environment
-from privgen.evaluation.intervals import Measured, finite
+from privgen.evaluation.intervals import Measured
+from privgen.evaluation.record import finite
 from privgen.evaluation.text_to_image.evaluate import RESULTS
 from privgen.io.files import write_text
 

@@ -117,9 +117,9 @@ class SeedRun:
         validation = self.task.validate(x)
         finite = x[x.flatten(1).isfinite().all(1)]
         nearest = float(nearest_training_distance(finite, self.data).mean()) if len(finite) else math.nan
-        row = {"hallucinated": validation.fraction.value}
+        row = {"hallucinated": validation.fraction}
         if len(validation.fractions) > 1:
-            row |= {name: found.value for name, found in validation.fractions.items()}
+            row |= validation.fractions
         content = self.task.content(x)
         if content is not None:
             row |= content_figures(content, validation.hallucinated)

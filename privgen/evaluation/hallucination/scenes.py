@@ -15,10 +15,11 @@ from privgen.diffusion.sampling import Sampling, generate_batches
 from privgen.evaluation.hallucination.methods import Method, affordable
 from privgen.evaluation.hallucination.pictures import picture_rows
 from privgen.evaluation.hallucination.settings import LOW
+from privgen.evaluation.intervals import fraction
 from privgen.hallucination.amplification import Amplification
 from privgen.hub import load_pipeline
 from privgen.metrics.hallucination import auroc, keep_best
-from privgen.metrics.scenes import SceneJudgement, classifier_accuracy, judge, load_classifier
+from privgen.metrics.scenes import SceneJudgement, classified_right, judge, load_classifier
 from privgen.pipelines.detecting import DETECTOR, detecting
 
 
@@ -140,4 +141,4 @@ class SceneRun:
 
 @cache
 def _reader_error(read: int) -> float:
-    return 1 - classifier_accuracy(load_classifier(), read, PREVIEW_SEED - _SPACING).value
+    return 1 - fraction(classified_right(load_classifier(), read, PREVIEW_SEED - _SPACING)).value

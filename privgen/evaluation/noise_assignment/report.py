@@ -13,12 +13,13 @@ from PIL import Image
 
 from privgen.data.sheets import save_picture
 from privgen.environment import Environment, environment
-from privgen.evaluation.intervals import Measured, finite, over_seeds
+from privgen.evaluation.intervals import Measured, over_seeds
 from privgen.evaluation.noise_assignment.data import TrainingData
 from privgen.evaluation.noise_assignment.pictures import draw_curves
 from privgen.evaluation.noise_assignment.ratio import is_speedup, is_worse, ratio_over_seeds, steps_ratio
 from privgen.evaluation.noise_assignment.runs import Checkpoint
 from privgen.evaluation.noise_assignment.settings import SETTINGS, VANILLA, RunOptions, auto_method
+from privgen.evaluation.record import finite
 from privgen.evaluation.text_to_image.evaluate import RESULTS
 from privgen.io.files import write_text
 

@@ -32,7 +32,6 @@ from privgen.evaluation.robustness.plan import Planned, Preset, get_preset, plan
 from privgen.evaluation.robustness.report import ExampleImage, Lead, MethodScores, RobustnessEvaluation
 from privgen.evaluation.robustness.run import Batch, Work, measure
 from privgen.evaluation.robustness.scores import (
-    RATES,
     LossScales,
     curves_of,
     fit_losses,
@@ -43,7 +42,7 @@ from privgen.evaluation.robustness.scores import (
 )
 from privgen.evaluation.watermark.marking import WatermarkModel
 from privgen.evaluation.watermark.negatives import fingerprint
-from privgen.evaluation.watermark.readings import CLEAN, Generation, draw_keys
+from privgen.evaluation.watermark.readings import CLEAN, RATES, Generation, draw_keys
 from privgen.evaluation.workers import Processes
 from privgen.watermark.write.mark_spec import CARRIERS
 

@@ -25,7 +25,7 @@ from privgen.evaluation.intervals import Measured, fraction, mean
 from privgen.evaluation.text_to_image import autoencoder
 from privgen.evaluation.text_to_image.textures import texture_response
 from privgen.io.files import refuse_existing, write_text
-from privgen.metrics.scenes import SceneJudgement, classifier_accuracy, judge
+from privgen.metrics.scenes import SceneJudgement, classified_right, judge
 from privgen.models.classifier import SceneClassifier
 
 
@@ -121,7 +121,7 @@ def evaluate_model(
     judged = judge(images, specs, classifier)
     measures = _scores(specs, judged)
     measures |= _texture_words(pipeline, first + 500_000, max(2, min(n // 4, 50)), sampling)
-    measures["classifier_accuracy"] = _classifier(classifier, 5 * n, first + 600_000)
+    measures["classifier_accuracy"] = fraction(classified_right(classifier, 5 * n, first + 600_000))
     measures |= _autoencoder(pipeline, n, first + 700_000, images.shape[-1], photos or autoencoder.heldout_photos())
     return ModelEvaluation(
         name, n, seed, steps, guidance_scale, seconds, measures, environment(), _sheets(images, specs, judged)
@@ -182,11 +182,6 @@ def _texture_words(pipeline: DiffusionPipeline, seed: int, pairs: int, sampling:
         "texture_energy_fraction": mean(response.energy),
         "texture_first_accuracy": fraction(response.first.tolist()),
     }
-
-
-def _classifier(classifier: SceneClassifier, n: int, seed: int) -> Measured:
-    found = classifier_accuracy(classifier, n, seed)
-    return Measured(found.value, found.n, found.low, found.high)
 
 
 def _autoencoder(pipeline: Any, n: int, seed: int, size: int, photos: Path) -> dict[str, Measured]:

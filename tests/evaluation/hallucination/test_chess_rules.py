@@ -25,7 +25,7 @@ def test_reader_makes_no_error_on_ten_thousand_squares():
     boards = [random_position(12, i).board for i in range(160)]
     validation = validate_boards(pictures(boards))
     assert [found.board for found in read_boards(pictures(boards))] == boards
-    assert validation.share.successes == 0
+    assert validation.fraction == 0
 
 
 def test_reader_stands_noise_and_brightness(boards, generator):
@@ -46,7 +46,7 @@ def test_half_a_piece_is_unreadable():
 
 def test_legal_positions_break_no_rule(boards):
     validation = validate_boards(pictures(boards))
-    assert validation.share.successes == 0
+    assert validation.fraction == 0
     assert validation.reader_error == 0
 
 

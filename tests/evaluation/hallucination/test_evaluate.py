@@ -163,7 +163,7 @@ def test_mixtures_of_one_dimension():
         {"covered": 3, "even": 3, "imbalance": 0, "spread": 0.97, "interpolated": 0}, abs=0.1
     )
     between = real + 0.25
-    assert line.validate(real).fraction.value < 0.01 < 0.9 < line.validate(between).fraction.value
+    assert line.validate(real).fraction < 0.01 < 0.9 < line.validate(between).fraction
     denoise = line.denoiser(line.build("precision", 0))
     assert denoise(real[:5], torch.tensor(3)).shape == (5, 2)
     panels = np.asarray(line.draw({"real": real[:99], "between": between[:99]}))[60:].astype(int)

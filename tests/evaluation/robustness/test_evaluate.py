@@ -9,11 +9,12 @@ from accelerate.state import AcceleratorState
 
 from privgen.attacks import get_attack
 from privgen.errors import PrivgenError, UsageError
+from privgen.evaluation.record import check_output
 from privgen.evaluation.robustness.contestants import ExtractorReader, on_generated
 from privgen.evaluation.robustness.evaluate import evaluate_robustness
 from privgen.evaluation.robustness.log import LOG, Log
 from privgen.evaluation.robustness.plan import get_preset, plan_attacks
-from privgen.evaluation.robustness.report import PAGE, check_output
+from privgen.evaluation.robustness.report import PAGE
 from privgen.evaluation.robustness.run import Work, attacked, measure
 from privgen.evaluation.watermark.marking import load_watermark_model
 from privgen.evaluation.watermark.readings import CLEAN, Generation, as_saved, draw_keys
@@ -277,7 +278,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_else(result, folder):
-    check_output(folder)
+    check_output(folder, [PAGE])
     result.save(folder)
     text = (folder / PAGE).read_text(encoding="utf-8")
     page = Page(text)
@@ -290,8 +291,8 @@ def test_the_page_needs_nothing_else(result, folder):
         assert word in words
     assert json.loads((folder / "results.json").read_text()) == result.record()
     with pytest.raises(PrivgenError, match=r"results.json exists"):
-        check_output(folder)
-    check_output(folder, overwrite=True)
+        check_output(folder, [PAGE])
+    check_output(folder, [PAGE], overwrite=True)
 
 
 @pytest.mark.slow
