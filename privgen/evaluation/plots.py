@@ -48,7 +48,7 @@ def new_panels(count: int, *, columns: int, width: float, height: float) -> tupl
 
 
 def png_bytes(figure: Figure, *, dpi: int = 110) -> bytes:
-    """A figure as a PNG file; the same figure gives the same bytes, since the file names no software."""
+    """A figure as a PNG file that names no software, so that equal plots are equal files."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     return file.getvalue()
