@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 from typing import TYPE_CHECKING
@@ -57,3 +58,8 @@ def png_bytes(figure: Figure, *, dpi: int = 110) -> bytes:
 def as_image(figure: Figure, *, dpi: int = 110) -> Image.Image:
     """A figure as an RGB Pillow image."""
     return Image.open(io.BytesIO(png_bytes(figure, dpi=dpi))).convert("RGB")
+
+
+def png_uri(png: bytes) -> str:
+    """A PNG file as a data URI, which HTML shows as an image without loading a file."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

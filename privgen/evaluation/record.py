@@ -25,15 +25,17 @@ RESULTS = "results.json"
 class Report(ABC):
     """What an evaluation found.
 
-    Subclasses are frozen dataclasses with a field `environment`, and a field `pictures` if they have any.
+    Subclasses are frozen dataclasses with a field `environment`, and fields `pictures` and `pages` if they have any.
 
     Attributes:
         environment: versions and devices that the figures were computed with.
         pictures: Pillow images by name; `save` writes each as NAME.png.
+        pages: texts by file name, such as HTML.
     """
 
     environment: Environment
     pictures: Mapping[str, Image.Image] = MappingProxyType({})
+    pages: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def figures(self) -> dict[str, Any]:
@@ -45,12 +47,21 @@ class Report(ABC):
         return record
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the pictures, and then `results.json`.
+        """Write pictures and pages, and then `results.json`; so a folder with a record is complete.
+
+        Args:
+            folder: made if it does not exist.
+            overwrite: whether existing files may be replaced.
 
         Raises:
             PrivgenError: a file exists and may not be replaced, or cannot be written.
         """
-        save_record(folder, self.record(), self.pictures, overwrite=overwrite)
+        for name, picture in self.pictures.items():
+            save_picture(picture, Path(folder) / f"{name}.png", overwrite=overwrite)
+        for name, page in self.pages.items():
+            write_text(Path(folder) / name, page, overwrite=overwrite)
+        text = json.dumps(self.record(), indent=2, allow_nan=False)
+        write_text(Path(folder) / RESULTS, f"{text}\n", overwrite=overwrite)
 
 
 def check_output(folder: str | os.PathLike[str], beside: Iterable[str] = (), *, overwrite: bool = False) -> None:
@@ -66,30 +77,6 @@ def check_output(folder: str | os.PathLike[str], beside: Iterable[str] = (), *, 
     """
     for name in (RESULTS, *beside):
         refuse_existing(Path(folder) / name, overwrite=overwrite)
-
-
-def save_record(
-    folder: str | os.PathLike[str],
-    record: Mapping[str, Any],
-    pictures: Mapping[str, Image.Image],
-    *,
-    overwrite: bool = False,
-) -> None:
-    """Write pictures, and then a record as `results.json`; so a folder with a record is complete.
-
-    Args:
-        folder: made if it does not exist.
-        record: in the terms of JSON; see `finite`.
-        pictures: by name, without a suffix; each becomes NAME.png.
-        overwrite: whether existing files may be replaced.
-
-    Raises:
-        PrivgenError: a file exists and may not be replaced, or cannot be written.
-    """
-    for name, picture in pictures.items():
-        save_picture(picture, Path(folder) / f"{name}.png", overwrite=overwrite)
-    text = json.dumps(record, indent=2, allow_nan=False)
-    write_text(Path(folder) / RESULTS, f"{text}\n", overwrite=overwrite)
 
 
 def finite(value: Any) -> Any:

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from privgen.evaluation.plots import as_image, new_figure, new_panels, png_bytes
+from privgen.evaluation.plots import as_image, new_figure, new_panels, png_bytes, png_uri
 
 
 def drawn():
@@ -26,3 +26,7 @@ def test_panels_fill_rows():
     assert figure.get_size_inches().tolist() == [6, 2]
     assert [axes.get_subplotspec().rowspan.start for axes in panels] == [0, 0, 0, 1, 1]
     assert len(new_panels(1, columns=3, width=2, height=1)[0].axes) == 1
+
+
+def test_a_data_uri():
+    assert png_uri(b"any") == "data:image/png;base64,YW55"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from privgen.environment import Environment
 from privgen.evaluation.intervals import Measured, ci95, values
 from privgen.evaluation.record import Report
 from privgen.evaluation.robustness.plan import Planned
 from privgen.evaluation.robustness.scores import Curve
-from privgen.io.files import write_text
 
 
 PAGE = "robustness.html"
@@ -84,25 +79,6 @@ class Lead:
 
 
 @dataclass(frozen=True)
-class ExampleImage:
-    """An image to show.
-
-    Attributes:
-        pixels: (3, H, W) in [0, 1].
-        title: what it is.
-        matches: bits that agree with the key.
-        n_bits: of how many.
-        p_value: corrected for the places where the mark was searched for.
-    """
-
-    pixels: Tensor = field(repr=False)
-    title: str
-    matches: int
-    n_bits: int
-    p_value: float = 1.0
-
-
-@dataclass(frozen=True)
 class RobustnessEvaluation(Report):
     """What was measured.
 
@@ -114,9 +90,8 @@ class RobustnessEvaluation(Report):
         left_out: why methods of the comparison were not measured, by name.
         lead: None without baselines, or without distortions.
         environment: versions.
-        marked: images without a mark and with each method's.
-        attacked: one marked image under every attack.
         command: that makes the same results.
+        pages: the HTML page; see `privgen.evaluation.robustness.page`.
     """
 
     settings: Mapping[str, Any]
@@ -126,9 +101,8 @@ class RobustnessEvaluation(Report):
     left_out: Mapping[str, str]
     lead: Lead | None
     environment: Environment
-    marked: Sequence[ExampleImage] = field(repr=False)
-    attacked: Sequence[ExampleImage] = field(repr=False)
     command: str
+    pages: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def figures(self) -> dict[str, Any]:
         """All numbers by name; what was not measured is None."""
@@ -173,17 +147,6 @@ class RobustnessEvaluation(Report):
             "baselines": baselines,
             "not_run": record["not_run"],
         }
-
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the page, and then `results.json`.
-
-        Raises:
-            PrivgenError: a file exists and may not be replaced, or cannot be written.
-        """
-        from privgen.evaluation.robustness.page import draw_page
-
-        write_text(Path(folder) / PAGE, draw_page(self), overwrite=overwrite)
-        super().save(folder, overwrite=overwrite)
 
 
 def _figures(figures: Mapping[str, Measured]) -> dict[str, Any]:

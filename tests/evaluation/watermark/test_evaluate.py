@@ -19,7 +19,6 @@ from privgen.evaluation.watermark.marking import (
 from privgen.evaluation.watermark.negatives import LOG, NegativesLog, fingerprint, read_generated
 from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Generation, as_saved, draw_keys, read
 from privgen.evaluation.watermark.report import FILES
-from privgen.io.images import load_image
 from privgen.metrics.quality import psnr
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.logits import read_logits
