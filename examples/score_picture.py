@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from privgen.cli.loading import quiet_loading
 from privgen.data.sheets import save_picture
-from privgen.data.toys import ExactDenoiser, GaussianMixture, gaussian_grid
+from privgen.data.toys import GaussianMixture, gaussian_grid
+from privgen.evaluation.hallucination.exact_denoiser import ExactDenoiser
 from privgen.evaluation.hallucination.train_toy import ToyTraining, toy_scheduler, train_toy, training_set
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.scheduler import AmplifiedScheduler

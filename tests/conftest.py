@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
 from click.testing import CliRunner
 
@@ -18,6 +19,10 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.pop("PRIVGEN_DEBUG", None)
+
+# The same examples in every run, however slow the machine is.
+hypothesis.settings.register_profile("privgen", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("privgen")
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import chi2, rankdata
 from torch import Tensor
 
@@ -128,31 +128,14 @@ def auroc(scores: ArrayLike, positive: ArrayLike) -> float:
     Returns:
         In [0, 1]; not a number unless there are both kinds.
     """
-    x, labels = _checked(scores, positive)
+    x, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if x.shape != labels.shape or x.ndim != 1:
+        raise ValueError(f"expected as many scores as labels, got {x.shape} and {labels.shape}")
     n = int(labels.sum())
     if n in (0, labels.size):
         return math.nan
     ranks = float(rankdata(x)[labels].sum())
     return (ranks - n * (n + 1) / 2) / (n * (labels.size - n))
-
-
-def roc(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The curve of a detector that reports everything at or above a threshold.
-
-    Args:
-        scores: (B,).
-        positive: (B,) bool, both kinds present.
-
-    Returns:
-        False-positive and true-positive rates, from (0, 0) to (1, 1), one point for each distinct score.
-    """
-    x, labels = _checked(scores, positive)
-    if labels.all() or not labels.any():
-        raise ValueError("expected positives and negatives, got only one kind")
-    order = np.argsort(-x, kind="stable")
-    hits, last = labels[order], np.append(np.diff(x[order]) != 0, True)
-    true, false = np.cumsum(hits)[last], np.cumsum(~hits)[last]
-    return np.append(0.0, false / (~labels).sum()), np.append(0.0, true / labels.sum())
 
 
 def keep_best(scores: Tensor, fraction: float) -> Tensor:
@@ -172,10 +155,3 @@ def keep_best(scores: Tensor, fraction: float) -> Tensor:
         raise ValueError(f"expected a fraction to drop in [0, 1), got {fraction}")
     kept = max(len(scores) - round(fraction * len(scores)), 1)
     return scores.nan_to_num(math.inf).argsort(stable=True)[:kept].sort().values
-
-
-def _checked(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    x, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-    if x.shape != labels.shape or x.ndim != 1:
-        raise ValueError(f"expected as many scores as labels, got {x.shape} and {labels.shape}")
-    return x, labels

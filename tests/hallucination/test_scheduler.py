@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 
 from privgen.diffusion.noise_level import noise_level
-from privgen.diffusion.parameterisation import amplify_tangent, predict_noise, predict_original
+from privgen.diffusion.parameterisation import predict_noise, predict_original
 from privgen.errors import UsageError
-from privgen.hallucination.amplification import Amplification
+from privgen.hallucination.amplification import Amplification, amplify_tangent
 from privgen.hallucination.scheduler import AmplifiedScheduler, amplified
 
 
@@ -271,7 +271,7 @@ def test_to_and_from_plain_schedulers(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", [None, "Module", "UNet2DModel", "os"])
 def test_only_schedulers_of_diffusers_are_built(name):
-    with pytest.raises(UsageError, match="is no scheduler of Diffusers"):
+    with pytest.raises(UsageError, match="is not a scheduler of Diffusers"):
         AmplifiedScheduler.from_config({"_class_name": name})
 
 

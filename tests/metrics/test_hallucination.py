@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,7 +10,6 @@ from privgen.metrics.hallucination import (
     keep_best,
     mode_coverage,
     nearest_training_distance,
-    roc,
     validate_mixture,
 )
 
@@ -66,16 +64,6 @@ def test_auroc_by_hand():
     assert math.isnan(auroc([1, 2], [True, True]))
     with pytest.raises(ValueError, match="as many scores as labels"):
         auroc([1, 2], [True])
-
-
-def test_area_under_the_curve_is_the_auroc(generator):
-    labels = torch.rand(500, generator=generator) < 0.3
-    scores = (torch.randn(500, generator=generator) + labels).round(decimals=1)
-    false, true = roc(scores, labels)
-    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
-    assert np.trapezoid(true, false) == pytest.approx(auroc(scores, labels))
-    with pytest.raises(ValueError, match="only one kind"):
-        roc([1.0, 2.0], [True, True])
 
 
 def test_rejection_drops_the_worst():

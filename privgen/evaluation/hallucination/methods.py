@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from privgen.hallucination.amplification import Amplification
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.hallucination.learned_variance import HybridLoss
 from privgen.hallucination.running_variance import WATCHED
 from privgen.hallucination.scheduler import AmplifiedScheduler
@@ -85,7 +85,7 @@ def baseline(methods: Mapping[str, Method], name: str) -> str:
     return next(first for first, method in methods.items() if method.sampler == methods[name].sampler)
 
 
-def affordable(nfe: int, kept: int, method: Method, detector: Detector) -> Budget:
+def affordable(nfe: int, kept: int, method: Method, detector: HallucinationDetector) -> Budget:
     """As many steps as can be, so that a sample that is kept costs `nfe` network calls at most, but two at least.
 
     Args:
@@ -112,7 +112,7 @@ def sample(
     denoise: Denoise,
     plain: DDPMScheduler,
     method: Method,
-    detector: Detector,
+    detector: HallucinationDetector,
     *,
     nfe: int,
     shape: tuple[int, ...],
@@ -165,6 +165,6 @@ class _Run:
         return x, scheduler.running_variance()
 
     @torch.inference_mode()
-    def scores(self, detector: Detector, x: Tensor) -> Tensor:
+    def scores(self, detector: HallucinationDetector, x: Tensor) -> Tensor:
         """What the detector says of finished samples (B, ...), (B,)."""
         return detector.scores(self.denoise, self.scheduler, x)

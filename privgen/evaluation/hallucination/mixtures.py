@@ -22,7 +22,7 @@ from privgen.evaluation.hallucination.train_toy import (
     train_toy,
     training_set,
 )
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.metrics.hallucination import Validation, mode_coverage, validate_mixture
 
 
@@ -42,7 +42,7 @@ class Mixture(SamplingTask):
 
     methods: Mapping[str, Method] = field(default_factory=lambda: dict(MIXTURE_METHODS))
     ours: Mapping[str, str] = field(default_factory=lambda: dict(MIXTURE_OURS))
-    detector: Detector = MIXTURE_DETECTOR
+    detector: HallucinationDetector = MIXTURE_DETECTOR
     training: ToyTraining = field(default_factory=ToyTraining)
     shown: ClassVar[int] = 2000
     chunk: ClassVar[int] = 2500

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from privgen.evaluation.hallucination.methods import SAMPLERS, Method, Sampler
 from privgen.hallucination.amplification import Amplification, Window
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 
 
 Variant = tuple[str, Amplification | None, float]
@@ -73,10 +73,10 @@ MIXTURE_OURS = {
     "trained": "ddpm precision penalty",
     "vsm": "ddpm vsm loss",
 }
-MIXTURE_DETECTOR = Detector((20,))
+MIXTURE_DETECTOR = HallucinationDetector((20,))
 SHAPES_METHODS = _for_samplers(_SHAPES)
 SHAPES_OURS = {"sampling": "ddim reject 0.1", "trained": "ddpm precision penalty, reject 0.1", "vsm": "ddpm vsm loss"}
-SHAPES_DETECTOR = Detector((800,))
+SHAPES_DETECTOR = HallucinationDetector((800,))
 """At a noise level at which the network decides what is there: of what has few copies in the data it sees less. At
 t = 100, where it decides only what edges look like, half as many were found on that seed."""
 CHESS_METHODS = _for_samplers(_CHESS, ("ddpm",))

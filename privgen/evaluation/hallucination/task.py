@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from privgen.evaluation.hallucination.methods import Denoise, Method
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.metrics.hallucination import Validation
 
 
@@ -31,7 +31,7 @@ class SamplingTask(ABC):
 
     methods: Mapping[str, Method]
     ours: Mapping[str, str]
-    detector: Detector
+    detector: HallucinationDetector
     name: ClassVar[str]
     shown: ClassVar[int]
     chunk: ClassVar[int] = 250

@@ -35,7 +35,7 @@ from privgen.evaluation.hallucination.train_pictures import (
     train_pictures,
     train_variance,
 )
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.metrics.features import coverage
 from privgen.metrics.hallucination import Validation
 from privgen.metrics.shapes import count_kinds, validate_shapes
@@ -120,7 +120,7 @@ class Shapes(PictureTask):
 
     methods: Mapping[str, Method] = field(default_factory=lambda: dict(SHAPES_METHODS))
     ours: Mapping[str, str] = field(default_factory=lambda: dict(SHAPES_OURS))
-    detector: Detector = SHAPES_DETECTOR
+    detector: HallucinationDetector = SHAPES_DETECTOR
     training: PictureTraining = field(default_factory=lambda: PictureTraining(steps=600))
     name: ClassVar[str] = "shapes"
     shown: ClassVar[int] = 16
@@ -151,7 +151,7 @@ class Chess(PictureTask):
 
     methods: Mapping[str, Method] = field(default_factory=lambda: dict(CHESS_METHODS))
     ours: Mapping[str, str] = field(default_factory=lambda: dict(CHESS_OURS))
-    detector: Detector = CHESS_DETECTOR
+    detector: HallucinationDetector = CHESS_DETECTOR
     training: PictureTraining = field(
         default_factory=lambda: PictureTraining(patch=16, steps=600, training_samples=2000)
     )

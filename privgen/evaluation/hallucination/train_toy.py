@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler
 from torch.nn.functional import mse_loss
 
 from privgen.data.toys import GaussianMixture
+from privgen.diffusion.parameterisation import NoiseLevel, add_noise
 from privgen.hallucination.learned_variance import HybridLoss, hybrid_loss
 from privgen.models.toy import ToyDenoiser
 from privgen.training.timesteps import even_times
@@ -65,8 +66,7 @@ def train_toy(data: torch.Tensor, training: ToyTraining, *, seed: int) -> ToyDen
         x_0 = data[torch.randint(len(data), (training.batch_size,), generator=generator)]
         t = (even_times(len(x_0), generator) * len(alphas)).long()
         noise = torch.randn(x_0.shape, generator=generator)
-        alpha_bar = alphas[t][:, None]
-        output = network(alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise, t).sample
+        output = network(add_noise(x_0, noise, NoiseLevel.from_alpha_bar(alphas[t][:, None])), t).sample
         if training.variance is None:
             loss = mse_loss(output, noise)
         else:

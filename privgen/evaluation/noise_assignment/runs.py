@@ -13,6 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from privgen.diffusion.parameterisation import NoiseLevel, add_noise, prediction_target
 from privgen.evaluation.noise_assignment.data import TrainingData
 from privgen.evaluation.noise_assignment.settings import Method, RunOptions, Setting
 from privgen.models.small_denoiser import SmallDenoiser
@@ -164,9 +165,11 @@ def _ddim_loss(
 
 
 def _flow_loss(network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-    """Straight paths (arXiv 2210.02747, arXiv 2209.03003): x_t = (1 - t) x_0 + t eps, velocity eps - x_0."""
-    share = t.view(-1, 1, 1, 1)
-    return mse_loss(network((1 - share) * x_0 + share * noise, t, labels).float(), noise - x_0)
+    """Flow matching along straight paths (arXiv 2210.02747, arXiv 2209.03003)."""
+    sigma = t.view(-1, 1, 1, 1)
+    level = NoiseLevel(1 - sigma, sigma)
+    predicted = network(add_noise(x_0, noise, level), t, labels).float()
+    return mse_loss(predicted, prediction_target(x_0, noise, level, "flow_prediction"))
 
 
 def loss_of(setting: Setting) -> Loss:

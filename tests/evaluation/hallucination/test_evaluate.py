@@ -8,11 +8,12 @@ import torch
 from diffusers import DDPMScheduler
 
 from privgen.data.shapes import PlacedShape, draw_shapes
-from privgen.data.toys import ExactDenoiser, gaussian_grid
+from privgen.data.toys import gaussian_grid
 from privgen.errors import PrivgenError, UsageError
 from privgen.evaluation.hallucination import runs as hallucination_runs
 from privgen.evaluation.hallucination.chess_boards import START, draw_board
 from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
+from privgen.evaluation.hallucination.exact_denoiser import ExactDenoiser
 from privgen.evaluation.hallucination.methods import SAMPLERS, Method, baseline, sample
 from privgen.evaluation.hallucination.pictures import WRONG, mark_board, mark_shapes
 from privgen.evaluation.hallucination.plan import Plan, plan
@@ -23,7 +24,7 @@ from privgen.evaluation.hallucination.train_toy import ToyTraining, train_toy, t
 from privgen.evaluation.intervals import over_seeds
 from privgen.evaluation.text_to_image.evaluate import check_output
 from privgen.hallucination.amplification import Amplification
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 
 
 SHORT = ToyTraining(steps=30, batch_size=64, width=32, layers=1, training_samples=500)
@@ -117,7 +118,7 @@ def test_rejection_costs_no_more_calls():
             GRID.denoiser(network),
             GRID.scheduler(),
             Method("ddpm", reject=reject),
-            Detector((20,)),
+            HallucinationDetector((20,)),
             nfe=20,
             shape=(30, 2),
             generator=torch.Generator().manual_seed(1),
@@ -135,7 +136,7 @@ def test_detector_sees_how_far_a_sample_is_from_its_mode(prediction):
     network = ExactDenoiser(mixture, scheduler, learn_variance=True)
     away = torch.tensor([0.0, 0.05, 0.1, 0.15])
     x = torch.stack([0.5 + away, torch.zeros(4)], 1)
-    scores = Detector((20,)).scores(lambda x, t: network(x, t).sample, scheduler, x)
+    scores = HallucinationDetector((20,)).scores(lambda x, t: network(x, t).sample, scheduler, x)
     # Near a mode the noise of sqrt(alpha_bar) x is sigma alpha (x - mu) / (alpha^2 std^2 + sigma^2), on 1 of 2 axes.
     alpha_bar = float(scheduler.alphas_cumprod[20])
     variance = alpha_bar * mixture.std**2 + 1 - alpha_bar
@@ -148,11 +149,13 @@ def test_box_of_the_detector_looks_for_the_worst_place():
         return torch.where(torch.arange(16) < 4, 2.0, 0.0).expand(len(x), 1, 16, 16)
 
     scheduler = TASKS["grid"]().scheduler()  # predicts noise
-    mean, worst = (Detector((20,), box).scores(denoise, scheduler, torch.zeros(3, 1, 16, 16)) for box in (0, 4))
+    mean, worst = (
+        HallucinationDetector((20,), box).scores(denoise, scheduler, torch.zeros(3, 1, 16, 16)) for box in (0, 4)
+    )
     assert mean.tolist() == [1.0] * 3
     assert worst.tolist() == [4.0] * 3
     with pytest.raises(ValueError, match="expected timesteps and a box"):
-        Detector(())
+        HallucinationDetector(())
 
 
 def test_mixtures_of_one_dimension():

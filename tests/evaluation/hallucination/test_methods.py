@@ -3,14 +3,14 @@
 import pytest
 
 from privgen.evaluation.hallucination.methods import Budget, Method, affordable
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 
 
 @pytest.mark.parametrize(
     ("reject", "expected"), [(0.0, Budget(100, 25)), (0.2, Budget(125, 19)), (0.5, Budget(200, 11))]
 )
 def test_affordable(reject, expected):
-    detector = Detector((800,))
+    detector = HallucinationDetector((800,))
     found = affordable(25, 100, Method("ddpm", reject=reject), detector)
     assert found == expected
     asked = detector.calls if reject else 0
