@@ -1,4 +1,4 @@
-"""Plots and pictures of hallucinations."""
+"""Charts of hallucinations, and sheets of samples with what is wrong marked."""
 
 import io
 import math
@@ -18,17 +18,17 @@ from privgen.metrics.shapes import offending_shapes
 
 
 WRONG: Colour = (230, 30, 30)
-"""Of what is marked."""
+"""Colour of what is wrong."""
 _RIGHT: Colour = (150, 150, 150)
 _FRAME = 2
 
 
 def draw_points(samples: Mapping[str, tuple[Tensor, Tensor]]) -> Image.Image:
-    """One panel a method: valid samples blue, hallucinated ones red.
+    """Draw a panel for each method, valid samples in blue and hallucinated ones in red.
 
     Args:
-        samples: by method, (B, 2), or (B, 1), which are strewn along the other axis; and which are hallucinated, (B,)
-            bool.
+        samples: by method, the samples, (B, 2) or (B, 1), and which of them are hallucinated, (B,) bool. Samples of
+            one number are spread along the other axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def draw_points(samples: Mapping[str, tuple[Tensor, Tensor]]) -> Image.Image:
 
 
 def draw_fractions(methods: Mapping[str, Mapping[str, Measured]]) -> Image.Image:
-    """Hallucinated shares with their intervals, one bar a method; those of real data as a line."""
+    """Draw the fraction of hallucinated samples with its interval, a bar for each method and a line for real data."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,17 +63,17 @@ def draw_fractions(methods: Mapping[str, Mapping[str, Measured]]) -> Image.Image
     axes.axvline(methods["data"]["hallucinated"].value, color="tab:green", linestyle="--", label="real data")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("share hallucinated")
+    axes.set_xlabel("fraction hallucinated")
     axes.legend(fontsize=8)
     return _rendered(figure)
 
 
 def picture_rows(rows: Mapping[str, Sequence[tuple[NDArray[np.float32], bool]]], *, columns: int) -> Image.Image:
-    """One strip of pictures a method, hallucinated ones in a red frame.
+    """A strip of images for each method, hallucinated ones in a red frame.
 
     Args:
-        rows: by method, pictures (3, H, W) in [0, 1] and whether they are hallucinated.
-        columns: pictures in a line of a strip.
+        rows: by method, images (3, H, W) in [0, 1] and whether each is hallucinated.
+        columns: images in a line of a strip.
     """
     strips, captions = [], []
     for name, found in rows.items():
@@ -83,7 +83,7 @@ def picture_rows(rows: Mapping[str, Sequence[tuple[NDArray[np.float32], bool]]],
 
 
 def mark_shapes(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outline what `offending_shapes` names.
+    """Outline the shapes that `offending_shapes` finds.
 
     Args:
         pixels: (1, 64, 64) in [0, 1].
@@ -97,13 +97,13 @@ def mark_shapes(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def mark_board(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Frame the squares that `offending_squares` names.
+    """Frame the squares that `offending_squares` finds.
 
     Args:
         pixels: (3, 128, 128) in [0, 1].
 
     Returns:
-        A new picture of the same shape and range.
+        A new image of the same shape and range.
     """
     drawn, colour = pixels.copy(), np.asarray(WRONG, np.float32)[:, None, None] / 255
     for square in offending_squares(read_boards(torch.from_numpy(pixels)[None])[0]):

@@ -1,4 +1,4 @@
-"""What `evaluate hallucination` found: figures over the seeds, the record, plots."""
+"""The report of `evaluate hallucination`: figures over the seeds, the record, charts."""
 
 import json
 import os
@@ -18,19 +18,23 @@ from privgen.io.files import write_text
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What was measured of a task.
+    """The results of a task.
 
     Attributes:
-        nfe: network calls a sample, for every method.
-        seeds: of trainings and samples.
-        samples: kept by each method, by seed.
-        reader_error: share of real data that the validator takes for hallucinated.
-        ours: names of the methods that stand for this package; see `SamplingTask`.
-        methods: for each method its figures over the seeds: "hallucinated", where there are several rules the share
-            that breaks each, "reduction" (of the hallucinated share against the sampler's plain one, by seed),
-            "coverage_ratio" (of "covered" to the plain one's), where `SamplingTask.content` is known "content" (its mean) and
-            "matched_reduction" (at the plain one's content), what `SamplingTask.cover` gives, "nearest" (distance to the
-            training data) and "auroc" (of the detector); "data" is a held-out set of real samples.
+        nfe: network calls per sample, for every method.
+        seeds: how many seeds were measured.
+        samples: that each method kept, for each seed.
+        reader_error: fraction of real data that the validator takes for hallucinated.
+        ours: the methods that the summary reports; see `SamplingTask`.
+        methods: the figures over the seeds of each method, and of held-out data as "data":
+
+            - "hallucinated": the fraction of hallucinated samples; with several rules also the fraction for each rule.
+            - "reduction": 1 - that fraction over the baseline's.
+            - "coverage_ratio": "covered" over the baseline's.
+            - "content", "matched_reduction": the mean content, and the reduction at equal content, if contents differ.
+            - what `SamplingTask.cover` returns.
+            - "nearest": the distance to the nearest training sample.
+            - "auroc", "auroc_running_variance": of the two detectors.
     """
 
     nfe: int
@@ -41,7 +45,7 @@ class TaskResult:
     methods: dict[str, dict[str, Measured]]
 
     def summary(self, *, vsm: bool = False) -> dict[str, Any]:
-        """The figures that bars are set for, of this package or of the published loss."""
+        """The main figures of the methods in `ours`, or of the published loss."""
         if "even" in self.methods["data"]:
             names = {"": self.ours["vsm" if vsm else "sampling"]}
         elif vsm:
@@ -60,13 +64,13 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class HallucinationEvaluation:
-    """What was measured.
+    """The results of an evaluation.
 
     Attributes:
         tasks: by name.
-        costs: times of a sampling step with over without; see `step_ratios`.
-        environment: versions.
-        pictures: plots by name.
+        costs: how much longer a sampling step takes; see `step_ratios`.
+        environment: versions and devices.
+        pictures: charts and sheets by name.
     """
 
     tasks: dict[str, TaskResult]
@@ -75,7 +79,7 @@ class HallucinationEvaluation:
     pictures: dict[str, Image.Image] = field(repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
-        """Everything but the pictures, in the terms of JSON."""
+        """Everything except the pictures, as JSON."""
         detector = {f"auroc_{name}": task.methods[_plain(task)].get("auroc") for name, task in self.tasks.items()}
         return finite(
             {
@@ -89,7 +93,7 @@ class HallucinationEvaluation:
         )
 
     def table(self) -> list[dict[str, object]]:
-        """A row for each task and method."""
+        """The values, a row for each task and method."""
         return [
             {"task": task, "method": name, **{k: m.value for k, m in row.items()}}
             for task, result in self.tasks.items()
@@ -108,5 +112,5 @@ class HallucinationEvaluation:
 
 
 def _plain(task: TaskResult) -> str:
-    """The first method: that of the detector's figure."""
+    """The first method, whose detector figure the record shows."""
     return next(name for name in task.methods if name != "data")

@@ -1,8 +1,6 @@
-"""What methods may spend."""
-
 import pytest
 
-from privgen.evaluation.hallucination.methods import Budget, Method, affordable
+from privgen.evaluation.hallucination.methods import Budget, SamplingMethod, affordable
 from privgen.hallucination.detector import HallucinationDetector
 
 
@@ -11,9 +9,9 @@ from privgen.hallucination.detector import HallucinationDetector
 )
 def test_affordable(reject, expected):
     detector = HallucinationDetector((800,))
-    found = affordable(25, 100, Method("ddpm", reject=reject), detector)
+    found = affordable(25, 100, SamplingMethod("ddpm", reject=reject), detector)
     assert found == expected
     asked = detector.calls if reject else 0
-    assert found.calls(asked) <= 2500
-    # One step more could not be paid.
-    assert Budget(found.samples, found.steps + 1).calls(asked) > 2500
+    assert found.samples * (found.steps + asked) <= 2500
+    # One more step per sample would cost too much.
+    assert found.samples * (found.steps + 1 + asked) > 2500
