@@ -1,7 +1,5 @@
 """Charts of hallucinations, and sheets of samples with what is wrong marked."""
 
-import io
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +12,7 @@ from privgen.data.sheets import Colour, contact_sheet, outline, picture
 from privgen.evaluation.hallucination.chess_boards import SQUARE
 from privgen.evaluation.hallucination.chess_rules import offending_squares, read_boards
 from privgen.evaluation.intervals import Measured
+from privgen.evaluation.plots import as_image, new_panels
 from privgen.metrics.shapes import offending_shapes
 
 
@@ -30,34 +29,22 @@ def draw_points(samples: Mapping[str, tuple[Tensor, Tensor]]) -> Image.Image:
         samples: by method, the samples, (B, 2) or (B, 1), and which of them are hallucinated, (B,) bool. Samples of
             one number are spread along the other axis.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(5, len(samples))
-    rows = math.ceil(len(samples) / columns)
-    figure = Figure(figsize=(2.4 * columns, 2.6 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, (name, (x, wrong)) in enumerate(samples.items()):
+    figure, panels = new_panels(len(samples), columns=5, width=2.4, height=2.6)
+    for axes, (name, (x, wrong)) in zip(panels, samples.items(), strict=True):
         x = x if x.shape[1] == 2 else torch.cat([x, torch.linspace(-1, 1, len(x))[:, None]], 1)
-        axes = figure.add_subplot(rows, columns, i + 1)
         for chosen, colour in ((~wrong, "tab:blue"), (wrong, "tab:red")):
             axes.scatter(x[chosen, 0].tolist(), x[chosen, 1].tolist(), s=0.6, color=colour)
         axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[])
         axes.set_title(f"{name}: {float(wrong.double().mean()):.1%}", fontsize=8)
         axes.set_aspect("equal")
-    return _rendered(figure)
+    return as_image(figure)
 
 
 def draw_fractions(methods: Mapping[str, Mapping[str, Measured]]) -> Image.Image:
     """Draw the fraction of hallucinated samples with its interval, a bar for each method and a line for real data."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = [name for name in methods if name != "data"]
     found = [methods[name]["hallucinated"] for name in names]
-    figure = Figure(figsize=(6, 0.8 + 0.25 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, (axes,) = new_panels(1, columns=1, width=6, height=0.8 + 0.25 * len(names))
     reach = [[max(m.value - m.low, 0) for m in found], [max(m.high - m.value, 0) for m in found]]
     axes.barh(range(len(names)), [m.value for m in found], xerr=reach, color="tab:blue", ecolor="black")
     axes.axvline(methods["data"]["hallucinated"].value, color="tab:green", linestyle="--", label="real data")
@@ -65,7 +52,7 @@ def draw_fractions(methods: Mapping[str, Mapping[str, Measured]]) -> Image.Image
     axes.invert_yaxis()
     axes.set_xlabel("fraction hallucinated")
     axes.legend(fontsize=8)
-    return _rendered(figure)
+    return as_image(figure)
 
 
 def picture_rows(rows: Mapping[str, Sequence[tuple[NDArray[np.float32], bool]]], *, columns: int) -> Image.Image:
@@ -119,9 +106,3 @@ def _framed(pixels: NDArray[np.float32], wrong: bool) -> Image.Image:
     framed = Image.new("RGB", (inner.width + 2 * _FRAME, inner.height + 2 * _FRAME), WRONG if wrong else _RIGHT)
     framed.paste(inner, (_FRAME, _FRAME))
     return framed
-
-
-def _rendered(figure: object) -> Image.Image:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})  # type: ignore[attr-defined]
-    return Image.open(file).convert("RGB")

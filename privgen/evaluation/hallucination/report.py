@@ -1,19 +1,13 @@
 """The report of `evaluate hallucination`: figures over the seeds, the record, charts."""
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from privgen.data.sheets import save_picture
 from privgen.environment import Environment
 from privgen.evaluation.intervals import Measured
-from privgen.evaluation.record import finite
-from privgen.evaluation.text_to_image.evaluate import RESULTS
-from privgen.io.files import write_text
+from privgen.evaluation.record import Report
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
-class HallucinationEvaluation:
+class HallucinationEvaluation(Report):
     """The results of an evaluation.
 
     Attributes:
@@ -78,19 +72,18 @@ class HallucinationEvaluation:
     environment: Environment
     pictures: dict[str, Image.Image] = field(repr=False, compare=False)
 
-    def record(self) -> dict[str, Any]:
-        """Everything except the pictures, as JSON."""
-        detector = {f"auroc_{name}": task.methods[_plain(task)].get("auroc") for name, task in self.tasks.items()}
-        return finite(
-            {
-                **{name: task.summary() for name, task in self.tasks.items()},
-                "detector": detector,
-                **self.costs,
-                "vsm": {name: task.summary(vsm=True) for name, task in self.tasks.items() if "vsm" in task.ours},
-                "tasks": {name: asdict(task) for name, task in self.tasks.items()},
-                "environment": asdict(self.environment),
-            }
-        )
+    def figures(self) -> dict[str, Any]:
+        detector: dict[str, Measured | None] = {}
+        for name, task in self.tasks.items():
+            first = next(method for method in task.methods if method != "data")
+            detector[f"auroc_{name}"] = task.methods[first].get("auroc")
+        return {
+            **{name: task.summary() for name, task in self.tasks.items()},
+            "detector": detector,
+            **self.costs,
+            "vsm": {name: task.summary(vsm=True) for name, task in self.tasks.items() if "vsm" in task.ours},
+            "tasks": {name: asdict(task) for name, task in self.tasks.items()},
+        }
 
     def table(self) -> list[dict[str, object]]:
         """The values, a row for each task and method."""
@@ -99,18 +92,3 @@ class HallucinationEvaluation:
             for task, result in self.tasks.items()
             for name, row in result.methods.items()
         ]
-
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write `results.json` and the plots.
-
-        Raises:
-            PrivgenError: a file exists and may not be replaced, or cannot be written.
-        """
-        for name, picture in self.pictures.items():
-            save_picture(picture, Path(folder) / f"{name}.png", overwrite=overwrite)
-        write_text(Path(folder) / RESULTS, json.dumps(self.record(), indent=2) + "\n", overwrite=overwrite)
-
-
-def _plain(task: TaskResult) -> str:
-    """The first method, whose detector figure the record shows."""
-    return next(name for name in task.methods if name != "data")

@@ -21,7 +21,7 @@ from privgen.evaluation.hallucination.tasks import TASKS, Chess, Grid, Shapes
 from privgen.evaluation.hallucination.train_pictures import PictureTraining, train_variance
 from privgen.evaluation.hallucination.train_toy import ToyTraining, train_toy, training_set
 from privgen.evaluation.intervals import over_seeds
-from privgen.evaluation.text_to_image.evaluate import check_output
+from privgen.evaluation.record import check_output
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.detector import HallucinationDetector
 
