@@ -37,7 +37,7 @@ class Checkpoint:
         step: optimiser steps.
         seconds: time of these steps, with assignment and without judging.
         loss: mean since the last checkpoint.
-        quality: what `TrainingData.measure` returns, for every number of sampling steps.
+        quality: what `Judge.measure` returns, for every number of sampling steps.
     """
 
     step: int
@@ -186,7 +186,9 @@ def _flow_loss(network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, la
 
 
 @torch.inference_mode()
-def sample(network: SmallDenoiser, setting: TrainingSetting, x: Tensor, labels: Tensor | None, *, steps: int) -> Tensor:
+def sample(
+    network: SmallDenoiser, setting: TrainingSetting, x: Tensor, labels: Tensor | None, *, steps: int
+) -> Tensor:
     """Sample from noise.
 
     Args:
@@ -232,5 +234,5 @@ def measure_network(
     for steps in setting.sampling:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
             x = sample(network, setting, noise, labels, steps=steps)
-        found[str(steps)] = data.measure(x, labels)
+        found[str(steps)] = data.judge.measure(x, labels)
     return found

@@ -20,7 +20,6 @@ from privgen.evaluation.hallucination.runs import LOG, NETWORKS
 from privgen.evaluation.hallucination.tasks import TASKS, Chess, Grid, Shapes
 from privgen.evaluation.hallucination.train_pictures import PictureTraining, train_variance
 from privgen.evaluation.hallucination.train_toy import ToyTraining, train_toy, training_set
-from privgen.evaluation.intervals import over_seeds
 from privgen.evaluation.record import check_output
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.detector import HallucinationDetector
@@ -238,12 +237,6 @@ def test_boards_are_legal_and_near_the_start():
     small = replace(task, training=SMALL)
     assert small.denoiser(small.build("vsm", 0))(data, torch.tensor(10)).shape == (5, 6, 128, 128)
     assert task.cover(task.held_out(8, 0), task.held_out(8, 1)).keys() == {"covered"}
-
-
-def test_intervals_are_student_s():
-    measured = over_seeds([0.1, 0.2, 0.3, math.nan])
-    assert (measured.value, measured.n) == (pytest.approx(0.2), 3)
-    assert measured.high - measured.value == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
 
 
 @pytest.mark.parametrize("task", [task() for task in TASKS.values()], ids=TASKS)
