@@ -1,7 +1,11 @@
+import doctest
+import pickle
+
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+import privgen
 from privgen.noise_assignment import assign as assignment
 from privgen.noise_assignment.assign import assign_noise, choose_method, noise_permutation
 
@@ -21,12 +25,21 @@ def squared_distances(x_0, eps):
 
 
 def rows(noise):
-    """The noises as bytes, in an order of their own."""
+    """The noises as sorted bytes."""
     return sorted(map(bytes, noise.flatten(1).contiguous().view(torch.uint8).numpy()))
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def test_the_front_door(generator):
+    x_0, eps = batch((32, 3, 8, 8), generator)
+    assign = pickle.loads(pickle.dumps(privgen.assign_noise))
+    assert torch.equal(assign(x_0, eps), assign_noise(x_0, eps, method="linear"))
+    (example,) = doctest.DocTestFinder(recurse=False).find(privgen.assign_noise, "assign_noise")
+    results = doctest.DocTestRunner().run(example)
+    assert (results.failed, results.attempted) == (0, 6)
 
 
 # Linear assignment.
@@ -148,7 +161,7 @@ def test_same_seed_same_noise(method, shape, generator):
 
 
 @pytest.mark.parametrize("method", ["linear", "knn", "auction"])
-def test_inputs_may_lie_anyhow_in_memory(method, generator):
+def test_inputs_may_have_any_memory_layout(method, generator):
     x_0, eps = batch((32, 3, 8, 8), generator)
     expected = assign_noise(x_0, eps, method=method, generator=seeded())
     scattered = [t.to(memory_format=torch.channels_last) for t in (x_0, eps)]
