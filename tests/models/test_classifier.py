@@ -68,7 +68,7 @@ def test_saved_and_loaded(classifier, tmp_path):
 
 
 def test_no_classifier(tmp_path):
-    with pytest.raises(PrivgenError, match="holds no classifier of scenes; `privgen train classifier"):
+    with pytest.raises(PrivgenError, match="holds no classifier of scenes; train one with `privgen train classifier"):
         load_classifier(tmp_path)
 
 
