@@ -1,5 +1,4 @@
 import copy
-import doctest
 import inspect
 import json
 import math
@@ -10,7 +9,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-import privgen
 from privgen.diffusion.noise_level import noise_level
 from privgen.diffusion.parameterisation import prediction_target
 from privgen.errors import UsageError
@@ -247,12 +245,6 @@ def test_settings_are_keywords_or_a_value():
         AmplifiedScheduler(DDIMScheduler(), gamma=-1)
     with pytest.raises(TypeError, match="gama"):
         AmplifiedScheduler(DDIMScheduler(), gama=1.3)
-
-
-def test_docstring_example():
-    (example,) = doctest.DocTestFinder(recurse=False).find(privgen.AmplifiedScheduler, "AmplifiedScheduler")
-    results = doctest.DocTestRunner().run(example)
-    assert (results.failed, results.attempted) == (0, 5)
 
 
 def test_looks_like_the_scheduler_inside():

@@ -1,4 +1,3 @@
-import doctest
 import pickle
 
 import pytest
@@ -33,13 +32,9 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_front_door(generator):
+def test_it_can_be_pickled(generator):
     x_0, eps = batch((32, 3, 8, 8), generator)
-    assign = pickle.loads(pickle.dumps(privgen.assign_noise))
-    assert torch.equal(assign(x_0, eps), assign_noise(x_0, eps, method="linear"))
-    (example,) = doctest.DocTestFinder(recurse=False).find(privgen.assign_noise, "assign_noise")
-    results = doctest.DocTestRunner().run(example)
-    assert (results.failed, results.attempted) == (0, 6)
+    assert torch.equal(pickle.loads(pickle.dumps(privgen.assign_noise))(x_0, eps), assign_noise(x_0, eps))
 
 
 # Linear assignment.
