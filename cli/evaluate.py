@@ -58,14 +58,14 @@ def evaluate() -> None:
     )
 )
 @options.model()
-@click.option("--n", type=click.IntRange(2), default=200, show_default=True, help="Pictures to generate and judge.")
+@click.option("--n", type=click.IntRange(2), default=200, show_default=True, help="Images to generate and judge.")
 @options.seed()
 @options.output(metavar="DIR", help="Folder for results.json and contact sheets.")
 @click.option(
     "--classifier",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Classifier of scenes to judge by; by default the one that ships.",
+    help="Classifier of scenes that judges the images; by default the one that ships with mini.",
 )
 @_sampling_options
 def model(
@@ -84,10 +84,12 @@ def model(
 ) -> None:
     """Measure a text-to-image model on prompts, scenes and photographs that it has not seen.
 
-    Prompts are captions of scenes with one and two objects; a classifier judges the pictures. Figures come with 95 %
+    Prompts are captions of scenes with one and two objects, and a classifier judges the images. All figures have 95 %
     intervals, in results.json under "ci95".
     """
-    from privgen.evaluation.text_to_image.evaluate import check_output, evaluate_model
+    from privgen.diffusion.sampling import Sampling
+    from privgen.evaluation.record import check_output
+    from privgen.evaluation.text_to_image.evaluate import evaluate_model
     from privgen.hub import load_pipeline
     from privgen.metrics.scenes import load_classifier
 
@@ -95,9 +97,8 @@ def model(
         check_output(output, overwrite=overwrite)
     judge = load_classifier(classifier)
     pipeline = load_pipeline(model, device=device, dtype=dtype)
-    result = evaluate_model(
-        pipeline, judge, name=model, n=n, seed=seed, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale
-    )
+    sampling = Sampling(steps, guidance_scale, batch_size=batch_size)
+    result = evaluate_model(pipeline, judge, name=model, n=n, seed=seed, sampling=sampling)
     if output is not None:
         result.save(output, overwrite=overwrite)
     hidden = () if as_json else ("ci95", "environment")
@@ -157,13 +158,14 @@ def watermark(
     a run that was interrupted goes on with the unmarked images where it stopped.
     """
     quiet_loading()
+    from privgen.evaluation.record import check_output
     from privgen.evaluation.watermark.evaluate import evaluate_watermark
     from privgen.evaluation.watermark.marking import load_watermark_model
-    from privgen.evaluation.watermark.report import check_output
+    from privgen.evaluation.watermark.report import FILES
     from privgen.watermark.write.mark_spec import CARRIERS
 
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, FILES, overwrite=overwrite)
     loaded = load_watermark_model(
         model, carriers=carriers or CARRIERS, robust_steps=robust_steps, device=device, dtype=dtype
     )

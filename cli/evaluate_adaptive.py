@@ -90,13 +90,12 @@ def adaptive(
     """
     quiet_loading()
     from privgen.evaluation.adaptive.evaluate import evaluate_adaptive
-    from privgen.evaluation.text_to_image.evaluate import RESULTS
+    from privgen.evaluation.record import check_output
     from privgen.evaluation.watermark.marking import load_watermark_model
-    from privgen.io.files import refuse_existing
     from privgen.watermark.write.mark_spec import CARRIERS
 
     if output is not None:
-        refuse_existing(output / RESULTS, overwrite=overwrite)
+        check_output(output, overwrite=overwrite)
     loaded = load_watermark_model(model, carriers=(carrier,) if carrier else CARRIERS, device=device, dtype=dtype)
     result = evaluate_adaptive(loaded, carrier=carrier, **chosen)
     if output is not None:

@@ -104,13 +104,14 @@ def robustness(
     super-resolution `privgen[super-resolution]`, ST-LPIPS `privgen[perceptual]`.
     """
     quiet_loading()
+    from privgen.evaluation.record import check_output
     from privgen.evaluation.robustness.evaluate import evaluate_robustness
-    from privgen.evaluation.robustness.report import check_output
+    from privgen.evaluation.robustness.report import PAGE
     from privgen.evaluation.watermark.marking import load_watermark_model
     from privgen.evaluation.workers import processes
 
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, [PAGE], overwrite=overwrite)
     shared = processes()
     place = shared.device if device == "auto" else device
     loaded = load_watermark_model(model, robust_steps=robust_steps, device=place, dtype=dtype)

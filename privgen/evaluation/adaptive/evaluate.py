@@ -1,9 +1,7 @@
 """How marks stand against those who attack this very watermark: removed, and written where their owner never did."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,10 @@ from privgen.attacks.adaptive.surrogate import FIT_STEPS
 from privgen.environment import Environment, environment
 from privgen.errors import UsageError
 from privgen.evaluation.adaptive.images import Material, Source, generated_material, photograph_material
-from privgen.evaluation.intervals import Measured, finite, fraction, intervals, mean, values
-from privgen.evaluation.text_to_image.evaluate import RESULTS
+from privgen.evaluation.intervals import Measured, ci95, fraction, mean, values
+from privgen.evaluation.record import Report
 from privgen.evaluation.watermark.marking import WatermarkModel
-from privgen.evaluation.watermark.readings import as_saved, draw_keys
-from privgen.evaluation.watermark.report import RATES
-from privgen.io.files import write_text
+from privgen.evaluation.watermark.readings import RATES, as_saved, draw_keys
 from privgen.metrics.quality import psnr
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.bits import count_matches, weigh_bits
@@ -70,7 +66,7 @@ class Adversary:
 
 
 @dataclass(frozen=True)
-class AdaptiveEvaluation:
+class AdaptiveEvaluation(Report):
     """What was measured.
 
     Attributes:
@@ -97,15 +93,14 @@ class AdaptiveEvaluation:
     forgery: Mapping[str, Mapping[str, Measured]] = field(repr=False)
     environment: Environment = field(repr=False)
 
-    def record(self) -> dict[str, Any]:
-        """The numbers in the terms of JSON, intervals under `ci95`."""
+    def figures(self) -> dict[str, Any]:
+        """The settings, and the measures of each attack by aim."""
         settings = ("model", "carrier", "source", "n", "seed", "collected", "steps")
         record: dict[str, Any] = {name: getattr(self, name) for name in settings}
         for aim in ("removal", "forgery"):
             scores: Mapping[str, Mapping[str, Measured]] = getattr(self, aim)
-            record[aim] = {name: {**values(found), "ci95": intervals(found)} for name, found in scores.items()}
-        complete: dict[str, Any] = finite(record | {"environment": asdict(self.environment)})
-        return complete
+            record[aim] = {name: {**values(found), "ci95": ci95(found)} for name, found in scores.items()}
+        return record
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each attack and aim, without intervals."""
@@ -114,14 +109,6 @@ class AdaptiveEvaluation:
             for aim, scores in (("removal", self.removal), ("forgery", self.forgery))
             for attack, measures in scores.items()
         ]
-
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write `results.json`.
-
-        Raises:
-            PrivgenError: it exists and may not be replaced, or cannot be written.
-        """
-        write_text(Path(folder) / RESULTS, json.dumps(self.record(), indent=2) + "\n", overwrite=overwrite)
 
 
 def evaluate_adaptive(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ from privgen.evaluation.robustness.contestants import (
     on_generated,
 )
 from privgen.evaluation.robustness.log import Log, Row, work_id
+from privgen.evaluation.robustness.page import ExampleImage, Examples, draw_page
 from privgen.evaluation.robustness.perception import perception
 from privgen.evaluation.robustness.plan import Planned, Preset, get_preset, plan_attacks
-from privgen.evaluation.robustness.report import ExampleImage, Lead, MethodScores, RobustnessEvaluation
+from privgen.evaluation.robustness.report import PAGE, Lead, MethodScores, RobustnessEvaluation
 from privgen.evaluation.robustness.run import Batch, Work, measure
 from privgen.evaluation.robustness.scores import (
-    RATES,
     LossScales,
     curves_of,
     fit_losses,
@@ -43,7 +44,7 @@ from privgen.evaluation.robustness.scores import (
 )
 from privgen.evaluation.watermark.marking import WatermarkModel
 from privgen.evaluation.watermark.negatives import fingerprint
-from privgen.evaluation.watermark.readings import CLEAN, Generation, draw_keys
+from privgen.evaluation.watermark.readings import CLEAN, RATES, Generation, draw_keys
 from privgen.evaluation.workers import Processes
 from privgen.watermark.write.mark_spec import CARRIERS
 
@@ -117,12 +118,11 @@ def evaluate_robustness(
     rows = sorted(measure(work, log, shared), key=lambda row: row.image)
     scores = _all_scores(work, rows)
     carrier = next((name for name in names if name in CARRIERS), None)
-    marked, shown = _examples(work, contestants[0], rows) if shared.is_main else ([], [])
     settings = _settings(model, preset, chosen, generation, read)
     flags = [*_search_flags(read), *(["--no-baselines"] if baselines == () else [])]
     flags += [] if perceptual else ["--no-perceptual"]
     flags += ["--robust-steps", str(model.robust_steps)] if model.robust_steps else []
-    return RobustnessEvaluation(
+    result = RobustnessEvaluation(
         settings,
         carrier,
         scores,
@@ -130,10 +130,11 @@ def evaluate_robustness(
         {**left_out, **too_large},
         _lead(work, rows, scores),
         environment(),
-        marked,
-        shown,
         _command(settings, attacks, methods, flags),
     )
+    if not shared.is_main:
+        return result
+    return replace(result, pages={PAGE: draw_page(result, _examples(work, contestants[0], rows))})
 
 
 def _settings(
@@ -257,7 +258,7 @@ def _differences(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list
     return [ours[image] - theirs[image] for image in common] or [float("nan")]
 
 
-def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[list[ExampleImage], list[ExampleImage]]:
+def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> Examples:
     """Image 0 without a mark and with each method's; and the leading method's under every attack."""
     batch, by_key = Batch(work, [0]), {(row.method, row.attack): row for row in rows if row.image == 0}
 
@@ -268,10 +269,11 @@ def _examples(work: Work, leading: Contestant, rows: Sequence[Row]) -> tuple[lis
         pixels = batch.attacked(batch.marked(contestant), entry)[0]
         return ExampleImage(pixels, title, matches, contestant.n_bits, p)
 
-    plain = ExampleImage(batch.plain()[0], f"no mark: {work.generation.prompt(0)}", 0, 0)
-    marked = [plain, *(shown(contestant, None, contestant.name) for contestant in work.contestants)]
-    runnable = [entry for entry in work.planned if entry.attack is not None]
-    return marked, [shown(leading, entry, entry.key) for entry in runnable]
+    return Examples(
+        ExampleImage(batch.plain()[0], f"no mark: {work.generation.prompt(0)}"),
+        [shown(contestant, None, contestant.name) for contestant in work.contestants],
+        [shown(leading, entry, entry.key) for entry in work.planned if entry.attack is not None],
+    )
 
 
 def _command(

@@ -18,12 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from privgen.evaluation.intervals import Measured, fraction, mean
 from privgen.evaluation.robustness.log import Row
 from privgen.evaluation.robustness.plan import Planned
-from privgen.evaluation.watermark.readings import CLEAN, Bits, Weighed
+from privgen.evaluation.watermark.readings import CLEAN, RATES, Bits, Weighed
 from privgen.watermark.read.p_values import p_values_of
 
-
-RATES = {"1e-3": 1e-3, "1e-6": 1e-6}
-"""False-positive rates that detections are counted at."""
 
 LEVELS = {"0_95": 0.95, "0_70": 0.70}
 """True-positive rates whose quality is told."""

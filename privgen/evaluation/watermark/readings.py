@@ -29,6 +29,9 @@ Readings: TypeAlias = Mapping[str, Weighed]
 
 CLEAN = "clean"
 
+RATES = {"1e-3": 1e-3, "1e-6": 1e-6}
+"""False-positive rates that detections are counted at, by the name that results call them."""
+
 ATTACKS: dict[str, Attack] = {
     "jpeg_75": get_attack("jpeg", strength=75),
     "blur_1": get_attack("blur", strength=1, reference=None),

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,11 +10,13 @@ from accelerate.state import AcceleratorState
 
 from privgen.attacks import get_attack
 from privgen.errors import PrivgenError, UsageError
+from privgen.evaluation.record import check_output
 from privgen.evaluation.robustness.contestants import ExtractorReader, on_generated
 from privgen.evaluation.robustness.evaluate import evaluate_robustness
 from privgen.evaluation.robustness.log import LOG, Log
+from privgen.evaluation.robustness.page import ExampleImage, Examples, draw_page
 from privgen.evaluation.robustness.plan import get_preset, plan_attacks
-from privgen.evaluation.robustness.report import PAGE, check_output
+from privgen.evaluation.robustness.report import PAGE
 from privgen.evaluation.robustness.run import Work, attacked, measure
 from privgen.evaluation.watermark.marking import load_watermark_model
 from privgen.evaluation.watermark.readings import CLEAN, Generation, as_saved, draw_keys
@@ -277,12 +280,13 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_else(result, folder):
-    check_output(folder)
+    check_output(folder, [PAGE])
     result.save(folder)
     text = (folder / PAGE).read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
-    assert len(page.loaded) == 1 + 2 + 3  # plain, marked and difference of both sorts; three attacks
+    # Plain, marked and difference of both sorts; three attacks; and the charts of these attacks.
+    assert len(page.loaded) == 1 + 2 + 3 + 3
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
     assert not re.search(r"<script|@import|url\(", text)
     words = " ".join(page.words)
@@ -290,8 +294,18 @@ def test_the_page_needs_nothing_else(result, folder):
         assert word in words
     assert json.loads((folder / "results.json").read_text()) == result.record()
     with pytest.raises(PrivgenError, match=r"results.json exists"):
-        check_output(folder)
-    check_output(folder, overwrite=True)
+        check_output(folder, [PAGE])
+    check_output(folder, [PAGE], overwrite=True)
+
+
+def test_names_are_no_html(result):
+    named = replace(result, settings={**result.settings, "model": "<b>&"}, left_out={"<i>": '"too" large'})
+    image = ExampleImage(torch.zeros(3, 4, 4), "a <cat>", 47, 48, 1e-9)
+    text = draw_page(named, Examples(image, [image], []))
+    assert Page(text).open == []
+    for written in ("&lt;b&gt;&amp;", "&lt;i&gt; was not measured: &#34;too&#34; large", 'alt="a &lt;cat&gt;"'):
+        assert written in text
+    assert "<b>&" not in text
 
 
 @pytest.mark.slow
@@ -311,7 +325,7 @@ def test_the_page_in_a_browser(result, tmp_path, width):
         "<script>"
         "onload = () => { const d = document.querySelector('iframe').contentDocument; const r = d.documentElement;"
         "document.querySelector('pre').textContent = JSON.stringify({wide: r.scrollWidth, seen: r.clientWidth,"
-        "images: [...d.images].map(i => i.naturalWidth), charts: d.querySelectorAll('.card svg').length}); }</script>"
+        "images: [...d.images].map(i => i.naturalWidth), charts: d.querySelectorAll('.card img').length}); }</script>"
     )
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom")
     command = [
