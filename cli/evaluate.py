@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -112,8 +112,14 @@ def model(
     )
 )
 @options.model()
-@click.option("--n", type=click.IntRange(2), default=200, show_default=True, help="Images to mark, by carrier.")
-@options.seed(help="Seed of all randomness, the keys too; the same seed gives the same images.")
+@click.option(
+    "--n",
+    type=click.IntRange(2),
+    default=200,
+    show_default=True,
+    help="Images to mark with each carrier.",
+)
+@options.seed(help="Seed of all randomness, also of the keys; the same seed gives the same images.")
 @options.output(metavar="DIR", help="Folder for results.json and pictures.")
 @click.option(
     "--carrier",
@@ -128,48 +134,57 @@ def model(
     type=click.IntRange(0),
     default=2000,
     show_default=True,
-    help="Unmarked images to generate; those that are generated beside marked ones count.",
+    help="Unmarked images to generate, counting those beside the marked ones.",
 )
 @click.option(
     "--photos",
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Held-out photographs to mark; all photographs, unmarked, are negatives.",
+    help="Held-out photographs to mark; as negatives, all photographs are read unmarked.",
 )
 @options.robust_steps()
 @_sampling_options
 def watermark(
     model: str,
+    n: int,
+    seed: int,
     output: Path | None,
     carriers: tuple[Carrier, ...],
+    negatives: int,
+    photos: int,
     robust_steps: int,
+    batch_size: int,
+    steps: int,
+    guidance_scale: float,
     device: str,
     dtype: str,
     as_json: bool,
     overwrite: bool,
-    **chosen: Any,
 ) -> None:
-    """Measure how well marks are found, and how often they are found where none is.
+    """Measure how well marks are found, and how often marks are found where there are none.
 
-    Images of held-out prompts and photographs are marked with fresh random keys, and compared with the unmarked ones;
-    then 20 keys are looked for in images without a mark. Figures come with 95 % intervals, under "ci95". The first
-    ones are those of the model's default carrier, named in "carrier"; a carrier that the model lacks is null. With -o,
-    a run that was interrupted goes on with the unmarked images where it stopped.
+    The command marks images of held-out prompts, and photographs, with random keys, and compares them with the
+    unmarked ones. Then it looks for 20 keys in images without a mark. Figures come with 95 % intervals, under "ci95".
+    The first figures are those of the model's default carrier, which "carrier" names; a carrier that the model lacks
+    is null. With -o, an interrupted run goes on where it stopped with the unmarked images.
     """
     quiet_loading()
+    from privgen.diffusion.sampling import Sampling
     from privgen.evaluation.record import check_output
-    from privgen.evaluation.watermark.evaluate import evaluate_watermark
-    from privgen.evaluation.watermark.marking import load_watermark_model
+    from privgen.evaluation.watermark.evaluate import WatermarkPlan, evaluate_watermark
+    from privgen.evaluation.watermark.model import load_watermark_model
     from privgen.evaluation.watermark.report import FILES
+    from privgen.hub import Placement
     from privgen.watermark.write.mark_spec import CARRIERS
 
     if output is not None:
         check_output(output, FILES, overwrite=overwrite)
-    loaded = load_watermark_model(
-        model, carriers=carriers or CARRIERS, robust_steps=robust_steps, device=device, dtype=dtype
-    )
-    result = evaluate_watermark(loaded, folder=output, **chosen)
+    placement = Placement(device, dtype)
+    loaded = load_watermark_model(model, placement, carriers=carriers or CARRIERS, robust_steps=robust_steps)
+    plan = WatermarkPlan(n, seed, negatives, photos)
+    sampling = Sampling(steps, guidance_scale, batch_size=batch_size)
+    result = evaluate_watermark(loaded, plan, sampling, folder=output)
     if output is not None:
         result.save(output, overwrite=overwrite)
     echo(result.record() if as_json else result.summary(), as_json=as_json)

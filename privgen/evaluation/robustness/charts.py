@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from privgen.evaluation.plots import new_figure
-from privgen.evaluation.robustness.scores import LEVELS, Curve
+from privgen.evaluation.robustness.curves import LEVELS, Curve
 
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 from privgen.environment import Environment
 from privgen.evaluation.intervals import Measured, ci95, values
 from privgen.evaluation.record import Report
+from privgen.evaluation.robustness.curves import Curve
 from privgen.evaluation.robustness.plan import Planned
-from privgen.evaluation.robustness.scores import Curve
 
 
 PAGE = "robustness.html"

@@ -1,4 +1,4 @@
-"""From what was read to figures: shares with their intervals, the negatives' calibration, and the results file."""
+"""The report of a watermark evaluation: rates of detection, quality, and how unmarked images read."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,15 @@ from privgen.watermark.read.bits import count_matches
 from privgen.watermark.write.mark_spec import CARRIERS, Carrier
 
 
+FILES = (*(f"{carrier}{kind}.png" for carrier in CARRIERS for kind in ("", "-photos")), "negatives.png")
+"""Pictures that `WatermarkEvaluation.save` may write."""
+
 NOTE = (
     "Every unmarked image is compared with the same keys. Training photographs, which the extractor may have seen "
     "without a mark, count as negatives only; marks are measured on held-out photographs."
 )
+"""Goes into every record."""
 
-_SETTINGS = ("model", "n", "seed", "steps", "guidance_scale", "robust_steps", "carrier")
 _HEADLINES = (
     *("bit_accuracy", "tpr_1e-3", "tpr_1e-6", "psnr_db", "ssim", "time_ratio", "trainable_parameters"),
     *ATTACKS,
@@ -38,7 +41,7 @@ class CarrierScores:
     Attributes:
         trainable_parameters: of the network that makes a mark from a message.
         n: generated images.
-        unchanged: how many of them the mark left as they were; their PSNR is infinite and not in the mean.
+        unchanged: how many of them the mark did not change; their PSNR is infinite and left out of the mean.
         measures: on generated images.
         photos_n: photographs.
         photos: measures on photographs; empty if there were none.
@@ -60,30 +63,21 @@ class CarrierScores:
 
 @dataclass(frozen=True)
 class WatermarkEvaluation(Report):
-    """What was measured, and pictures of it.
+    """How well marks are found, and how often they are found where none is.
 
     Attributes:
-        model: its name.
-        n: pairs of a marked and an unmarked image, by carrier.
-        seed: of scenes, prompts, noise and keys.
-        steps: denoising steps.
-        guidance_scale: scale of classifier-free guidance.
-        robust_steps: rounds in which marks of the carrier `latent` were fitted to their image.
+        settings: model, n (pairs of a marked and an unmarked image for each carrier), seed, and how images were
+            generated and marked.
         carrier: the one whose figures are the headlines: the model's default if it was measured; None if none was.
         carriers: scores by carrier; None for one that was not asked for or that the model lacks.
         negatives: counts of unmarked images.
         unmarked: what was measured on them; see `unmarked_scores`.
-        fpr_clean: share of pairs of an unmarked image and a key that are detected at 1e-6.
+        fpr_clean: fraction of pairs of an unmarked image and a key that are detected at 1e-6.
         environment: versions.
         pictures: by name.
     """
 
-    model: str
-    n: int
-    seed: int
-    steps: int
-    guidance_scale: float
-    robust_steps: int
+    settings: Mapping[str, Any]
     carrier: Carrier | None
     carriers: Mapping[Carrier, CarrierScores | None]
     negatives: Mapping[str, int]
@@ -97,7 +91,8 @@ class WatermarkEvaluation(Report):
         carriers = {name: scores.record() if scores else None for name, scores in self.carriers.items()}
         chosen: dict[str, Any] = (carriers[self.carrier] if self.carrier else None) or {"photos": None, "ci95": {}}
         return {
-            **{name: getattr(self, name) for name in _SETTINGS},
+            **self.settings,
+            "carrier": self.carrier,
             **dict.fromkeys(_HEADLINES),
             **{name: value for name, value in chosen.items() if name not in ("n", "ci95")},
             "fpr_clean": self.fpr_clean.value,
@@ -109,21 +104,20 @@ class WatermarkEvaluation(Report):
         }
 
     def summary(self) -> dict[str, Any]:
-        """The record for people: without intervals, versions and the calibration."""
-        hidden = ("ci95", "environment", "unmarked")
-        summary: dict[str, Any] = _without(self.record(), hidden)
+        """The record without intervals, versions and calibration, for people to read."""
+        summary: dict[str, Any] = _without(self.record(), ("ci95", "environment", "unmarked"))
         return summary
 
 
-FILES = (*(f"{carrier}{kind}.png" for carrier in CARRIERS for kind in ("", "-photos")), "negatives.png")
-"""Pictures that `WatermarkEvaluation.save` may write."""
-
-
 def marked_scores(marked: MarkedImages) -> dict[str, Measured]:
-    """Bit accuracies and rates of detection, clean and attacked; quality; and time, where there are times.
+    """How well marked images are read, clean and after each attack, and what the mark costs.
 
     Args:
         marked: at least one image.
+
+    Returns:
+        By name: bit accuracies and rates of detection at `RATES`; `psnr_db` over the images that changed, and `ssim`;
+        and `time_ratio` where times were taken.
     """
     n_bits = marked.messages.shape[1]
     measures = {}
@@ -139,15 +133,15 @@ def marked_scores(marked: MarkedImages) -> dict[str, Measured]:
 
 
 def unmarked_scores(negatives: Negatives, messages: Bits) -> dict[str, Any]:
-    """Calibration of the extractor on images without a mark.
+    """How images without a mark are read.
 
     Args:
         negatives: what was read.
-        messages: (keys, n_bits), the keys that every image is compared with.
+        messages: (keys, n_bits), the bits of the keys that every image is compared with.
 
     Returns:
-        By attack the figures of `calibrate` on all images; by kind of image those without an attack; and under `curve`
-        the share of pairs with at least so many matches beside P(K >= matches) for K ~ Binomial(n_bits, 1/2).
+        The figures of `calibrate`: on all images by attack, and without an attack by kind of image. Under `curve` the
+        two tails of `tails`, for each number of matches.
     """
     scores: dict[str, Any] = {name: calibrate(read, messages) for name, read in negatives.all.items()}
     scores["generated"] = calibrate(negatives.generated[CLEAN], messages)

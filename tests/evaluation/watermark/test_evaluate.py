@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,18 +8,17 @@ import torch
 from PIL import Image
 
 from privgen.attacks import get_attack
+from privgen.diffusion.sampling import Sampling
 from privgen.errors import PrivgenError
 from privgen.evaluation.record import check_output
-from privgen.evaluation.watermark.evaluate import NEGATIVE_KEYS, evaluate_watermark
-from privgen.evaluation.watermark.marking import (
-    compare,
-    load_watermark_model,
-    mark_generated,
-    mark_photos,
-)
+from privgen.evaluation.watermark.evaluate import NEGATIVE_KEYS, WatermarkPlan, evaluate_watermark
+from privgen.evaluation.watermark.generation import Generation, as_saved, draw_keys
+from privgen.evaluation.watermark.marking import compare, evenly, mark_generated, mark_photos
+from privgen.evaluation.watermark.model import load_watermark_model
 from privgen.evaluation.watermark.negatives import LOG, NegativesLog, fingerprint, read_generated
-from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Generation, as_saved, draw_keys, read
+from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, read
 from privgen.evaluation.watermark.report import FILES
+from privgen.hub import Placement
 from privgen.metrics.quality import psnr
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.logits import read_logits
@@ -32,12 +32,14 @@ HEADLINES = {
     *("jpeg_75", "blur_1", "brightness_1_5"),
 }
 PROMPTS = ("a cat", "a red car", "a clock")
-OPTIONS = {"n": 4, "seed": 3, "negatives": 7, "photos": 2, "batch_size": 3, "steps": 3, "prompts": PROMPTS}
+PLAN = WatermarkPlan(n=4, seed=3, negatives=7, photos=2, prompts=PROMPTS)
+SAMPLING = Sampling(steps=3, batch_size=3)
+CPU = Placement("cpu")
 
 
 @pytest.fixture(scope="module")
 def model(model_folder):
-    return load_watermark_model(model_folder, device="cpu")
+    return load_watermark_model(model_folder, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +60,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(model, photos, folder):
-    return evaluate_watermark(model, **OPTIONS, **photos, folder=folder)
+    return evaluate_watermark(model, replace(PLAN, **photos), SAMPLING, folder=folder)
 
 
-def generation(model, **options):
-    return Generation(model.pipeline, **{"seed": 3, "prompts": PROMPTS, "batch_size": 3, "steps": 2, **options})
+def generation(model, seed=3, prompts=PROMPTS, **sampling):
+    return Generation(model.pipeline, seed, prompts, Sampling(**{"steps": 2, "batch_size": 3, **sampling}))
 
 
 # The evaluation
@@ -126,7 +128,8 @@ def test_marked_images_are_those_of_the_pipeline(model):
     key = draw_keys(NEGATIVE_KEYS + 1, torch.Generator().manual_seed(3), "k")[-1]
     call = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
     call["generator"] = torch.Generator().manual_seed(2_000_000_000 + 3_000_000)
-    marked = model.pipeline("a cat", key=key, carrier="latent", latent_mapper=model.mappers["latent"], **call).images
+    with Watermark(model.networks).on(model.pipeline, key, carrier="latent") as pipe:
+        marked = pipe("a cat", **call).images
     found = match_keys(read_logits(as_saved(marked), model.extractor), key.bits())[0][0]
     (example, *_) = mark_generated(generation(model, steps=3), model, [key])[1]["latent"]
     assert example.matches == found.matches >= 36
@@ -156,12 +159,12 @@ def test_a_left_over_picture_is_noticed_before_the_work(tmp_path):
 def test_a_missing_carrier_is_null(marked_model, photos, tmp_path):
     shutil.copytree(marked_model, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "privgen" / "token_mapper")
-    small = {**OPTIONS, "n": 2, "negatives": 0, "photos": 1}
-    record = evaluate_watermark(load_watermark_model(tmp_path / "model", device="cpu"), **small, **photos).record()
+    small = replace(PLAN, n=2, negatives=0, photos=1, **photos)
+    record = evaluate_watermark(load_watermark_model(tmp_path / "model", CPU), small, SAMPLING).record()
     assert record["carriers"]["token"] is None
     assert record["carrier"] == "latent"
-    only = load_watermark_model(tmp_path / "model", carriers=["token"], device="cpu")
-    record = evaluate_watermark(only, **small, **photos).record()
+    only = load_watermark_model(tmp_path / "model", CPU, carriers=["token"])
+    record = evaluate_watermark(only, small, SAMPLING).record()
     assert record["carriers"] == {"token": None, "latent": None}
     assert [record[name] for name in ("carrier", "bit_accuracy", "photos")] == [None] * 3
     assert record["negatives"] == 7
@@ -170,20 +173,20 @@ def test_a_missing_carrier_is_null(marked_model, photos, tmp_path):
 def test_the_default_carrier_leads(marked_model, tmp_path):
     shutil.copytree(marked_model, tmp_path / "model")
     (tmp_path / "model" / "privgen" / "privgen_config.json").write_text('{"default_carrier": "token"}')
-    assert load_watermark_model(tmp_path / "model", device="cpu").present == ("token", "latent")
-    assert load_watermark_model(tmp_path / "model", carriers=["latent"], device="cpu").present == ("latent",)
+    assert load_watermark_model(tmp_path / "model", CPU).carriers == ("token", "latent")
+    assert load_watermark_model(tmp_path / "model", CPU, carriers=["latent"]).carriers == ("latent",)
 
 
 def test_a_damaged_carrier_is_an_error(marked_model, tmp_path):
     shutil.copytree(marked_model, tmp_path / "model")
     (tmp_path / "model" / "privgen" / "token_mapper" / "diffusion_pytorch_model.safetensors").write_bytes(b"x")
     with pytest.raises(PrivgenError, match="could not load the token_mapper"):
-        load_watermark_model(tmp_path / "model", device="cpu")
+        load_watermark_model(tmp_path / "model", CPU)
 
 
-def test_too_few_pairs(model):
-    with pytest.raises(ValueError, match=r"expected n of at least 2 .* got 1 and 8"):
-        evaluate_watermark(model, n=1)
+def test_too_few_pairs():
+    with pytest.raises(ValueError, match="expected n of at least 2, got 1"):
+        WatermarkPlan(n=1)
 
 
 # Marking
@@ -193,12 +196,18 @@ def test_too_few_pairs(model):
 def test_photographs_are_marked_as_embed_marks_them(carrier, model, model_folder, photos):
     path = sorted(photos["heldout"].iterdir())[0]
     (key,) = draw_keys(1, torch.Generator().manual_seed(0), "k")
-    measured, (example,) = mark_photos([path], model, carrier, [key], seed=0, batch_size=2)
+    measured, (example,) = mark_photos([path], [key], model.marker(carrier), batch_size=2)
     marked = Watermark.from_pretrained(model_folder, device="cpu").embed(path, key, carrier=carrier)
     expected = torch.from_numpy(np.array(marked)).permute(2, 0, 1) / 255
     assert example.plain.shape == example.marked.shape == expected.shape
     torch.testing.assert_close(example.marked, expected, atol=1e-6, rtol=0)
     assert example.psnr_db == pytest.approx(measured.psnr_db[0]) == pytest.approx(PSNR, abs=0.02)
+
+
+def test_paths_are_taken_evenly():
+    assert evenly(list("abcdefgh"), 4) == list("aceg")
+    assert evenly(list("ab"), 3) == ["a", "b"]
+    assert evenly(list("ab"), 0) == []
 
 
 def test_images_are_compared_one_by_one(model, generator):
@@ -246,7 +255,7 @@ def test_an_image_depends_on_its_number_only(model):
     many, one = generation(model).images([4, 5]), generation(model, batch_size=1).images([5])
     torch.testing.assert_close(many[1:], one, atol=1.01 / 255, rtol=0)
     assert not torch.equal(generation(model, seed=4).images([5]), one)
-    captions = Generation(model.pipeline, seed=3)
+    captions = generation(model, prompts=())
     assert captions.prompt(0) != captions.prompt(2)
     assert " and " in captions.prompt(1)
 
