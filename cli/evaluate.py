@@ -14,7 +14,6 @@ from privgen.cli.evaluate_hallucination import hallucination
 from privgen.cli.evaluate_robustness import robustness
 from privgen.cli.evaluate_training import training
 from privgen.cli.groups import Group
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -156,7 +155,6 @@ def watermark(
     ones are those of the model's default carrier, named in "carrier"; a carrier that the model lacks is null. With -o,
     a run that was interrupted goes on with the unmarked images where it stopped.
     """
-    quiet_loading()
     from privgen.evaluation.watermark.evaluate import evaluate_watermark
     from privgen.evaluation.watermark.marking import load_watermark_model
     from privgen.evaluation.watermark.report import check_output

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -88,7 +87,6 @@ def adaptive(
     that carries the key's mark afterwards: low after a removal that worked, high after a forgery that worked.
     Extractor, surrogate and embedding change no value by more than the number in their name, in 1/255.
     """
-    quiet_loading()
     from privgen.evaluation.adaptive.evaluate import evaluate_adaptive
     from privgen.evaluation.text_to_image.evaluate import RESULTS
     from privgen.evaluation.watermark.marking import load_watermark_model

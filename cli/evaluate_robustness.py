@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -103,7 +102,6 @@ def robustness(
     that was interrupted, or gets more attacks, goes on where it stopped. Baselines need `pip install 'privgen[baselines]'`,
     super-resolution `privgen[super-resolution]`, ST-LPIPS `privgen[perceptual]`.
     """
-    quiet_loading()
     from privgen.evaluation.robustness.evaluate import evaluate_robustness
     from privgen.evaluation.robustness.report import check_output
     from privgen.evaluation.watermark.marking import load_watermark_model

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -103,7 +102,6 @@ def training(
     All of it is 66 trainings of about one and a half minutes each on two cores; --dtype bfloat16 takes a third less on
     a processor that has it. The plan is shown first. With -o, an interrupted evaluation goes on where it stopped.
     """
-    quiet_loading()
     from privgen.evaluation.noise_assignment.evaluate import DEFAULT_METHODS, evaluate_training
     from privgen.evaluation.noise_assignment.settings import RunOptions
     from privgen.evaluation.text_to_image.evaluate import check_output

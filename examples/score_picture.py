@@ -16,7 +16,6 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 
-from privgen.cli.loading import quiet_loading
 from privgen.data.sheets import save_picture
 from privgen.data.toys import ExactDenoiser, GaussianMixture, gaussian_grid
 from privgen.evaluation.hallucination.train_toy import ToyTraining, toy_scheduler, train_toy, training_set
@@ -114,7 +113,6 @@ def draw(
 
 
 if __name__ == "__main__":
-    quiet_loading()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3000, help="of the training")
     parser.add_argument("--out", type=Path, default=OUT, help="file of the picture")
