@@ -14,7 +14,6 @@ from privgen.cli.evaluate_hallucination import hallucination
 from privgen.cli.evaluate_robustness import robustness
 from privgen.cli.evaluate_training import training
 from privgen.cli.groups import Group
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -169,7 +168,6 @@ def watermark(
     The first figures are those of the model's default carrier, which "carrier" names; a carrier that the model lacks
     is null. With -o, an interrupted run goes on where it stopped with the unmarked images.
     """
-    quiet_loading()
     from privgen.diffusion.sampling import Sampling
     from privgen.evaluation.record import check_output
     from privgen.evaluation.watermark.evaluate import WatermarkPlan, evaluate_watermark

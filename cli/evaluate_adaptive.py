@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -104,7 +103,6 @@ def adaptive(
     and unmarked ones. "embedding" has the model's autoencoder. The number after extractor, surrogate and embedding is
     the largest change of a pixel value, in 1/255.
     """
-    quiet_loading()
     from privgen.evaluation.adaptive.evaluate import evaluate_adaptive
     from privgen.evaluation.adaptive.plan import AdaptivePlan
     from privgen.evaluation.record import check_output

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -68,7 +67,6 @@ def hallucination(
     an interrupted evaluation continues where it stopped. Processes that `torchrun` or `accelerate launch` starts share
     the seeds.
     """
-    quiet_loading()
     from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
     from privgen.evaluation.hallucination.plan import plan
     from privgen.evaluation.record import check_output

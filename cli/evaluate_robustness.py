@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -106,7 +105,6 @@ def robustness(
     Baselines need `pip install 'privgen[baselines]'`, super-resolution needs `privgen[super-resolution]`, and ST-LPIPS
     needs `privgen[perceptual]`.
     """
-    quiet_loading()
     from privgen.diffusion.sampling import Sampling
     from privgen.evaluation.record import check_output
     from privgen.evaluation.robustness.evaluate import evaluate_robustness

@@ -8,7 +8,6 @@ from typing import Literal
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -108,7 +107,6 @@ def training(
     less on a processor that supports it. The command prints its plan first. With -o, an interrupted evaluation
     continues where it stopped.
     """
-    quiet_loading()
     from privgen.evaluation.noise_assignment.evaluate import evaluate_training
     from privgen.evaluation.noise_assignment.settings import DEFAULT_METHODS, Comparison, RunOptions
     from privgen.evaluation.record import check_output

@@ -15,7 +15,6 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 
-from privgen.cli.loading import quiet_loading
 from privgen.data.sheets import save_picture
 from privgen.data.toys import GaussianMixture, gaussian_grid
 from privgen.evaluation.hallucination.exact_denoiser import ExactDenoiser
@@ -108,7 +107,6 @@ def draw(
 
 
 if __name__ == "__main__":
-    quiet_loading()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3000, help="steps of the training")
     parser.add_argument("--out", type=Path, default=OUT, help="the file of the picture")
