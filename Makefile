@@ -25,7 +25,7 @@ demo: $(VENV)/.privgen ## Show what privgen does, with the model that it ships.
 
 .PHONY: test
 test: check ## Check everything: style, types, tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(VENV)/.dev ## Run the slow tests.

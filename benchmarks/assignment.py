@@ -1,8 +1,8 @@
-"""Measures noise assignment against the published way and other packages, in one run on one machine.
+"""Measure the time of noise assignment, of the published method and of other packages, in one run on one machine.
 
-The other packages: pip install pot lapx, and pip install --no-deps torchcfm, whose dependencies are not needed.
-What is missing is left out and named. Images are smooth random ones in [-1, 1]; times are medians in milliseconds of
-the whole call, from the images and noises to the noise of every image.
+Install the other packages with `pip install pot lapx` and `pip install --no-deps torchcfm`, whose dependencies are not
+needed. The script names the packages that are missing and leaves them out. Images are smooth and random, in [-1, 1].
+Times are medians in milliseconds of the whole call, from images and noises to the noise of each image.
 """
 
 import json
@@ -31,7 +31,7 @@ Assign = Callable[[Tensor, Tensor], Tensor]
 
 ESTIMATE_SECONDS = 5.0
 BASELINES = {"torchcfm": "torchcfm", "pot": "ot", "lapx": "lap"}
-# The embedded model's denoiser as it is trained: 16 x 16 x 8 latents and a short caption.
+# The denoiser of mini, with latents of 16 x 16 x 8 and a short caption.
 UNET = {
     "sample_size": 16,
     "in_channels": 8,
@@ -51,11 +51,11 @@ def seeded() -> torch.Generator:
 
 
 def draw(batch: int, dim: int, device: str) -> tuple[Tensor, Tensor]:
-    """Smooth random images or latents and noise, `(B, 3 or 4, side, side)` with `dim` values each."""
+    """Draw smooth random images or latents, and noise, `(B, 3 or 4, side, side)` with `dim` values each."""
     shapes = [(channels, round((dim / channels) ** 0.5)) for channels in (3, 4)]
     fitting = [(channels, side) for channels, side in shapes if channels * side**2 == dim]
     if not fitting:
-        raise click.BadParameter(f"expected 3 or 4 channels of squares, 3 * side * side or 4 * side * side, got {dim}")
+        raise click.BadParameter(f"expected 3 * side * side or 4 * side * side values per image, got {dim}")
     channels, side = fitting[0]
     generator = seeded()
     coarse = torch.rand(batch, channels, 4, 4, generator=generator) * 2 - 1
@@ -79,14 +79,14 @@ def by_scipy(cost: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(cost)[1]
 
 
-def torchcfm_ways() -> dict[str, Assign]:
+def torchcfm_methods() -> dict[str, Assign]:
     from torchcfm.optimal_transport import OTPlanSampler
 
     sampler = OTPlanSampler("exact")
     return {"torchcfm": lambda x, e: sampler.sample_plan(x, e, replace=False)[1]}
 
 
-def pot_ways() -> dict[str, Assign]:
+def pot_methods() -> dict[str, Assign]:
     import ot
 
     def solve(cost: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def pot_ways() -> dict[str, Assign]:
     return {"pot": solved(squared, solve)}
 
 
-def lapx_ways() -> dict[str, Assign]:
+def lapx_methods() -> dict[str, Assign]:
     import lap
 
     def solve(cost: np.ndarray) -> np.ndarray:
@@ -105,13 +105,13 @@ def lapx_ways() -> dict[str, Assign]:
 
 
 def baselines() -> dict[str, Assign]:
-    """The ways of the packages that are installed; the others are named on standard error."""
+    """The methods of the packages that are installed; the others are named on standard error."""
     found: dict[str, Assign] = {}
-    for name, ways in (("torchcfm", torchcfm_ways), ("pot", pot_ways), ("lapx", lapx_ways)):
+    for name, methods in (("torchcfm", torchcfm_methods), ("pot", pot_methods), ("lapx", lapx_methods)):
         try:
-            found |= ways()
+            found |= methods()
         except ImportError as error:
-            click.echo(f"{name} is left out ({error}); the top of this script says how to install it", err=True)
+            click.echo(f"{name} is not measured ({error}); see the top of this script to install it", err=True)
     return found
 
 
@@ -124,9 +124,9 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def published_cost(x: Tensor, e: Tensor) -> tuple[float, bool]:
-    """Seconds for the published cost, broadcast float16 distances, and whether they are estimated from a part.
+    """Seconds for the published cost, broadcast distances in float16, and whether a part was extrapolated.
 
-    In one piece it needs B x B x D values, so it is made in rows, which does not change what is computed.
+    All distances together need B x B x D values, so rows of them are computed in turn, with the same result.
     """
     x, e = x.flatten(1).half(), e.flatten(1).half()
     rows = max(1, min(len(x), 2**27 // e.numel()))
@@ -138,15 +138,15 @@ def published_cost(x: Tensor, e: Tensor) -> tuple[float, bool]:
     return spent * len(x) / done, done < len(x)
 
 
-def measure_row(batch: int, dim: int, ways: dict[str, Assign], repeats: int, device: str) -> dict:
-    """One row of the table; the ways take turns, so that a busy moment of the machine is shared."""
+def measure_row(batch: int, dim: int, methods: dict[str, Assign], repeats: int, device: str) -> dict:
+    """Measure one row of the table. The methods take turns, so that all share a busy moment of the machine."""
     x, e = draw(batch, dim, device)
-    for way in ways.values():
-        way(x[:8], e[:8])
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    for method in methods.values():
+        method(x[:8], e[:8])
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(repeats):
-        for name, way in ways.items():
-            times[name].append(1000 * seconds(lambda way=way: way(x, e)))
+        for name, method in methods.items():
+            times[name].append(1000 * seconds(lambda method=method: method(x, e)))
     milliseconds = {name: median(values) for name, values in times.items()}
     cost, estimated = published_cost(x, e)
     distances = torch.cdist(x.flatten(1), e.flatten(1)).mul(0.1).half().cpu().numpy()
@@ -164,7 +164,7 @@ def measure_row(batch: int, dim: int, ways: dict[str, Assign], repeats: int, dev
 
 
 def equals_exact(batch: int, dim: int) -> bool:
-    """Whether the permutation is that of SciPy on squared distances in float64, by subtraction."""
+    """Whether the permutation is that of SciPy for squared distances, computed by subtraction in float64."""
     x, e = draw(batch, dim, "cpu")
     x_flat, e_flat = x.flatten(1).double(), e.flatten(1).double()
     distances = torch.cdist(x_flat, e_flat, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -172,20 +172,20 @@ def equals_exact(batch: int, dim: int) -> bool:
 
 
 def measure_alignment(dim: int) -> dict[str, dict[int, float]]:
-    """The mean projection of the noise on its image, in deviations of a random one, which has 0."""
-    ways = {"linear": ours("linear")} | {f"knn {k}": ours("knn", k) for k in (4, 16, 64)}
-    rows: dict[str, dict[int, float]] = {name: {} for name in ways}
+    """The mean projection of the assigned noise on its image, in standard deviations of a random noise."""
+    methods = {"linear": ours("linear")} | {f"knn {k}": ours("knn", k) for k in (4, 16, 64)}
+    rows: dict[str, dict[int, float]] = {name: {} for name in methods}
     for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256):
         x, e = draw(512, dim, "cpu")
-        for name, way in ways.items():
-            noise = torch.cat([way(*pair) for pair in zip(x.split(batch), e.split(batch), strict=True)])
+        for name, method in methods.items():
+            noise = torch.cat([method(*pair) for pair in zip(x.split(batch), e.split(batch), strict=True)])
             projections = (x * noise).flatten(1).sum(1) / x.flatten(1).norm(dim=1)
             rows[name][batch] = round(projections.mean().item(), 3)
     return rows
 
 
 def step_seconds(batch: int, repeats: int, device: str) -> tuple[float, str]:
-    """One training step of the embedded model's denoiser, and where its configuration is from."""
+    """Seconds of one training step of mini's denoiser, and where its configuration comes from."""
     config = Path(privgen.__file__).parent / "models" / "mini" / "unet" / "config.json"
     shipped = config.is_file()
     unet = UNet2DConditionModel.from_config(json.loads(config.read_text()) if shipped else UNET).to(device)
@@ -204,8 +204,8 @@ def step_seconds(batch: int, repeats: int, device: str) -> tuple[float, str]:
     return median(seconds(step) for _ in range(repeats)), "embedded model" if shipped else "as in this script"
 
 
-def measure_shares(steps: dict[int, float], repeats: int, device: str) -> dict:
-    """What assignment adds to a training step at 64 and 256 latents, as a share of the step."""
+def measure_fractions(steps: dict[int, float], repeats: int, device: str) -> dict:
+    """The fraction of a training step that assignment adds, for batches of 64 and 256 latents."""
     results: dict[str, object] = {}
     for batch in (64, 256):
         step, source = steps.get(batch, 0.0) / 1000, "given"
@@ -223,7 +223,7 @@ def measure_shares(steps: dict[int, float], repeats: int, device: str) -> dict:
 
 
 def speedups(table: list[dict], names: list[str]) -> dict[str, float | None]:
-    """The least speed-up over all dimensions at a batch of 1024; None where it was not measured."""
+    """The smallest speedup over all dimensions at a batch of 1024; None if it was not measured."""
     rows = [row["milliseconds"] for row in table if row["batch"] == 1024]
 
     def over(others: list[str]) -> float | None:
@@ -259,7 +259,7 @@ def markdown(table: list[dict]) -> str:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(2), default=(128, 256, 512, 1024, 2048, 4096))
 @click.option("--dim", "dims", multiple=True, type=click.IntRange(3), default=(3072, 16384), help="Values per image.")
-@click.option("--repeats", type=click.IntRange(1), default=5, help="How often each way is timed.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="How often each method is timed.")
 @click.option("--exact-up-to", type=int, default=1024, help="Largest batch that is compared with the exact optimum.")
 @click.option("--step-ms", type=(int, float), multiple=True, help="BATCH MILLISECONDS of a training step.")
 @click.option("--device", default="cpu", help="Where images and noises are.")
@@ -285,17 +285,17 @@ def main(
         click.echo(markdown(json.loads(record.read_text())["table"]))
         return
     others = baselines()
-    ways = {name: ours(name) for name in METHODS[1:]} | {"cdist and scipy": solved(squared, by_scipy)} | others
+    methods = {name: ours(name) for name in METHODS[1:]} | {"cdist and scipy": solved(squared, by_scipy)} | others
     table = []
     for dim in dims:
         for batch in batches:
-            table.append(measure_row(batch, dim, ways, repeats, device))
+            table.append(measure_row(batch, dim, methods, repeats, device))
             click.echo(f"batch {batch}, dim {dim}: {table[-1]['milliseconds']}", err=True)
     sizes = [(batch, dim) for dim in dims for batch in batches if batch <= exact_up_to]
     measured = {
         "equal_to_exact": int(all(equals_exact(*size) for size in sizes)) if sizes else None,
         **speedups(table, list(others)),
-        **measure_shares(dict(step_ms), repeats, device),
+        **measure_fractions(dict(step_ms), repeats, device),
         "alignment": measure_alignment(dims[0]),
         "table": table,
         "command": "python benchmarks/assignment.py " + " ".join(sys.argv[1:]),

@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from privgen.attacks.purification.regeneration import Rinsing
 from privgen.data.scenes import PREVIEW_SEED
-from privgen.evaluation.watermark.readings import Generation, as_saved, draw_keys
+from privgen.diffusion.sampling import Sampling
+from privgen.evaluation.watermark.generation import Generation, as_saved, draw_keys
 from privgen.hub import load_extra, load_pipeline
-from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.p_values import p_values_of
+from privgen.watermark.watermark import Watermark
 
 
 BATCH = 16
@@ -63,18 +64,18 @@ def reading_ratio(images: Tensor, one: Read, other: Read) -> float:
 @torch.inference_mode()
 def main(n: int, seed: int, times: tuple[int, ...], as_json: bool) -> None:
     """Print a row for each number of regenerations from timestep 60 of 1000."""
-    pipe = load_pipeline("mini", pipeline_class=StableDiffusionWatermarkPipeline)
-    pipe.latent_mapper = load_extra("latent_mapper", "mini")
+    pipe, watermark = load_pipeline("mini"), Watermark.from_pretrained("mini")
     extractor: Any = load_extra("extractor", "mini")
     filters = copy.deepcopy(extractor)
     filters.unet = None
     filters.reset_whitening()  # it was measured with the U-Net; for keys drawn at random p-values hold without it
-    generation = Generation(pipe, seed, batch_size=BATCH)
+    generation = Generation(pipe, seed, sampling=Sampling(batch_size=BATCH))
     keys = draw_keys(n, torch.Generator().manual_seed(seed), "unet")
     logits: dict[int, list[tuple[Tensor, Tensor]]] = {count: [] for count in times}
     for first in tqdm(range(0, n, BATCH), desc="images", unit="batch"):
         numbers = range(first, min(first + BATCH, n))
-        images = generation.images(numbers, keys=[keys[i] for i in numbers], carrier="latent")
+        with watermark.on(pipe, [keys[i] for i in numbers], carrier="latent"):
+            images = generation.images(numbers)
         for count in times:
             generators = [torch.Generator().manual_seed(PREVIEW_SEED + 1000 * seed + i) for i in numbers]
             attacked = as_saved(Rinsing(strength=count, model=pipe)(images, generator=generators))

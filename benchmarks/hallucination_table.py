@@ -22,17 +22,17 @@ COLUMNS = {
 
 
 def tables(record: dict[str, Any]) -> str:
-    """A table for each task, a row for each method with 95 % intervals; this package's choice is bold."""
+    """A table for each task, with a row for each method and 95 % intervals; the summarised methods are bold."""
     return "\n\n".join(f"`{name}`:\n\n{_table(task)}" for name, task in record["tasks"].items())
 
 
 def _table(task: dict[str, Any]) -> str:
-    rows, ours = task["methods"], set(task["ours"].values())
+    rows, summarised = task["methods"], set(task["ours"].values())
     columns = [column for column in COLUMNS if any(column in row for row in rows.values())]
     lines = [" | ".join(["| method", *columns]) + " |", "|---" * (1 + len(columns)) + "|"]
     for name, row in rows.items():
         cells = [_cell(row.get(column), COLUMNS[column]) for column in columns]
-        lines.append(" | ".join([f"| **{name}**" if name in ours else f"| {name}", *cells]) + " |")
+        lines.append(" | ".join([f"| **{name}**" if name in summarised else f"| {name}", *cells]) + " |")
     return "\n".join(lines)
 
 

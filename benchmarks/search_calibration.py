@@ -13,9 +13,8 @@ import torch
 from tqdm import tqdm
 
 from privgen.attacks import parse_attack
-from privgen.evaluation.watermark.marking import load_watermark_model
-from privgen.evaluation.watermark.readings import Generation
-from privgen.hub import load_extra
+from privgen.evaluation.watermark.generation import Generation
+from privgen.hub import load_extra, load_pipeline
 from privgen.models.aligner import Aligner
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.p_values import p_values_of
@@ -40,7 +39,7 @@ def smallest(aligner: Aligner, image: torch.Tensor, messages: torch.Tensor, *, t
 @click.option("--attack", help="That images go through before, such as degradation=0.5.")
 @click.option("--turned", is_flag=True, help="Search for turned cut-outs instead of all else.")
 def main(images: int, keys: int, seed: int, attack: str | None, turned: bool) -> None:
-    generation = Generation(load_watermark_model("mini", carriers=()).pipeline, seed=seed, batch_size=1)
+    generation = Generation(load_pipeline("mini", safety_checker=False), seed)
     generator = torch.Generator().manual_seed(seed)
     aligner, found = load_extra("aligner"), []
     for number in tqdm(range(images), unit="image"):

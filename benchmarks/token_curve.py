@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from privgen.data.scenes import sample_spec
 from privgen.diffusion.sampling import Sampling, generate, generate_batches
-from privgen.evaluation.watermark.readings import draw_keys
+from privgen.evaluation.watermark.generation import draw_keys
 from privgen.hub import load_extra, load_pipeline
 from privgen.metrics.quality import psnr
 from privgen.models.mappers import TokenMapper

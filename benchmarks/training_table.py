@@ -11,7 +11,7 @@ import click
 
 
 def table(record: dict[str, Any]) -> str:
-    """A row for each setting, a column for each method; where "auto" leads is bold."""
+    """A row for each setting and a column for each method; the method that "auto" chooses is bold."""
     settings = record["settings"]
     methods = list(dict.fromkeys(method for row in settings.values() for method in row["methods"]))
     lines = [" | ".join(["| setting", "vanilla's distance", *methods]) + " |", "|---" * (2 + len(methods)) + "|"]

@@ -1,5 +1,5 @@
-"""The command line: parses, calls one function of the library, prints its result.
+"""The command line: a command parses its arguments into the library's values, calls one function, prints its result.
 
-Modules here import only click and the standard library at the top; what is heavy (torch, diffusers, our own
-code built on them) is imported inside the commands, so that help and completion answer at once.
+Modules here import only click and the standard library at the top. Commands import PyTorch, Diffusers and what is
+built on them when they run, so that help and completion answer at once.
 """

@@ -10,19 +10,18 @@ import click
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.groups import Group
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.attacks import AttackedFile, BaseAttack
+    from privgen.attacks import Attack, AttackedFile, BaseAttack
 
 
 @click.group(
     cls=Group, epilog=options.examples("privgen attack list", "privgen attack run jpeg=50 photos -o attacked")
 )
 def attack() -> None:
-    """Attack images as an adversary would."""
+    """Attack images as an adversary would, to see which marks survive."""
 
 
 @attack.command("list", epilog=options.examples("privgen attack list", "privgen attack list --json"))
@@ -30,7 +29,8 @@ def attack() -> None:
 def list_(as_json: bool) -> None:
     """List the attacks, their units and the strengths of an evaluation.
 
-    Kinds: D distortion, P purification or regeneration, A adaptive, M model side.
+    Kinds: D distortion, P purification or regeneration, A adaptive, M model side. At the strength under "identity" an
+    attack changes nothing.
     """
     from privgen.attacks import list_attacks
 
@@ -52,9 +52,9 @@ def list_(as_json: bool) -> None:
         "privgen attack run averaging_forgery photos -o forged --marked collected --unmarked others",
     )
 )
-@click.argument("name", metavar="NAME[=STRENGTH]")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE_OR_FOLDER...")
-@options.output(required=True, help="Folder for the attacked images.")
+@click.argument("text", metavar="NAME[=STRENGTH]")
+@options.images()
+@options.output(required=True, metavar="DIR", help="Folder for the attacked images.")
 @click.option(
     "--marked",
     type=click.Path(path_type=Path),
@@ -71,42 +71,62 @@ def list_(as_json: bool) -> None:
 @options.json()
 @options.overwrite()
 def run(
-    name: str,
+    text: str,
     images: tuple[Path, ...],
     output: Path,
+    marked: Path | None,
+    unmarked: Path | None,
     seed: int,
     as_json: bool,
     overwrite: bool,
-    **folders: Path | None,
 ) -> None:
     """Attack image files and write the results as PNG files of the same size.
 
-    Without a strength, the middle of the attack's range is taken; parameters follow it as KEY=VALUE after commas.
-    Attacks of those who have collected images of one key take folders of them; averaging and surrogate attacks work
-    on these alone, extractor_removal and extractor_forgery with the extractor that a model ships.
-    super_resolution needs `pip install 'privgen[super-resolution]'` or a model, neural_codec a file of weights as
-    model.
-    A run that was interrupted goes on where it stopped. A file that cannot be read is named, the rest is done, and
-    the exit code is 1.
+    Without a strength, an attack has the middle one of its range. Its other parameters follow as KEY=VALUE after
+    commas.
+
+    Averaging and surrogate attacks work on images that the attacker has collected: give folders of them.
+    extractor_removal and extractor_forgery work with the extractor that a model carries. super_resolution needs
+    `pip install 'privgen[super-resolution]'` or a model.
+
+    If a file cannot be read, the command names it, does the rest, and exits with code 1. If a run was interrupted,
+    repeat it: it skips the images that it has made already.
     """
-    from privgen.attacks import parse_attack
+    chosen = parse(text, marked=marked, unmarked=unmarked)
+    attack_and_report(chosen, images, output, seed=seed, as_json=as_json, overwrite=overwrite)
+
+
+def parse(text: str, *, marked: Path | None = None, unmarked: Path | None = None) -> Attack:
+    """The attack that a user has written.
+
+    Args:
+        text: NAME, NAME=STRENGTH, and KEY=VALUE after commas.
+        marked: images with a mark that the attacker has.
+        unmarked: images without it.
+
+    Raises:
+        UsageError: there is no such attack, or it does not take these parameters.
+    """
+    from privgen.attacks import list_attacks, parse_attack
     from privgen.errors import UsageError
 
+    known = [attack.name for attack in list_attacks()]
+    name = text.partition(",")[0].partition("=")[0].strip()
+    if name not in known:
+        raise UsageError(f"There is no attack {name!r}; choose from {', '.join(known)}.")
+    folders = {"marked": marked, "unmarked": unmarked}
     try:
-        chosen = parse_attack(name, **{which: folder for which, folder in folders.items() if folder is not None})
+        return parse_attack(text, **{option: folder for option, folder in folders.items() if folder is not None})
     except ValueError as error:
         raise UsageError(str(error)) from error
-    attack_and_report(chosen, images, output, seed=seed, as_json=as_json, overwrite=overwrite)
 
 
 def attack_and_report(
     chosen: BaseAttack, images: tuple[Path, ...], output: Path, *, seed: int, as_json: bool, overwrite: bool
 ) -> None:
-    """Attack files, name each on standard error and print the counts."""
-    from privgen.attacks import ModelAttack, attack_files
+    """Attack files, name each on standard error, and print how many were done, skipped and failed."""
+    from privgen.attacks import attack_files
 
-    if isinstance(chosen, ModelAttack):
-        quiet_loading()
     result = attack_files(chosen, images, output, seed=seed, overwrite=overwrite, report=_report)
     summary = {"attack": result.attack, "seed": seed, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
@@ -116,7 +136,4 @@ def attack_and_report(
 
 
 def _report(file: AttackedFile) -> None:
-    if file.error:
-        click.echo(f"{file.source}: {file.error}", err=True)
-    else:
-        click.echo(f"{file.source}: {file.status}", err=True)
+    click.echo(f"{file.source}: {file.error or file.status}", err=True)

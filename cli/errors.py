@@ -23,8 +23,7 @@ class _Misused(click.ClickException):
 def one_sentence_errors() -> Iterator[None]:
     """Report exceptions as a message and an exit code; with ``PRIVGEN_DEBUG=1`` the traceback comes first.
 
-    The root command wraps every other one in it, so commands need it only where they are called alone. It is
-    a context manager and a decorator.
+    The root command runs every other one inside of it. It is a context manager and a decorator.
     """
     try:
         yield
@@ -38,7 +37,7 @@ def one_sentence_errors() -> Iterator[None]:
 
 
 def sentence(error: Exception) -> str:
-    """What an exception says, on one line."""
+    """The message of an exception, on one line."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +14,6 @@ from privgen.cli.evaluate_hallucination import hallucination
 from privgen.cli.evaluate_robustness import robustness
 from privgen.cli.evaluate_training import training
 from privgen.cli.groups import Group
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -58,14 +57,14 @@ def evaluate() -> None:
     )
 )
 @options.model()
-@click.option("--n", type=click.IntRange(2), default=200, show_default=True, help="Pictures to generate and judge.")
+@click.option("--n", type=click.IntRange(2), default=200, show_default=True, help="Images to generate and judge.")
 @options.seed()
 @options.output(metavar="DIR", help="Folder for results.json and contact sheets.")
 @click.option(
     "--classifier",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Classifier of scenes to judge by; by default the one that ships.",
+    help="Classifier of scenes that judges the images; by default the one that ships with mini.",
 )
 @_sampling_options
 def model(
@@ -84,10 +83,12 @@ def model(
 ) -> None:
     """Measure a text-to-image model on prompts, scenes and photographs that it has not seen.
 
-    Prompts are captions of scenes with one and two objects; a classifier judges the pictures. Figures come with 95 %
+    Prompts are captions of scenes with one and two objects, and a classifier judges the images. All figures have 95 %
     intervals, in results.json under "ci95".
     """
-    from privgen.evaluation.text_to_image.evaluate import check_output, evaluate_model
+    from privgen.diffusion.sampling import Sampling
+    from privgen.evaluation.record import check_output
+    from privgen.evaluation.text_to_image.evaluate import evaluate_model
     from privgen.hub import load_pipeline
     from privgen.metrics.scenes import load_classifier
 
@@ -95,9 +96,8 @@ def model(
         check_output(output, overwrite=overwrite)
     judge = load_classifier(classifier)
     pipeline = load_pipeline(model, device=device, dtype=dtype)
-    result = evaluate_model(
-        pipeline, judge, name=model, n=n, seed=seed, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale
-    )
+    sampling = Sampling(steps, guidance_scale, batch_size=batch_size)
+    result = evaluate_model(pipeline, judge, name=model, n=n, seed=seed, sampling=sampling)
     if output is not None:
         result.save(output, overwrite=overwrite)
     hidden = () if as_json else ("ci95", "environment")
@@ -111,8 +111,14 @@ def model(
     )
 )
 @options.model()
-@click.option("--n", type=click.IntRange(2), default=200, show_default=True, help="Images to mark, by carrier.")
-@options.seed(help="Seed of all randomness, the keys too; the same seed gives the same images.")
+@click.option(
+    "--n",
+    type=click.IntRange(2),
+    default=200,
+    show_default=True,
+    help="Images to mark with each carrier.",
+)
+@options.seed(help="Seed of all randomness, also of the keys; the same seed gives the same images.")
 @options.output(metavar="DIR", help="Folder for results.json and pictures.")
 @click.option(
     "--carrier",
@@ -127,47 +133,56 @@ def model(
     type=click.IntRange(0),
     default=2000,
     show_default=True,
-    help="Unmarked images to generate; those that are generated beside marked ones count.",
+    help="Unmarked images to generate, counting those beside the marked ones.",
 )
 @click.option(
     "--photos",
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Held-out photographs to mark; all photographs, unmarked, are negatives.",
+    help="Held-out photographs to mark; as negatives, all photographs are read unmarked.",
 )
 @options.robust_steps()
 @_sampling_options
 def watermark(
     model: str,
+    n: int,
+    seed: int,
     output: Path | None,
     carriers: tuple[Carrier, ...],
+    negatives: int,
+    photos: int,
     robust_steps: int,
+    batch_size: int,
+    steps: int,
+    guidance_scale: float,
     device: str,
     dtype: str,
     as_json: bool,
     overwrite: bool,
-    **chosen: Any,
 ) -> None:
-    """Measure how well marks are found, and how often they are found where none is.
+    """Measure how well marks are found, and how often marks are found where there are none.
 
-    Images of held-out prompts and photographs are marked with fresh random keys, and compared with the unmarked ones;
-    then 20 keys are looked for in images without a mark. Figures come with 95 % intervals, under "ci95". The first
-    ones are those of the model's default carrier, named in "carrier"; a carrier that the model lacks is null. With -o,
-    a run that was interrupted goes on with the unmarked images where it stopped.
+    The command marks images of held-out prompts, and photographs, with random keys, and compares them with the
+    unmarked ones. Then it looks for 20 keys in images without a mark. Figures come with 95 % intervals, under "ci95".
+    The first figures are those of the model's default carrier, which "carrier" names; a carrier that the model lacks
+    is null. With -o, an interrupted run goes on where it stopped with the unmarked images.
     """
-    quiet_loading()
-    from privgen.evaluation.watermark.evaluate import evaluate_watermark
-    from privgen.evaluation.watermark.marking import load_watermark_model
-    from privgen.evaluation.watermark.report import check_output
+    from privgen.diffusion.sampling import Sampling
+    from privgen.evaluation.record import check_output
+    from privgen.evaluation.watermark.evaluate import WatermarkPlan, evaluate_watermark
+    from privgen.evaluation.watermark.model import load_watermark_model
+    from privgen.evaluation.watermark.report import FILES
+    from privgen.hub import Placement
     from privgen.watermark.write.mark_spec import CARRIERS
 
     if output is not None:
-        check_output(output, overwrite=overwrite)
-    loaded = load_watermark_model(
-        model, carriers=carriers or CARRIERS, robust_steps=robust_steps, device=device, dtype=dtype
-    )
-    result = evaluate_watermark(loaded, folder=output, **chosen)
+        check_output(output, FILES, overwrite=overwrite)
+    placement = Placement(device, dtype)
+    loaded = load_watermark_model(model, placement, carriers=carriers or CARRIERS, robust_steps=robust_steps)
+    plan = WatermarkPlan(n, seed, negatives, photos)
+    sampling = Sampling(steps, guidance_scale, batch_size=batch_size)
+    result = evaluate_watermark(loaded, plan, sampling, folder=output)
     if output is not None:
         result.save(output, overwrite=overwrite)
     echo(result.record() if as_json else result.summary(), as_json=as_json)

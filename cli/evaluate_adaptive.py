@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
+    from privgen.evaluation.adaptive.plan import Source
     from privgen.watermark.write.mark_spec import Carrier
 
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     )
 )
 @options.model()
-@click.option("--n", type=click.IntRange(2), default=20, show_default=True, help="Images to attack, of each kind.")
+@click.option(
+    "--n", type=click.IntRange(2), default=20, show_default=True, help="Images to attack, marked and unmarked each."
+)
 @options.seed(help="Seed of the key, the images and the attacks.")
 @options.output(metavar="DIR", help="Folder for results.json.")
 @click.option(
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     type=click.Choice(["photographs", "generated"]),
     default="photographs",
     show_default=True,
-    help="What the images are.",
+    help="What images to attack.",
 )
 @click.option(
     "--carrier",
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     type=click.IntRange(2),
     default=100,
     show_default=True,
-    help="Marked images of the key that the attacker has, and as many unmarked ones.",
+    help="Marked images of the key that the attacker has; there are as many unmarked ones.",
 )
 @click.option(
     "--epsilon",
@@ -54,15 +56,21 @@ if TYPE_CHECKING:
     multiple=True,
     default=(2, 4, 8),
     show_default=True,
-    help="Largest change of a value by attacks that follow a gradient, in 1/255; repeatable.",
+    help="Largest change of a pixel value by attacks that follow a gradient, in 1/255; repeatable.",
 )
-@click.option("--steps", type=click.IntRange(1), default=40, show_default=True, help="Steps of these attacks.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    help="Steps of the attacks that follow a gradient.",
+)
 @click.option(
     "--fit-steps",
     type=click.IntRange(1),
     default=400,
     show_default=True,
-    help="Steps of the training of the surrogate extractor.",
+    help="Training steps of the surrogate extractor.",
 )
 @options.device()
 @options.dtype()
@@ -70,35 +78,43 @@ if TYPE_CHECKING:
 @options.overwrite()
 def adaptive(
     model: str,
+    n: int,
+    seed: int,
     output: Path | None,
+    source: Source,
     carrier: Carrier | None,
+    collected: int,
+    epsilons: tuple[float, ...],
+    steps: int,
+    fit_steps: int,
     device: str,
     dtype: str,
     as_json: bool,
     overwrite: bool,
-    **chosen: Any,
 ) -> None:
-    """Measure how marks stand against attackers who know this watermark.
+    """Measure how well marks stand against attackers who know this watermark.
 
-    Attackers have different things beside the images: "extractor" has the extractor itself, and for forgery marked
-    images; "surrogate" has marked and unmarked images, and trains a small network on them; "averaging_N" has N marked
-    images, and unmarked ones; "embedding" has the model's autoencoder.
+    An attacker removes the mark of a key from marked images, and forges it on the same images without a mark.
+    "detected" is the fraction of images that carry the mark afterwards: low after a removal that worked, high after a
+    forgery that worked.
 
-    Removal is tried on marked images of one key, forgery on the same images without a mark. "detected" is the share
-    that carries the key's mark afterwards: low after a removal that worked, high after a forgery that worked.
-    Extractor, surrogate and embedding change no value by more than the number in their name, in 1/255.
+    Attackers differ in what they have. "extractor" has the extractor itself, and for forgery also marked images.
+    "surrogate" has marked and unmarked images, and trains a small network on them. "averaging_N" has N marked images,
+    and unmarked ones. "embedding" has the model's autoencoder. The number after extractor, surrogate and embedding is
+    the largest change of a pixel value, in 1/255.
     """
-    quiet_loading()
     from privgen.evaluation.adaptive.evaluate import evaluate_adaptive
-    from privgen.evaluation.text_to_image.evaluate import RESULTS
-    from privgen.evaluation.watermark.marking import load_watermark_model
-    from privgen.io.files import refuse_existing
+    from privgen.evaluation.adaptive.plan import AdaptivePlan
+    from privgen.evaluation.record import check_output
+    from privgen.evaluation.watermark.model import load_watermark_model
+    from privgen.hub import Placement
     from privgen.watermark.write.mark_spec import CARRIERS
 
     if output is not None:
-        refuse_existing(output / RESULTS, overwrite=overwrite)
-    loaded = load_watermark_model(model, carriers=(carrier,) if carrier else CARRIERS, device=device, dtype=dtype)
-    result = evaluate_adaptive(loaded, carrier=carrier, **chosen)
+        check_output(output, overwrite=overwrite)
+    loaded = load_watermark_model(model, Placement(device, dtype), carriers=(carrier,) if carrier else CARRIERS)
+    plan = AdaptivePlan(n, seed, source, carrier, collected, epsilons, steps, fit_steps)
+    result = evaluate_adaptive(loaded, plan)
     if output is not None:
         result.save(output, overwrite=overwrite)
     echo(result.record() if as_json else result.table(), as_json=as_json)

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -24,21 +23,21 @@ from privgen.cli.output import echo
     type=click.Choice(["line", "grid", "shapes", "chess", "scenes"]),
     multiple=True,
     show_default="all",
-    help="3 Gaussians on a line, 25 on a grid, pictures of three shapes, chess boards, or scenes by mini; repeatable.",
+    help="3 Gaussians on a line, 25 on a grid, images of three shapes, chess boards, or scenes by mini; repeatable.",
 )
 @click.option(
     "--preset",
     type=click.Choice(["quick", "standard"]),
     default="standard",
     show_default=True,
-    help="How much is measured; the options below change single settings.",
+    help="How much is measured; the next four options change single amounts.",
 )
-@click.option("--nfe", type=click.IntRange(12, 1000), help="Network calls a sample.")
-@click.option("--seeds", type=click.IntRange(2), help="Trainings to average over.")
+@click.option("--nfe", type=click.IntRange(12, 1000), help="Network calls per sample.")
+@click.option("--seeds", type=click.IntRange(2), help="Seeds to average over.")
 @click.option("--samples", type=click.IntRange(10), help="Samples that each method keeps.")
 @click.option("--training-steps", type=click.IntRange(1), help="Steps of each training.")
 @options.seed(help="The first seed.")
-@options.output(metavar="DIR", help="Folder for results.json and pictures; an interrupted evaluation goes on from it.")
+@options.output(metavar="DIR", help="Folder for results.json and charts; an interrupted evaluation continues from it.")
 @options.json()
 @options.overwrite()
 def hallucination(
@@ -53,22 +52,24 @@ def hallucination(
     as_json: bool,
     overwrite: bool,
 ) -> None:
-    """Measure methods against hallucination, at equal network calls.
+    """Measure methods that reduce hallucinations, at equal network calls.
 
-    Small networks learn data whose every sample can be checked: Gaussians on a line or a grid, where a sample farther
-    than 3 standard deviations from every one is hallucinated; pictures of at most one triangle, square and pentagon;
-    chess boards. The shipped model makes scenes, in which a classifier looks for what was asked for. "reduction" says
-    by what share hallucinations become fewer than with plain sampling of the same kind, "coverage" what is left of its
-    coverage. Figures come with 95 % intervals over the seeds.
+    Small networks learn data on which every sample can be checked. On a line or a grid of Gaussians, a sample is
+    hallucinated if it is farther than 3 standard deviations from every mode. Images show at most one triangle, square
+    and pentagon, or legal chess boards. The shipped model makes scenes, in which a classifier looks for the objects of
+    the prompt.
 
-    Three networks are trained for each seed of a task but scenes. With -o they are kept, with finished methods, and an
-    interrupted evaluation goes on where it stopped. Processes that `torchrun` or `accelerate launch` starts share the
-    seeds.
+    "reduction" is the fraction of hallucinations that a method removes, compared with plain sampling with the same
+    sampler. "coverage" is the fraction of that sampler's coverage that it keeps. All figures have 95 % intervals over
+    the seeds.
+
+    Each seed of a task trains three networks; scenes train none. With -o, networks and finished methods are kept, and
+    an interrupted evaluation continues where it stopped. Processes that `torchrun` or `accelerate launch` starts share
+    the seeds.
     """
-    quiet_loading()
     from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
     from privgen.evaluation.hallucination.plan import plan
-    from privgen.evaluation.text_to_image.evaluate import check_output
+    from privgen.evaluation.record import check_output
     from privgen.evaluation.workers import processes
 
     if output is not None:

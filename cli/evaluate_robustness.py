@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
-
-
-if TYPE_CHECKING:
-    from privgen.evaluation.robustness.contestants import Reader
 
 
 @click.command(
@@ -30,30 +24,30 @@ if TYPE_CHECKING:
     type=click.Choice(["quick", "standard", "full"]),
     default="quick",
     show_default=True,
-    help="How many images, strengths and methods.",
+    help="How many images, strengths and methods are measured.",
 )
 @click.option("--n", type=click.IntRange(2), show_default="the preset's", help="Images to mark and attack.")
 @click.option(
     "--negatives",
     type=click.IntRange(1),
     show_default="the preset's",
-    help="Images without a mark to attack; each is compared with the keys of all images.",
+    help="Images without a mark to attack and read; without a search, each is compared with all keys.",
 )
 @click.option(
     "--search/--no-search",
     default=None,
     show_default="where the model can",
-    help="Look for our marks in images that were cut out or turned, as `watermark detect --search` does.",
+    help="Look for our marks also in images that were cut out or turned, as `watermark detect --search` does.",
 )
 @options.seed(help="Seed of prompts, noise, keys and attacks; the same seed gives the same images.")
-@options.output(metavar="DIR", help="Folder for results.json, the page robustness.html, and what a rerun takes up.")
+@options.output(metavar="DIR", help="Folder for results.json, the page robustness.html, and a log for reruns.")
 @click.option(
     "--attack",
     "attacks",
     multiple=True,
     metavar="NAME",
     show_default="all of the preset",
-    help="Attack to run, as jpeg or jpeg_50; repeatable.",
+    help="Attack to run, such as jpeg or jpeg_50; repeatable.",
 )
 @click.option(
     "--method",
@@ -63,14 +57,11 @@ if TYPE_CHECKING:
     show_default="those of the preset",
     help="Method to measure; repeatable.",
 )
-@click.option("--no-baselines", is_flag=True, help="Leave the watermarks of other packages out.")
+@click.option("--no-baselines", is_flag=True, help="Leave out the watermarks of other packages.")
 @click.option(
     "--no-perceptual",
-    "perceptual",
     is_flag=True,
-    flag_value=False,
-    default=True,
-    help="Leave ST-LPIPS and FD-MNv2 out where they are installed; they take a tenth of a second an image and attack.",
+    help="Leave ST-LPIPS and FD-MNv2 out; where they are installed, they take .1 s for each image and attack.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps.")
@@ -84,66 +75,57 @@ if TYPE_CHECKING:
 @options.overwrite()
 def robustness(
     model: str,
+    preset: str,
+    n: int | None,
+    negatives: int | None,
+    search: bool | None,
+    seed: int,
     output: Path | None,
+    attacks: tuple[str, ...],
     methods: tuple[str, ...],
     no_baselines: bool,
-    search: bool | None,
+    no_perceptual: bool,
+    batch_size: int,
+    steps: int,
+    guidance_scale: float,
     robust_steps: int,
     device: str,
     dtype: str,
     as_json: bool,
     overwrite: bool,
-    **chosen: Any,
 ) -> None:
-    """Measure how well marks survive attacks, beside other packages' watermarks.
+    """Measure how well marks survive attacks, beside the watermarks of other packages.
 
-    Images are generated without a mark and with ours; other watermarks mark the ones without. All of them, marked or
-    not, go through the same attacks and are read again. Figures come with 95 % intervals, under "ci95"; the first
-    ones are those of the model's default carrier. What cannot be run is null, and "not_run" says why. With -o, a run
-    that was interrupted, or gets more attacks, goes on where it stopped. Baselines need `pip install 'privgen[baselines]'`,
-    super-resolution `privgen[super-resolution]`, ST-LPIPS `privgen[perceptual]`.
+    The command generates images without a mark and with ours; other packages mark the ones without. All images, marked
+    or not, go through the same attacks and are read again. Figures come with 95 % intervals, under "ci95". The first
+    figures are those of the model's default carrier. What cannot be run is null, and "not_run" says why.
+
+    With -o, a run goes on where it stopped: after an interruption, and when you add attacks.
+
+    Baselines need `pip install 'privgen[baselines]'`, super-resolution needs `privgen[super-resolution]`, and ST-LPIPS
+    needs `privgen[perceptual]`.
     """
-    quiet_loading()
+    from privgen.diffusion.sampling import Sampling
+    from privgen.evaluation.record import check_output
     from privgen.evaluation.robustness.evaluate import evaluate_robustness
-    from privgen.evaluation.robustness.report import check_output
-    from privgen.evaluation.watermark.marking import load_watermark_model
+    from privgen.evaluation.robustness.plan import RobustnessPlan
+    from privgen.evaluation.robustness.report import PAGE
+    from privgen.evaluation.watermark.model import load_watermark_model
     from privgen.evaluation.workers import processes
+    from privgen.hub import Placement
 
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, [PAGE], overwrite=overwrite)
     shared = processes()
-    place = shared.device if device == "auto" else device
-    loaded = load_watermark_model(model, robust_steps=robust_steps, device=place, dtype=dtype)
-    result = evaluate_robustness(
-        loaded,
-        read=_reader(model, search, place),
-        methods=methods,
-        baselines=() if no_baselines else None,
-        device=place,
-        folder=output,
-        processes=shared,
-        **chosen,
+    placement = Placement(shared.device if device == "auto" else device, dtype)
+    loaded = load_watermark_model(model, placement, robust_steps=robust_steps)
+    plan = RobustnessPlan(
+        preset, n, negatives, seed, attacks, methods, not no_baselines, search, perceptual=not no_perceptual
     )
+    sampling = Sampling(steps, guidance_scale, batch_size=batch_size)
+    result = evaluate_robustness(loaded, plan, sampling, folder=output, processes=shared)
     if not shared.is_main:
         return
     if output is not None:
         result.save(output, overwrite=overwrite)
     echo(result.record() if as_json else result.summary(), as_json=as_json)
-
-
-def _reader(model: str, search: bool | None, device: str) -> Reader | None:
-    """What reads our marks: with a search where it was asked for, or where nothing was said and the model has one."""
-    from privgen.errors import PrivgenError
-    from privgen.evaluation.robustness.contestants import SearchingReader
-    from privgen.hub import load_extra
-    from privgen.watermark.read.search import AlignedReader
-
-    if search is False:
-        return None
-    try:
-        extractor, aligner = (load_extra(name, model, device=device) for name in ("extractor", "aligner"))
-    except PrivgenError:
-        if search:
-            raise
-        return None
-    return SearchingReader(AlignedReader(extractor, aligner))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
@@ -42,8 +41,8 @@ _METHODS = (
     type=click.Choice(["ddim", "flow", "ddim-scaled"]),
     multiple=True,
     show_default="ddim, flow",
-    help="Noise schedule with DDIM, or flow matching with Euler steps; ddim-scaled is Fashion-MNIST with Stable "
-    "Diffusion's schedule; repeatable.",
+    help="A noise schedule sampled with DDIM, or flow matching sampled with Euler steps. ddim-scaled is Fashion-MNIST "
+    "with Stable Diffusion's noise schedule. Repeatable.",
 )
 @click.option(
     "--method",
@@ -51,17 +50,17 @@ _METHODS = (
     type=click.Choice(_METHODS),
     multiple=True,
     show_default="all but the pools",
-    help="How noise is assigned; repeatable. Vanilla is always measured.",
+    help="How noise is assigned; repeatable. Training without assignment (vanilla) is always measured.",
 )
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each method.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings with each method.")
 @click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="Steps of each training.")
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images a step.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images in a step.")
 @click.option(
     "--samples",
     type=click.IntRange(8),
     default=384,
     show_default=True,
-    help="Samples to judge at each checkpoint, by number of sampling steps.",
+    help="Samples to judge at each checkpoint, for each number of sampling steps.",
 )
 @click.option(
     "--fashion",
@@ -70,7 +69,7 @@ _METHODS = (
     help="Folder of Fashion-MNIST's idx files; by default that of Debian's package dataset-fashion-mnist.",
 )
 @options.seed(help="The first seed.")
-@options.output(metavar="DIR", help="Folder for results.json and plots; an interrupted evaluation goes on from it.")
+@options.output(metavar="DIR", help="Folder for results.json and charts; an interrupted evaluation continues from it.")
 @options.device()
 @click.option(
     "--dtype",
@@ -86,38 +85,45 @@ def training(
     objectives: tuple[str, ...],
     methods: tuple[str, ...],
     seeds: int,
+    steps: int,
+    batch_size: int,
+    samples: int,
+    fashion: Path | None,
     seed: int,
     output: Path | None,
-    fashion: Path | None,
     device: str,
+    dtype: Literal["float32", "bfloat16"],
     as_json: bool,
     overwrite: bool,
-    **run: Any,
 ) -> None:
-    """Measure how much faster small models learn with immiscible noise assignment.
+    """Measure how much faster small models learn with noise assignment.
 
-    The same network learns from the same batches and noise by every method and from every seed. "steps_ratio" is
-    vanilla's steps over the method's to reach vanilla's final quality, the Frechet distance of a fixed network's
-    features; "seconds_ratio" is the same in time. Figures come with 95 % intervals over the seeds.
+    The same network learns from the same batches and noise with every method, from every seed. Quality is the Frechet
+    distance of a fixed network's features. "steps_ratio" is the number of steps that training without assignment
+    takes to its final quality, over the number that the method takes to the same quality; "seconds_ratio" is the same
+    in time. All figures have 95 % intervals over the seeds.
 
-    All of it is 66 trainings of about one and a half minutes each on two cores; --dtype bfloat16 takes a third less on
-    a processor that has it. The plan is shown first. With -o, an interrupted evaluation goes on where it stopped.
+    The defaults make 66 trainings of about one and a half minutes each on two cores. --dtype bfloat16 takes a third
+    less on a processor that supports it. The command prints its plan first. With -o, an interrupted evaluation
+    continues where it stopped.
     """
-    quiet_loading()
-    from privgen.evaluation.noise_assignment.evaluate import DEFAULT_METHODS, evaluate_training
-    from privgen.evaluation.noise_assignment.settings import RunOptions
-    from privgen.evaluation.text_to_image.evaluate import check_output
+    from privgen.evaluation.noise_assignment.evaluate import evaluate_training
+    from privgen.evaluation.noise_assignment.settings import DEFAULT_METHODS, Comparison, RunOptions
+    from privgen.evaluation.record import check_output
     from privgen.hub import resolve_device
 
     if output is not None:
         check_output(output, overwrite=overwrite)
-    result = evaluate_training(
+    comparison = Comparison(
         data=data or ("fashion", "scenes"),
         objectives=objectives or ("ddim", "flow"),
         methods=methods or DEFAULT_METHODS,
         seeds=seeds,
-        seed=seed,
-        options=RunOptions(**run),
+        first_seed=seed,
+    )
+    result = evaluate_training(
+        comparison,
+        options=RunOptions(steps=steps, batch_size=batch_size, samples=samples, dtype=dtype),
         folder=output,
         fashion=fashion,
         device=resolve_device(device),

@@ -3,40 +3,116 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import click
 
 from privgen.cli import options
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
-def generation_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What both commands take."""
-    decorators = [
-        click.argument("prompt"),
-        options.output(required=True, help="Image to write; with --n, a folder for the images."),
-        click.option("--n", type=click.IntRange(1), default=1, show_default=True, help="Number of images."),
-        click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps."),
-        click.option(
-            "--guidance-scale",
-            type=click.FloatRange(0),
-            show_default="3 for mini, else the model's own",
-            help="How closely to follow the prompt: scale of classifier-free guidance.",
-        ),
-        click.option("--negative-prompt", metavar="TEXT", help="What the images shall not show."),
-        options.seed(help="Seed of the first image; the others count up from it."),
-        options.model(),
-        options.device(),
-        options.dtype(),
-        options.json(),
-        options.overwrite(),
-    ]
-    for decorator in reversed(decorators):
-        command = decorator(command)
-    return command
+if TYPE_CHECKING:
+    from privgen.hallucination.amplification import Amplification, Gate
+    from privgen.pipelines.generation import HallucinationControl
+    from privgen.watermark.write.mark_spec import KeyMark
+
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments that both commands take; see the help of their options."""
+
+    prompt: str
+    output: Path
+    n: int
+    steps: int
+    guidance_scale: float | None
+    negative_prompt: str | None
+    seed: int
+    model: str
+    device: str
+    dtype: str
+    as_json: bool
+    overwrite: bool
+
+    def run(self, *, mark: KeyMark | None = None, control: HallucinationControl | None = None) -> None:
+        """Generate the images, and print the file, seed and status of each."""
+        from privgen.diffusion.sampling import Sampling
+        from privgen.hub import Placement
+        from privgen.io.batches import BatchOptions
+        from privgen.pipelines.generation import generate_files
+        from privgen.watermark.networks import Networks
+
+        result = generate_files(
+            self.prompt,
+            self.output,
+            seeds=range(self.seed, self.seed + self.n),
+            networks=Networks(self.model, Placement(self.device, self.dtype), safety_checker=True),
+            sampling=Sampling(self.steps, self.guidance_scale, self.negative_prompt),
+            mark=mark,
+            control=control,
+            batch=BatchOptions(overwrite=self.overwrite, progress=True),
+        )
+        if self.as_json:
+            echo(result, as_json=True)
+            return
+        marked = {"key": result.key or result.key_id, "carrier": result.carrier} if result.carrier else {}
+        echo([{"file": i.file, "seed": i.seed, "status": i.status, **marked} for i in result.images])
+
+
+_OPTIONS = (
+    click.argument("prompt"),
+    options.output(required=True, help="Image to write; with --n, a folder for the images."),
+    click.option("--n", type=click.IntRange(1), default=1, show_default=True, help="Number of images."),
+    click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Denoising steps."),
+    click.option(
+        "--guidance-scale",
+        type=click.FloatRange(0),
+        show_default="3 for mini, else the model's own",
+        help="How closely to follow the prompt: scale of classifier-free guidance.",
+    ),
+    click.option("--negative-prompt", metavar="TEXT", help="What the images must not show."),
+    options.seed("Seed of the first image; the others count up from it."),
+    options.model(),
+    options.device(),
+    options.dtype(),
+    options.json(),
+    options.overwrite(),
+)
+
+
+def takes_request(command: Callable[Concatenate[Request, P], None]) -> Callable[..., None]:
+    """Decorator: give a command the options of a `Request`, and the request as its first argument."""
+
+    @wraps(command)
+    def call(
+        prompt: str,
+        output: Path,
+        n: int,
+        steps: int,
+        guidance_scale: float | None,
+        negative_prompt: str | None,
+        seed: int,
+        model: str,
+        device: str,
+        dtype: str,
+        as_json: bool,
+        overwrite: bool,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        numbers = (n, steps, guidance_scale, negative_prompt, seed)
+        command(Request(prompt, output, *numbers, model, device, dtype, as_json, overwrite), *args, **kwargs)
+
+    with_options: Callable[..., None] = call
+    for option in reversed(_OPTIONS):
+        with_options = option(with_options)
+    return with_options
 
 
 @click.command(
@@ -47,13 +123,13 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
         'privgen generate "a clock" -o clocks --n 10 --amplify 1.3 --amplify-window 0 100 --reject-hallucinations 0.2',
     )
 )
-@generation_options
+@takes_request
 @click.option(
     "--amplify",
     "gamma",
     type=click.FloatRange(0, 10),
     metavar="GAMMA",
-    help="Factor of the score while sampling, against hallucination; 1 changes nothing.",
+    help="Multiply the score by this while sampling, against hallucination; 1 changes nothing.",
 )
 @click.option(
     "--amplify-window",
@@ -62,13 +138,14 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     nargs=2,
     metavar="LOW HIGH",
     show_default="0 1000",
-    help="Timesteps, of 1000, to amplify at.",
+    help="Amplify at these timesteps, of 1000.",
 )
 @click.option(
     "--amplify-gate",
     "gate",
     type=click.Choice(["constant", "running_variance", "learned"]),
-    show_default="constant",
+    default="constant",
+    show_default=True,
     help="Amplify everywhere, where predictions change from step to step, or where the model's variance is large.",
 )
 @click.option(
@@ -76,7 +153,7 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     "eta",
     type=click.FloatRange(0, 10),
     metavar="ETA",
-    help="Factor of the part of each step that is across the sample.",
+    help="Multiply the part of each step that is across the sample by this.",
 )
 @click.option(
     "--reject-hallucinations",
@@ -84,51 +161,38 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.FloatRange(0, 1, max_open=True),
     default=0.0,
     show_default=True,
-    metavar="SHARE",
-    help="Share of the images to leave out, those that the network itself finds least likely; their files are not "
-    "written.",
+    metavar="FRACTION",
+    help="Leave out this fraction of the images: those in which the network itself sees most noise.",
 )
 def generate(
-    as_json: bool,
+    request: Request,
     gamma: float | None,
     window: tuple[float, float] | None,
-    gate: str | None,
+    gate: Gate,
     eta: float | None,
-    **chosen: Any,
+    reject: float,
 ) -> None:
     """Generate images of what PROMPT says.
 
-    PNG files say in their text chunks what made them. A call for several images that was interrupted goes on where it
-    stopped.
+    PNG files say in their text chunks what made them. If a call for several images was interrupted, repeat it: it
+    skips the images that are there. A call that rejects images starts again.
     """
-    given = {"gamma": gamma, "window": window, "gate": gate, "eta": eta}
-    result = run(**_amplification({name: value for name, value in given.items() if value is not None}), **chosen)
-    echo(result if as_json else summary(result), as_json=as_json)
+    amplification = _amplification(gamma, window, gate, eta)
+    from privgen.pipelines.generation import HallucinationControl
+
+    request.run(control=HallucinationControl(amplification, reject))
 
 
-def _amplification(given: dict[str, Any]) -> dict[str, Any]:
-    if not given:
-        return {}
-    if "gamma" not in given and "eta" not in given:
+def _amplification(
+    gamma: float | None, window: tuple[float, float] | None, gate: Gate, eta: float | None
+) -> Amplification | None:
+    if gamma is None and eta is None:
+        if window is None and gate == "constant":
+            return None
         raise click.UsageError("Say how much to amplify: give --amplify or --amplify-tangent as well.")
-    low, high = given.get("window", (0, 1000))
+    low, high = window or (0.0, 1000.0)
     if low > high:
         raise click.UsageError(f"--amplify-window is LOW HIGH, and {low:g} is above {high:g}; swap them.")
-    quiet_loading()
     from privgen.hallucination.amplification import Amplification
 
-    return {"amplification": Amplification(**given)}
-
-
-def run(output: Path, **chosen: Any) -> Any:
-    """Call the library, with a progress bar where someone watches."""
-    quiet_loading()
-    from privgen.pipelines.generation import generate_files
-
-    return generate_files(output=output, progress=True, **chosen)
-
-
-def summary(result: Any) -> list[dict[str, object]]:
-    """A row for each image."""
-    mark = {"key": result.key, "carrier": result.carrier} if result.key else {}
-    return [{"file": image.file, "seed": image.seed, "status": image.status, **mark} for image in result.images]
+    return Amplification(1.0 if gamma is None else gamma, (low, high), gate, eta=1.0 if eta is None else eta)

@@ -1,8 +1,7 @@
-"""Groups of commands: imported when used, with errors that name what exists."""
+"""Groups of commands: they are imported when they are used, and their errors name the commands that exist."""
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -11,7 +10,7 @@ from privgen.cli.errors import one_sentence_errors
 
 
 class Group(click.Group):
-    """A group that answers an unknown command with the known ones; groups made inside it are of its class."""
+    """A group that answers an unknown command with the known ones; groups made inside it do the same."""
 
     group_class: type[click.Group] | type[type] | None = type
 
@@ -25,10 +24,10 @@ class Group(click.Group):
 
 
 class LazyGroup(Group):
-    """The root: its commands are imported when invoked, their errors become one sentence.
+    """The root command: it imports a command when you invoke it, and turns errors into one sentence.
 
     Args:
-        commands: by name, ("module:attribute", line in the listing).
+        commands: by name, where the command lives ("module:attribute"), and its line in the listing.
         **attrs: what `click.Group` takes.
     """
 
@@ -36,24 +35,24 @@ class LazyGroup(Group):
 
     def __init__(self, *, commands: Mapping[str, tuple[str, str]], **attrs: Any) -> None:
         super().__init__(**attrs)
-        self._lazy = {name: row for name, row in commands.items() if find_spec(row[0].partition(":")[0])}
+        self.table = commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the commands, in the order of the table."""
-        return [*self._lazy, *super().list_commands(ctx)]
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
-        if cmd_name not in self._lazy:
-            return super().get_command(ctx, cmd_name)
-        module, _, attribute = self._lazy[cmd_name][0].partition(":")
+        """Import a command; None if there is none of that name."""
+        if cmd_name not in self.table:
+            return None
+        module, _, attribute = self.table[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the listing without importing a command."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._lazy[name][1]) for name in self._lazy])
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""

@@ -5,26 +5,28 @@ from pathlib import Path
 import click
 
 from privgen.cli import options
+from privgen.cli.errors import EXIT_FAILED
+from privgen.cli.groups import Group
 from privgen.cli.output import echo
 
 
-@click.group(epilog=options.examples("privgen key new alice", "privgen key list", "privgen key show alice"))
+@click.group(cls=Group, epilog=options.examples("privgen key new alice", "privgen key list", "privgen key show alice"))
 def key() -> None:
-    """Make and inspect watermark keys.
+    """Make and show keys.
 
-    Keys lie in ~/.config/privgen/keys, or in the folder that PRIVGEN_KEYS names. Whoever has the file of a key can
-    mark images with it and find its marks: keep it private, and keep a copy.
+    A key's name finds its file in ~/.config/privgen/keys, or in the folder that PRIVGEN_KEYS names. Whoever has the
+    file of a key can mark images with it and find its marks: keep it private, and keep a copy.
     """
 
 
 @key.command(epilog=options.examples("privgen key new alice", "privgen key new alice -o alice.key"))
 @click.argument("name")
-@options.output(help="File to write; by default one in the folder of keys.")
+@options.output(help="File to write, or a folder for it; by default the folder of keys.")
 @options.json()
 def new(name: str, output: Path | None, as_json: bool) -> None:
     """Make a key called NAME.
 
-    The file is new and readable by you alone; keys are never overwritten.
+    Only you may read its file. Keys are never overwritten.
     """
     from privgen.watermark.key import SUFFIX, Key, default_path
 
@@ -40,7 +42,7 @@ def new(name: str, output: Path | None, as_json: bool) -> None:
 @click.argument("file_or_name")
 @options.json()
 def show(file_or_name: str, as_json: bool) -> None:
-    """Print what is public of the key FILE_OR_NAME; never its secret."""
+    """Print what everybody may know of a key; never its secret."""
     from privgen.watermark.key import load_key
 
     echo(load_key(file_or_name).public(), as_json=as_json)
@@ -48,8 +50,7 @@ def show(file_or_name: str, as_json: bool) -> None:
 
 @key.command("list", epilog=options.examples("privgen key list", "privgen key list --json"))
 @options.json()
-@click.pass_context
-def list_(ctx: click.Context, as_json: bool) -> None:
+def list_(as_json: bool) -> None:
     """List the keys in the folder of keys."""
     from privgen.errors import PrivgenError
     from privgen.watermark.key import SUFFIX, Key, key_folder
@@ -62,7 +63,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
             failed = True
             click.echo(f"Error: {error}", err=True)
     echo(records, as_json=as_json)
-    if failed:
-        ctx.exit(1)
-    if not records and not as_json:
+    if not records and not failed and not as_json:
         click.echo(f"No keys in {key_folder()}; `privgen key new NAME` makes one.", err=True)
+    if failed:
+        raise click.exceptions.Exit(EXIT_FAILED)

@@ -1,24 +1,25 @@
 """The root command."""
 
+import os
+
 import click
 
 from privgen import __version__
 from privgen.cli.groups import LazyGroup
-from privgen.cli.memory import keep_freed_memory
 from privgen.cli.options import examples
 
 
 COMMANDS = {
-    "env": ("privgen.cli.env:env", "Print versions and devices, for bug reports."),
-    "key": ("privgen.cli.key:key", "Make and inspect watermark keys."),
-    "generate": ("privgen.cli.generate:generate", "Generate images, marked or not."),
-    "watermark": ("privgen.cli.watermark:watermark", "Train, embed and detect watermarks."),
+    "key": ("privgen.cli.key:key", "Make and show keys."),
+    "token": ("privgen.cli.token:token", "Issue or learn the token of a key."),
+    "watermark": ("privgen.cli.watermark:watermark", "Mark images, and detect whose mark they carry."),
+    "generate": ("privgen.cli.generate:generate", "Generate images without a mark."),
+    "attack": ("privgen.cli.attack:attack", "Attack images, to see which marks survive."),
+    "purify": ("privgen.cli.purify:purify", "Attack images with diffusion models that remove what does not belong."),
+    "evaluate": ("privgen.cli.evaluate:evaluate", "Measure models, marks, trainings and hallucination."),
+    "train": ("privgen.cli.train:train", "Train models and the networks of marks from recipes."),
     "data": ("privgen.cli.data:data", "Draw scenes and prepare folders of images."),
-    "train": ("privgen.cli.train:train", "Train models from recipes."),
-    "evaluate": ("privgen.cli.evaluate:evaluate", "Measure how well marks and protections hold."),
-    "purify": ("privgen.cli.purify:purify", "Purify images with diffusion models."),
-    "attack": ("privgen.cli.attack:attack", "Attack images as an adversary would."),
-    "model": ("privgen.cli.model:model", "List, inspect and fetch models."),
+    "env": ("privgen.cli.env:env", "Print versions and devices, for bug reports."),
 }
 """Name: (where the command lives, what the listing says about it)."""
 
@@ -28,15 +29,21 @@ COMMANDS = {
     commands=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
-        "privgen env",
-        "privgen COMMAND --help",
+        "privgen key new alice",
+        "privgen watermark embed photo.jpg --key alice -o marked",
+        "privgen watermark detect marked --key alice",
+        "privgen watermark embed --help",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    """Privacy and control for diffusion images.
+    """Mark generated images and photographs, detect the marks, attack them, and measure what survives.
 
-    Data goes to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed,
-    2 wrong usage, 3 not detected. PRIVGEN_DEBUG=1 shows the traceback of an error.
+    privgen also generates images with less hallucination, and trains the models and networks behind its commands.
+    What does not exist yet: `privgen protect`, which will keep photographs from being learnt.
+
+    Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
+    3 not detected. PRIVGEN_DEBUG=1 shows the traceback of an error.
     """
-    keep_freed_memory()
+    # Transformers reads this when it is imported, and would say more about its packages than about your images.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

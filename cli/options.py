@@ -1,6 +1,6 @@
 """Options that several commands share, so that one name means one thing everywhere.
 
-Each function returns a decorator; what it is given goes on to `click.option`:
+Each function returns a decorator:
 
     @click.command()
     @options.model()
@@ -19,52 +19,64 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 
-def model(**overrides: Any) -> Decorator[Any]:
+def model() -> Decorator[Any]:
     """``--model/-m``: an embedded model, a folder or a Hub id, as `model: str`."""
     text = "Embedded model, local Diffusers folder or Hub id."
-    return _option("--model", "-m", overrides, default="mini", metavar="NAME", help=text)
+    return click.option("--model", "-m", default="mini", show_default=True, metavar="NAME", help=text)
 
 
-def seed(**overrides: Any) -> Decorator[Any]:
+def seed(help: str = "Seed of all randomness; the same seed gives the same result.") -> Decorator[Any]:
     """``--seed``: what all randomness of the command comes from, as `seed: int`."""
-    text = "Seed of all randomness; the same seed gives the same result."
-    return _option("--seed", overrides, type=click.IntRange(0, 2**63 - 1), default=0, help=text)
+    return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
 
 
-def robust_steps(**overrides: Any) -> Decorator[Any]:
-    """``--robust-steps``: rounds in which marks are fitted to their image, as `robust_steps: int`."""
-    text = "Rounds of fitting the mark to each image, so that it survives regeneration; carrier latent only."
-    kind = click.IntRange(0, 1000)
-    return _option("--robust-steps", overrides, type=kind, default=0, metavar="ROUNDS", help=text)
-
-
-def device(**overrides: Any) -> Decorator[Any]:
+def device() -> Decorator[Any]:
     """``--device``: a PyTorch device or `auto`, as `device: str`."""
-    text = "PyTorch device such as cpu, cuda:1 or mps; auto takes the fastest that is there."
-    return _option("--device", overrides, default="auto", metavar="NAME", help=text)
+    text = "PyTorch device such as cpu, cuda:1 or mps; auto is the fastest one that is there."
+    return click.option("--device", default="auto", show_default=True, metavar="NAME", help=text)
 
 
-def dtype(**overrides: Any) -> Decorator[Any]:
+def dtype() -> Decorator[Any]:
     """``--dtype``: precision of the weights, as `dtype: str`."""
     kinds = click.Choice(["auto", "float32", "float16", "bfloat16"])
-    text = "Precision of the weights; auto chooses by the device."
-    return _option("--dtype", overrides, type=kinds, default="auto", help=text)
+    text = "Precision of the weights; auto is float16 on CUDA and float32 elsewhere."
+    return click.option("--dtype", type=kinds, default="auto", show_default=True, help=text)
 
 
-def json(**overrides: Any) -> Decorator[Any]:
+def json() -> Decorator[Any]:
     """``--json``: print the result as JSON, as `as_json: bool`."""
-    return _option("--json", "as_json", overrides, is_flag=True, show_default=False, help="Print JSON.")
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def output(**overrides: Any) -> Decorator[Any]:
-    """``--output/-o``: where results go, as `output: Path | None`."""
+def output(*, help: str, required: bool = False, metavar: str = "PATH", default: Path | None = None) -> Decorator[Any]:
+    """``--output/-o``: where results go, as `output: Path`, or `Path | None` if it may be left out."""
     kind = click.Path(path_type=Path)
-    return _option("--output", "-o", overrides, type=kind, metavar="PATH", help="Where to write the result.")
+    if default is None:
+        return click.option("--output", "-o", type=kind, required=required, metavar=metavar, help=help)
+    return click.option("--output", "-o", type=kind, default=default, show_default=True, metavar=metavar, help=help)
 
 
-def overwrite(**overrides: Any) -> Decorator[Any]:
+def overwrite() -> Decorator[Any]:
     """``--overwrite``: replace files that exist, as `overwrite: bool`."""
-    return _option("--overwrite", overrides, is_flag=True, show_default=False, help="Replace files that exist.")
+    return click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+
+
+def images() -> Decorator[Any]:
+    """``IMAGE_OR_FOLDER...``: image files, and folders of them, as `images: tuple[Path, ...]`."""
+    kind = click.Path(path_type=Path)
+    return click.argument("images", nargs=-1, required=True, type=kind, metavar="IMAGE_OR_FOLDER...")
+
+
+def key(help: str = "Key file, or the name of a key: whose mark.", *, required: bool = True) -> Decorator[Any]:
+    """``--key``: whose mark, as `key: str`, or `str | None` if it may be left out."""
+    return click.option("--key", required=required, metavar="FILE", help=help)
+
+
+def robust_steps() -> Decorator[Any]:
+    """``--robust-steps``: gradient steps that fit a mark to its image, as `robust_steps: int`."""
+    text = "Gradient steps that fit the mark to each image, so that it survives regeneration; carrier latent only."
+    kind = click.IntRange(0, 1000)
+    return click.option("--robust-steps", type=kind, default=0, show_default=True, metavar="STEPS", help=text)
 
 
 def examples(*lines: str) -> str:
@@ -77,8 +89,3 @@ def examples(*lines: str) -> str:
         Text whose lines click leaves as they are.
     """
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
-
-
-def _option(*declarations: Any, **settings: Any) -> Decorator[Any]:
-    *names, overrides = declarations
-    return click.option(*names, **{"show_default": True, **settings, **overrides})

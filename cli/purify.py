@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import click
 
@@ -11,39 +11,33 @@ from privgen.cli import options
 from privgen.cli.attack import attack_and_report
 
 
-METHODS = {
-    "diffpure": "diffpure",
-    "gridpure": "gridpure",
-    "regenerate": "regeneration",
-    "rinse": "rinsing",
-    "vae": "vae",
-}
-"""Method on the command line: the attack's name."""
+METHODS = ("diffpure", "gridpure", "regeneration", "rinsing", "vae")
+"""Names of the attacks that purify with a diffusion model."""
 
 
 @click.command(
     epilog=options.examples(
         "privgen purify photo.png -o pure",
         "privgen purify photos -o pure --method diffpure --strength 150 --mode ode",
-        "privgen purify photos -o pure --method gridpure --strength 20 --t 10",
-        'privgen purify cat.png -o pure --method regenerate --strength 100 --prompt "a cat on a blue background"',
-        "privgen purify photos -o pure --method rinse --model stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "privgen purify photos -o pure --method gridpure --strength 20 --t-star 10",
+        'privgen purify cat.png -o pure --method regeneration --strength 100 --prompt "a cat on a blue background"',
+        "privgen purify photos -o pure --method rinsing --model stable-diffusion-v1-5/stable-diffusion-v1-5",
     )
 )
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE_OR_FOLDER...")
+@options.images()
 @options.output(required=True, metavar="DIR", help="Folder for the purified images.")
-@click.option("--method", type=click.Choice(list(METHODS)), default="diffpure", show_default=True, help="See above.")
+@click.option("--method", type=click.Choice(METHODS), default="diffpure", show_default=True, help="See above.")
 @click.option(
     "--strength",
     type=float,
-    show_default="100 for diffpure, 15 for gridpure, 60 for regenerate, 4 for rinse, 1 for vae",
-    help="Noise in steps of 1000 for diffpure and regenerate; for the others, how many times.",
+    show_default="100 for diffpure, 15 for gridpure, 60 for regeneration, 4 for rinsing, 1 for vae",
+    help="Noise in steps of 1000 for diffpure and regeneration; for the others, how many times.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["ddpm", "ode", "sde"]),
     show_default="ddpm",
-    help="diffpure: the way back from noise; sde needs torchsde.",
+    help="diffpure: how noise is taken away.",
 )
 @click.option(
     "--space",
@@ -55,20 +49,20 @@ METHODS = {
     "--steps",
     type=click.IntRange(1, 1000),
     show_default="what suits the mode",
-    help="diffpure: steps of the way back.",
+    help="diffpure: denoising steps.",
 )
 @click.option("--repeats", type=click.IntRange(1), show_default="1", help="diffpure: how often to purify.")
 @click.option(
-    "--t",
+    "--t-star",
     type=click.IntRange(1, 1000),
-    show_default="10 for gridpure, 60 for rinse",
-    help="gridpure, rinse: noise of each time, in steps of 1000.",
+    show_default="10",
+    help="gridpure: noise of each time, in steps of 1000.",
 )
 @click.option(
     "--blend",
     type=click.FloatRange(0, 1, max_open=True),
     show_default="0.1",
-    help="gridpure: share of the image that each time keeps.",
+    help="gridpure: fraction of the image that each time keeps.",
 )
 @click.option(
     "--tile",
@@ -76,12 +70,24 @@ METHODS = {
     show_default="what the model was trained on",
     help="gridpure: side of the tiles in pixels.",
 )
-@click.option("--prompt", metavar="TEXT", help="regenerate, rinse: what the images show.")
+@click.option(
+    "--t",
+    type=click.IntRange(1, 1000),
+    show_default="60",
+    help="rinsing: noise of each time, in steps of 1000.",
+)
+@click.option("--prompt", metavar="TEXT", help="regeneration, rinsing: what the images show.")
 @click.option(
     "--guidance-scale",
     type=click.FloatRange(0),
     show_default="7.5",
-    help="regenerate, rinse: scale of classifier-free guidance, with a prompt.",
+    help="regeneration, rinsing: scale of classifier-free guidance, with a prompt.",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(1, 1000),
+    show_default="20",
+    help="regeneration, rinsing: longest denoising step, in steps of 1000.",
 )
 @options.seed()
 @options.model()
@@ -93,32 +99,61 @@ def purify(
     images: tuple[Path, ...],
     output: Path,
     method: str,
+    strength: float | None,
+    mode: Literal["ddpm", "ode", "sde"] | None,
+    space: Literal["pixel", "latent"] | None,
+    steps: int | None,
+    repeats: int | None,
+    t_star: int | None,
+    blend: float | None,
+    tile: int | None,
+    t: int | None,
+    prompt: str | None,
+    guidance_scale: float | None,
+    stride: int | None,
     seed: int,
+    model: str,
+    device: str,
+    dtype: str,
     as_json: bool,
     overwrite: bool,
-    **chosen: Any,
 ) -> None:
-    """Take marks and perturbations out of images with a diffusion model.
+    """Remove marks and perturbations from images with a diffusion model.
 
-    Methods: diffpure adds noise once and takes it away; gridpure does so gently, many times, in overlapping tiles,
-    for images of any size; regenerate adds noise in a text-to-image model's latents; rinse does that several times;
-    vae encodes and decodes.
+    The methods are attacks of `privgen attack`. diffpure adds noise once and takes it away. gridpure does so gently,
+    many times, in overlapping tiles, for images of any size. regeneration adds noise in a text-to-image model's
+    latents; rinsing does that several times. vae encodes and decodes.
 
-    Results are PNG files of the same size. A run that was interrupted goes on where it stopped. A file that cannot be
-    read is named, the rest is done, and the exit code is 1.
+    Results are PNG files of the same size. If a file cannot be read, the command names it, does the rest, and exits
+    with code 1. If a run was interrupted, repeat it: it skips the images that it has made already.
     """
-    from privgen.attacks import attack_class
+    from dataclasses import fields
 
-    known = attack_class(METHODS[method])
-    # Rounds of gridpure and rinse have noise of their own, each attack's by its paper's name.
-    chosen["t_star" if method == "gridpure" else "t"] = chosen.pop("t")
-    given = {name: value for name, value in chosen.items() if value is not None}
-    strange = [name for name in given if name not in known.__dataclass_fields__]
-    if strange:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
-        raise click.UsageError(f"The method {method} does not take {names}.")
+    from privgen.attacks import attack_class, get_attack
+
+    parameters = {
+        "strength": strength,
+        "mode": mode,
+        "space": space,
+        "steps": steps,
+        "repeats": repeats,
+        "t_star": t_star,
+        "blend": blend,
+        "tile": tile,
+        "t": t,
+        "prompt": prompt,
+        "guidance_scale": guidance_scale,
+        "stride": stride,
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+    }
+    given = {name: value for name, value in parameters.items() if value is not None}
+    known = {field.name for field in fields(attack_class(method))}
+    if strange := [f"--{name.replace('_', '-')}" for name in given if name not in known]:
+        raise click.UsageError(f"The method {method} does not take {', '.join(strange)}.")
     try:
-        attack = known(**given)
+        attack = get_attack(method, **given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     attack_and_report(attack, images, output, seed=seed, as_json=as_json, overwrite=overwrite)

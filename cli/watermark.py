@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
-from privgen.cli.generate import generation_options, run, summary
+from privgen.cli.generate import Request, takes_request
 from privgen.cli.groups import Group
-from privgen.cli.loading import quiet_loading
 from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
     from privgen.watermark.read.detect_files import DetectedFile
+    from privgen.watermark.read.p_values import Test
     from privgen.watermark.write.embed_files import EmbeddedFile
+    from privgen.watermark.write.mark_spec import Carrier
 
 
 @click.group(
@@ -32,35 +34,32 @@ if TYPE_CHECKING:
 def watermark() -> None:
     """Mark images with a key, and detect whose mark an image carries.
 
-    The carrier says what a mark is written with: `token`, words that only the key's owner can say, added to the
-    prompt late in denoising; or `latent`, a pattern added to the image's latents.
+    A carrier writes the mark. The carrier `latent` adds a pattern to the image's latents. The carrier `token` adds a
+    learned word, which only the key's owner has, to the prompt late in denoising.
     """
 
 
-def _key(**overrides: Any) -> Any:
-    settings = {"required": True, "metavar": "FILE", "help": "Key file, or the name of a key: whose mark."}
-    return click.option("--key", **{**settings, **overrides})
-
-
-def _carrier() -> Any:
+def _carrier() -> options.Decorator[Any]:
     kinds = click.Choice(["token", "latent"])
-    text = "What the mark is written with."
-    return click.option("--carrier", type=kinds, show_default="what suits the model", help=text)
-
-
-_images = click.argument(
-    "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE_OR_FOLDER..."
-)
+    return click.option("--carrier", type=kinds, show_default="the model's own choice", help="What writes the mark.")
 
 
 @watermark.command(
     epilog=options.examples(
         'privgen watermark generate "a cat on a blue background" --key alice -o cat.png',
         'privgen watermark generate "a rocket on a red background" --key alice.key --carrier token -o rockets --n 8',
+        'privgen watermark generate "a clock" --token alice.safetensors -o clock.png',
     )
 )
-@generation_options
-@_key()
+@takes_request
+@options.key("Key file, or the name of a key: whose mark. Needed unless there is a token.", required=False)
+@click.option(
+    "--token",
+    "token_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the mark with this token of `privgen token`, not with the one that the model makes for the key.",
+)
 @_carrier()
 @click.option(
     "--tau",
@@ -69,16 +68,29 @@ _images = click.argument(
     help="The mark acts on timesteps up to this one, of 1000.",
 )
 @options.robust_steps()
-def generate(key: str, as_json: bool, **chosen: Any) -> None:
+def generate(
+    request: Request,
+    key: str | None,
+    token_file: Path | None,
+    carrier: Carrier | None,
+    tau: float | None,
+    robust_steps: int,
+) -> None:
     """Generate images of what PROMPT says that carry a key's mark.
 
-    With the same seed they are the images of `privgen generate`, but for the mark.
+    With the same seed, they are the images of `privgen generate`, but for the mark.
     """
+    if key is None and token_file is None:
+        raise click.UsageError("Say whose mark: give --key or --token.")
     from privgen.watermark.key import load_key
 
-    result = run(key=load_key(key), **chosen)
-    echo(result if as_json else summary(result), as_json=as_json)
-    _hint("detect", chosen["output"], key=key, model=chosen["model"])
+    owner = None if key is None else load_key(key)
+    from privgen.watermark.token import Token
+    from privgen.watermark.write.mark_spec import KeyMark, MarkSpec
+
+    token = None if token_file is None else Token.load(token_file)
+    request.run(mark=KeyMark(owner, MarkSpec(carrier, tau=tau, robust_steps=robust_steps), token))
+    _hint_detect(request.output, "KEY" if key is None else key, request.model)
 
 
 @watermark.command(
@@ -87,18 +99,17 @@ def generate(key: str, as_json: bool, **chosen: Any) -> None:
         "privgen watermark embed photos --key alice.key -o marked --psnr 42 --json",
     )
 )
-@_images
-@options.output(required=True, metavar="DIR", help="Folder for the marked images; not one that inputs come from.")
-@_key()
+@options.images()
+@options.output(required=True, metavar="DIR", help="Folder for the marked images; it must not hold the inputs.")
+@options.key()
 @_carrier()
 @click.option(
     "--psnr",
-    "psnr_db",
     type=click.FloatRange(20, 60),
     default=38.1,
     show_default=True,
     metavar="DB",
-    help="Quality: higher is fainter.",
+    help="Quality of the marked image; higher is fainter.",
 )
 @click.option(
     "--format",
@@ -109,30 +120,55 @@ def generate(key: str, as_json: bool, **chosen: Any) -> None:
     help="Format to write: PNG, which loses nothing, or that of the source where possible.",
 )
 @options.robust_steps()
-@options.seed()
+@options.seed("Seed of the noise that the carrier token works through.")
 @options.model()
 @options.device()
 @options.dtype()
 @options.json()
 @options.overwrite()
-def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: bool, **chosen: Any) -> None:
-    """Mark existing images; they keep size, transparency and precision.
+def embed(
+    images: tuple[Path, ...],
+    output: Path,
+    key: str,
+    carrier: Carrier | None,
+    psnr: float,
+    kind: Literal["png", "same"],
+    robust_steps: int,
+    seed: int,
+    model: str,
+    device: str,
+    dtype: str,
+    as_json: bool,
+    overwrite: bool,
+) -> None:
+    """Mark existing images; they keep their size, transparency and precision.
 
-    A file that cannot be read or written is named, the rest is done, and the exit code is 1. A run that was
-    interrupted goes on where it stopped.
+    If a file cannot be read or written, the command names it, does the rest, and exits with code 1. If a run was
+    interrupted, repeat it: it skips the images that it has made already.
     """
     from privgen.watermark.key import load_key
 
     owner = load_key(key)
-    quiet_loading()
+    from privgen.hub import Placement
+    from privgen.io.batches import BatchOptions
+    from privgen.watermark.networks import Networks
     from privgen.watermark.write.embed_files import embed_files
+    from privgen.watermark.write.mark_spec import MarkSpec
 
-    result = embed_files(images, output, owner, keep_format=kind == "same", progress=True, report=_report, **chosen)
+    result = embed_files(
+        images,
+        output,
+        owner,
+        networks=Networks(model, Placement(device, dtype)),
+        spec=MarkSpec(carrier, psnr, robust_steps=robust_steps, seed=seed),
+        batch=BatchOptions(overwrite=overwrite, progress=True, keep_format=kind == "same"),
+        report=_report_embedded,
+    )
     record = {"key": result.key, "key_id": result.key_id, "carrier": result.carrier, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**record, **counts, **({"files": result.files} if as_json else {})}, as_json=as_json)
     if result.count("failed") < len(result.files):
-        _hint("detect", output, key=key, model=chosen["model"])
+        _hint_detect(output, key, model)
     if result.count("failed"):
         raise click.exceptions.Exit(EXIT_FAILED)
 
@@ -142,62 +178,81 @@ def embed(images: tuple[Path, ...], output: Path, key: str, kind: str, as_json: 
         "privgen watermark detect photo.png --key alice",
         "privgen watermark detect marked --key alice --key bob --fpr 1e-9",
         "privgen watermark detect marked --key alice.key bob.key --json",
+        "privgen watermark detect cropped.png --key alice --search",
     )
 )
-@_images
-@_key(multiple=True, help="Key file, or the name of a key; repeatable, and *.key among the images are keys too.")
+@options.images()
+@click.option(
+    "--key",
+    "names",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Key file, or the name of a key; repeatable. Files *.key among the images are keys, too.",
+)
 @click.option(
     "--fpr",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=1e-6,
     show_default=True,
-    help="Probability that an unmarked image may be called marked, whatever the number of keys.",
+    help="Probability that an unmarked image is called marked, whatever the number of keys.",
 )
 @click.option(
     "--search",
     is_flag=True,
-    help="Find marks in images that were cropped (half of the area kept, or more), turned or both: seconds an image.",
+    help="Also look for marks in images that were cropped (half of the area kept, or more), turned, or both; this "
+    "takes seconds an image.",
 )
 @click.option(
     "--test",
     type=click.Choice(["weighted", "binomial"]),
     default="weighted",
     show_default=True,
-    help="Go by how clearly each bit is read, or count the bits that agree.",
+    help="weighted goes by how clearly each bit is read; binomial counts the bits that agree.",
 )
-@options.seed(help="Changes nothing: reading draws no random numbers.")
 @options.model()
 @options.device()
-@options.dtype()
 @options.json()
 def detect(
-    images: tuple[Path, ...], key: tuple[str, ...], fpr: float, as_json: bool, seed: int, **chosen: Any
+    images: tuple[Path, ...],
+    names: tuple[str, ...],
+    fpr: float,
+    search: bool,
+    test: Test,
+    model: str,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Say whose mark images carry.
 
-    Exit codes: 0 every image carries the mark of a given key, 3 some or none does, 1 a file could not be read.
-    With --json, one object for each image: the key that matches best, and under `keys` all of them.
+    Exit codes: 0 every image carries the mark of one of the keys, 3 an image does not, 1 a file could not be read.
+    With --json, one object for each image, with all keys under `keys`.
     """
     from privgen.watermark.key import load_key
 
-    keys = [load_key(name) for name in (*key, *(str(path) for path in images if path.suffix == ".key"))]
+    keys = [load_key(name) for name in (*names, *(str(path) for path in images if path.suffix == ".key"))]
     pictures = [path for path in images if path.suffix != ".key"]
     if not pictures:
         raise click.UsageError("Name at least one image.")
-    quiet_loading()
+    from privgen.hub import Placement
+    from privgen.watermark.networks import Networks
     from privgen.watermark.read.detect_files import detect_files
+    from privgen.watermark.read.detection import DetectSpec
 
-    def report(file: DetectedFile) -> None:
-        _report(file)
-        if not as_json and file.error is None:
-            click.echo(_verdict(file))
-
-    found = detect_files(pictures, keys, fpr=fpr, progress=True, report=report, **chosen)
+    found = detect_files(
+        pictures,
+        keys,
+        networks=Networks(model, Placement(device)),
+        spec=DetectSpec(fpr, search, test),
+        progress=True,
+        report=lambda file: _report_detected(file, as_json=as_json),
+    )
     if as_json:
-        echo(found, as_json=True)
+        echo([file.record() for file in found], as_json=True)
     else:
-        click.echo(f"p: how likely an image without the mark matches so well. Marked means p <= {fpr:g}.", err=True)
-        if not (chosen["search"] or all(file.detected or file.error for file in found)):
+        text = f"p: how likely an image without the mark matches so well. An image is marked if p <= {fpr:g}."
+        click.echo(text, err=True)
+        if not search and any(file.detection is not None and not file.detected for file in found):
             click.echo("Hint: --search also looks for marks in images that were cropped or turned.", err=True)
     if any(file.error for file in found):
         raise click.exceptions.Exit(EXIT_FAILED)
@@ -205,42 +260,25 @@ def detect(
         raise click.exceptions.Exit(EXIT_NOT_DETECTED)
 
 
-def _verdict(file: DetectedFile) -> str:
-    """One image in words."""
-    candidates = len(file.keys)
-    corrected = f" for {candidates} keys" if candidates > 1 else ""
-    figures = f"{file.matches} of {file.n_bits} bits, p = {file.p_adjusted:.2g}{corrected}"
-    if file.pose:
-        figures += f"; it shows {file.pose}"
-    if file.detected:
-        marks = [match.key for match in file.keys if match.detected]
-        also = f"; also of {', '.join(name for name in marks if name != file.key)}" if len(marks) > 1 else ""
-        return f"{file.file}: carries the mark of key {file.key}: {figures}{also}"
-    which = (
-        f"the mark of key {file.key}" if candidates == 1 else f"a mark of the {candidates} keys; best is {file.key}"
-    )
-    return f"{file.file}: does not carry {which}: {figures}"
+def _report_detected(file: DetectedFile, *, as_json: bool) -> None:
+    _say(file.file, file.error, file.notes)
+    if not as_json and file.detection is not None:
+        click.echo(f"{file.file}: {file.detection}")
 
 
-def _report(file: EmbeddedFile | DetectedFile) -> None:
-    """What a user should know of one file, on standard error."""
-    name = getattr(file, "source", None) or getattr(file, "file", None)
-    if file.error:
-        click.echo(f"Error: {file.error if str(name) in file.error else f'{name}: {file.error}'}", err=True)
-    for note in file.notes:
+def _report_embedded(file: EmbeddedFile) -> None:
+    _say(file.source, file.error, file.notes)
+
+
+def _say(name: str, error: str | None, notes: tuple[str, ...]) -> None:
+    """Say on standard error what you should know of one file."""
+    if error:
+        click.echo(f"Error: {error if name in error else f'{name}: {error}'}", err=True)
+    for note in notes:
         click.echo(f"{name}: {note}", err=True)
 
 
-def _hint(command: str, target: Path, *, key: str, model: str) -> None:
-    import shlex
-
-    words = [
-        "privgen",
-        "watermark",
-        command,
-        str(target),
-        "--key",
-        key,
-        *(["--model", model] if model != "mini" else []),
-    ]
+def _hint_detect(target: Path, key: str, model: str) -> None:
+    words = ["privgen", "watermark", "detect", str(target), "--key", key]
+    words += [] if model == "mini" else ["--model", model]
     click.echo(f"Hint: {shlex.join(words)}", err=True)

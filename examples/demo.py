@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from privgen.cli.loading import quiet_loading
 from privgen.data.sheets import contact_sheet
 from privgen.io.images import load_image, to_pil
 from privgen.io.pixels import resize
@@ -80,5 +79,4 @@ def sheet(pairs: list[tuple[Path, Path]], found: dict[Path, DetectedFile]) -> Im
 
 
 if __name__ == "__main__":
-    quiet_loading()
     main()

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from privgen.errors import UsageError
 from privgen.hallucination.amplification import Amplification
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.hallucination.running_variance import WATCHED
 from privgen.hallucination.scheduler import AmplifiedScheduler, amplified
 
 
-DETECTOR = Detector((800,))
+DETECTOR = HallucinationDetector((800,))
 """At the noise level at which a network decides what is there; chosen on shapes and on scenes."""
 
 
@@ -35,7 +35,9 @@ class PipelineDetector:
         UsageError: the scheduler is not for a network with DDPM's noise schedule.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, scheduler: AmplifiedScheduler, detector: Detector) -> None:
+    def __init__(
+        self, pipeline: DiffusionPipeline, scheduler: AmplifiedScheduler, detector: HallucinationDetector
+    ) -> None:
         if not hasattr(scheduler, "alphas_cumprod"):
             raise UsageError(
                 f"{type(scheduler.scheduler).__name__} has no noise schedule of DDPM, which the detector of "
@@ -59,7 +61,7 @@ class PipelineDetector:
         Raises:
             UsageError: nothing has been made.
         """
-        made, call = self.scheduler.made, self._call
+        made, call = self.scheduler.last_sample, self._call
         if made is None or call is None:
             raise UsageError("Nothing has been made that could be looked at; call the pipeline first.")
         dtype = next(self.network.parameters()).dtype
@@ -104,7 +106,10 @@ def _sample_name(kwargs: Mapping[str, Any]) -> str:
 
 @contextmanager
 def detecting(
-    pipeline: DiffusionPipeline, amplification: Amplification | None = None, *, detector: Detector = DETECTOR
+    pipeline: DiffusionPipeline,
+    amplification: Amplification | None = None,
+    *,
+    detector: HallucinationDetector = DETECTOR,
 ) -> Iterator[PipelineDetector]:
     """Lend a pipeline a scheduler that is watched, and its network a hook; afterwards it has neither.
 

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +20,15 @@ from privgen.diffusion.sampling import BATCH_SIZE, GUIDANCE, Sampling, generate_
 from privgen.errors import UsageError
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.scheduler import amplified
-from privgen.hub import EMBEDDED, resolve_model
+from privgen.hub import EMBEDDED, model_label, resolve_model
 from privgen.io.batches import BatchOptions, Ledger, progress_bar
 from privgen.io.files import refuse_existing, write_bytes
-from privgen.io.fingerprints import settings_fingerprint, weights_fingerprint
+from privgen.io.fingerprints import settings_fingerprint, tensor_fingerprint, weights_fingerprint
 from privgen.io.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
 from privgen.metrics.hallucination import keep_best
 from privgen.pipelines.detecting import detecting
 from privgen.watermark.networks import Networks
+from privgen.watermark.token import Token
 from privgen.watermark.write.in_pipeline import marking
 from privgen.watermark.write.mark_spec import Carrier, KeyMark
 
@@ -58,9 +59,9 @@ class GeneratedImages:
     Attributes:
         prompt: what the images show.
         model: as it was named.
-        key: name of the key whose mark they carry; None for plain images.
-        key_id: its public id.
-        carrier: what the mark was written with.
+        key: name of the key whose mark they carry; None for plain images, and for marks of a token alone.
+        key_id: its public id; None for plain images.
+        carrier: what the mark was written with; None for plain images.
         images: one entry for each image.
     """
 
@@ -139,8 +140,7 @@ def generate_files(
     if wanted:
         sampling = _complete(sampling, networks)
         about = _about(prompt, networks, sampling, control.amplification)
-        marked = nullcontext() if mark is None else marking(networks.pipeline, [mark.key], networks, mark.spec)
-        with marked, progress_bar(len(wanted), "generate", shown=batch.progress) as bar:
+        with _marking(networks, mark), progress_bar(len(wanted), "generate", shown=batch.progress) as bar:
             for seed, pixels in _sampled(networks.pipeline, prompt, list(wanted), sampling, control, bar):
                 data = _encode(pixels, wanted[seed].suffix, {**about, "seed": seed})
                 if ledger is None:
@@ -152,12 +152,11 @@ def generate_files(
         GeneratedImage(str(target), s, "done" if s in written else "rejected" if s in wanted else "skipped")
         for s, target in targets.items()
     )
-    key = None if mark is None else mark.key
     return GeneratedImages(
         prompt=prompt,
         model=str(networks.model),
-        key=None if key is None else key.name,
-        key_id=None if key is None else key.key_id,
+        key=None if mark is None or mark.key is None else mark.key.name,
+        key_id=None if mark is None else mark.key_id,
         carrier=None if mark is None else mark.spec.carrier,
         images=made,
     )
@@ -168,9 +167,23 @@ def _work(
 ) -> str:
     """All that a file depends on beside its seed and this package's version; the key by its public id."""
     source = resolve_model(networks.model) if networks.model is not None else _weights_of(networks)
-    key = None if mark is None else [mark.key.key_id, asdict(mark.spec)]
+    key = None if mark is None else [mark.key_id, asdict(mark.spec), _token_fingerprint(mark.token)]
     amplification = None if control.amplification is None else asdict(control.amplification)
     return settings_fingerprint(prompt, source, asdict(replace(sampling, batch_size=None)), key, amplification)
+
+
+def _token_fingerprint(token: Token | None) -> str | None:
+    if token is None:
+        return None
+    parts = (token.embedding,) if token.negative is None else (token.embedding, token.negative)
+    return settings_fingerprint(tensor_fingerprint(*parts), token.tau)
+
+
+def _marking(networks: Networks, mark: KeyMark | None) -> AbstractContextManager[None]:
+    if mark is None:
+        return nullcontext()
+    keys = [] if mark.key is None else [mark.key]
+    return marking(networks.pipeline, keys, networks, mark.spec, mark.token)
 
 
 def _weights_of(networks: Networks) -> str:
@@ -195,15 +208,12 @@ def _about(
     prompt: str, networks: Networks, sampling: Sampling, amplification: Amplification | None
 ) -> dict[str, object]:
     """What text chunks say of an image."""
-    model = str(networks.model)
-    # Of a folder its own name only, not where it lies.
-    name = Path(model).name if networks.model is not None and Path(resolve_model(model)).is_dir() else model
     return {
         "prompt": prompt,
         "steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
         "negative_prompt": sampling.negative_prompt,
-        "model": name,
+        "model": "None" if networks.model is None else model_label(networks.model),
         "privgen": __version__,
         "amplification": None if amplification is None else json.dumps(asdict(amplification)),
     }

@@ -18,8 +18,11 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from privgen.errors import PrivgenError, UsageError
 
@@ -91,6 +94,19 @@ def resolve_model(name: str | os.PathLike[str] = "mini") -> str:
         f"There is no model {text!r}; name an embedded one ({', '.join(EMBEDDED)}), a folder or a Hub id such as "
         "organisation/name."
     )
+
+
+def model_label(name: str | os.PathLike[str]) -> str:
+    """The name of a model for headers and reports; of a folder its own name only, not where it lies.
+
+    Args:
+        name: see `resolve_model`.
+
+    Raises:
+        PrivgenError: there is no such model.
+    """
+    source = resolve_model(name)
+    return Path(source).name if Path(source).is_dir() else source
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
@@ -172,7 +188,7 @@ def load_pipeline(
     """
     source, place = resolve_model(model), resolve_device(device)
     precision = resolve_dtype(dtype, place)
-    with _explained(source, "load"):
+    with quiet_loading(), _explained(source, "load"):
         index = DiffusionPipeline.load_config(source, revision=revision)
         _refuse_code(index, source)
         options: dict[str, Any] = {}
@@ -246,6 +262,31 @@ def find_extra(name: str, model: str | os.PathLike[str] = "mini", *, revision: s
         f"The model {source} has no {name} of privgen's (no privgen/{name}/config.json in it); train one for it, or "
         f"use a model that has one, such as {EMBEDDED[0]}."
     )
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep the bars and warnings with which Diffusers and Transformers load models away; downloads keep their bars.
+
+    When the block ends, both libraries are set as they were before.
+    """
+    bars = diffusers_logging.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled()
+    verbosity, downloads_hidden = transformers_logging.get_verbosity(), are_progress_bars_disabled()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if not downloads_hidden:
+        enable_progress_bars()  # Transformers has switched these off with its own
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars[0]:
+            diffusers_logging.enable_progress_bar()
+        if bars[1]:
+            transformers_logging.enable_progress_bar()
+        if downloads_hidden:
+            disable_progress_bars()
 
 
 def _embedded(name: str) -> str:

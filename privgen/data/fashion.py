@@ -1,4 +1,4 @@
-"""Fashion-MNIST (arXiv 1708.07747, MIT licence), read from its original files; nothing is downloaded."""
+"""Read Fashion-MNIST (arXiv 1708.07747, MIT licence) from its original files, which you install yourself."""
 
 import gzip
 import os
@@ -15,7 +15,7 @@ from privgen.errors import PrivgenError
 
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts the files."""
+"""Folder of the files in Debian's package dataset-fashion-mnist."""
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 SIDE = 28
 
@@ -31,11 +31,11 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Fashion:
-    """One part of the set.
+    """A part of the data set.
 
     Attributes:
         images: (N, 1, 28, 28), uint8.
-        labels: (N,), int64, numbers in `CLASSES`.
+        labels: (N,), int64, indices in `CLASSES`.
     """
 
     images: Tensor = field(repr=False)
@@ -46,12 +46,12 @@ def load_fashion(part: str, folder: str | os.PathLike[str] | None = None) -> Fas
     """Read a part of Fashion-MNIST.
 
     Args:
-        part: "train" (60,000 pictures) or "test" (10,000).
-        folder: with the original files, each as it is or with .gz; None is `FOLDER`.
+        part: "train" (60,000 images) or "test" (10,000).
+        folder: of the original files, compressed (.gz) or not; None is `FOLDER`.
 
     Raises:
         ValueError: there is no such part.
-        PrivgenError: a file is missing, cannot be read, or is not what its name says.
+        PrivgenError: a file is missing, cannot be read, or holds something else.
     """
     if part not in _FILES:
         raise ValueError(f"expected part to be one of {', '.join(_FILES)}, got {part!r}")
@@ -59,18 +59,21 @@ def load_fashion(part: str, folder: str | os.PathLike[str] | None = None) -> Fas
     names = _FILES[part]
     images, labels = _read(place, names[0], 3), _read(place, names[1], 1)
     if images.shape[1:] != (SIDE, SIDE) or len(images) != len(labels) or len(labels) == 0 or labels.max() > 9:
-        raise PrivgenError(f"{place} holds no Fashion-MNIST in {names[0]} and {names[1]}; {_REMEDY}.")
+        raise PrivgenError(f"{names[0]} and {names[1]} in {place} are not Fashion-MNIST; {_REMEDY}.")
     return Fashion(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """An array of bytes in the idx format: two zeros, 8 for bytes, the rank, its sizes as big-endian int32, the data.
+    """Read an array of bytes in the idx format.
+
+    The format is two zero bytes, 8 (for bytes), the number of dimensions, their sizes as big-endian int32, and the
+    data.
 
     Args:
-        path: the file; a name that ends in .gz is decompressed.
+        path: the file; it is decompressed if its name ends in .gz.
 
     Raises:
-        PrivgenError: it cannot be read or is cut short.
+        PrivgenError: the file cannot be read, or is cut short.
     """
     file = Path(path)
     try:

@@ -1,4 +1,4 @@
-"""Flaws that generated pictures have: small ones that a judge shall forgive, and objects spoilt beyond recognition."""
+"""Give images the flaws of generated ones: small ones that a judge should ignore, and unrecognisable objects."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,15 +15,16 @@ from privgen.data.scenes import Scene, draw
 Array = NDArray[np.float32]
 
 SPOILINGS = ("smeared", "shuffled", "melted")
-_BLUR_REACH = 4
+"""Ways to make an object unrecognisable."""
+_BLUR_REACH = 4  # pixels from the middle of a kernel to its end
 
 
 def spoil(scene: Scene, which: Sequence[int], rng: np.random.Generator) -> Array:
-    """Draw a scene with some of its objects turned into blobs.
+    """Draw a scene again, with some objects made unrecognisable.
 
     Args:
-        scene: as drawn.
-        which: numbers of the objects to spoil.
+        scene: the drawn scene.
+        which: indices of the objects to spoil.
         rng: source of randomness.
 
     Returns:
@@ -42,7 +43,7 @@ def spoil(scene: Scene, which: Sequence[int], rng: np.random.Generator) -> Array
 
 
 def _spoil(layer: Array, kind: str, rng: np.random.Generator) -> Array:
-    """Spoil one object: (4, height, width), colours premultiplied by the last channel."""
+    """Spoil one object, (4, height, width), whose colours are premultiplied by the last channel, its opacity."""
     if kind == "shuffled":
         return _shuffle(layer, int(rng.integers(3, 5)), rng)
     x = torch.from_numpy(layer)[None]
@@ -54,13 +55,12 @@ def _spoil(layer: Array, kind: str, rng: np.random.Generator) -> Array:
         height, width = layer.shape[1:]
         bend = rng.standard_normal((1, 2, 5, 5), dtype=np.float32) * 0.18 * min(height, width)
         x = warp(x, torch.from_numpy(bend), padding="zeros")
-    # A blob is as solid as the object was.
-    blob: Array = x[0].clamp(0, 1).numpy()
-    return blob
+    spoilt: Array = x[0].clamp(0, 1).numpy()
+    return spoilt
 
 
 def _shuffle(layer: Array, n: int, rng: np.random.Generator) -> Array:
-    """Cut into n x n tiles and exchange them; a rim that no tile covers becomes transparent."""
+    """Cut an object into n x n tiles and exchange them; a rim that no tile covers becomes transparent."""
     channels, height, width = layer.shape
     h, w = height // n, width // n
     tiles = layer[:, : n * h, : n * w].reshape(channels, n, h, n, w).transpose(1, 3, 0, 2, 4)
@@ -78,14 +78,14 @@ def warp(
     shift: Tensor | None = None,
     padding: str = "reflection",
 ) -> Tensor:
-    """Distort pictures smoothly.
+    """Distort images smoothly.
 
     Args:
         images: (batch, channels, height, width).
-        bend: (batch, 2, rows, columns), a coarse field of displacements (x, y) in pixels.
-        zoom: (batch,) share by which the picture shows more, or less where it is negative.
-        shift: (batch, 2) displacement (x, y) of everything, in pixels.
-        padding: what lies outside the picture, as `torch.nn.functional.grid_sample` names it.
+        bend: coarse field of displacements (x, y) in pixels, (batch, 2, rows, columns).
+        zoom: by which fraction each image shows more of the scene, or less if negative, (batch,).
+        shift: displacement (x, y) of the whole image in pixels, (batch, 2).
+        padding: pixels outside the image, as `torch.nn.functional.grid_sample` names them.
     """
     batch, _, height, width = images.shape
     unit = torch.tensor([2 / width, 2 / height]).to(images)
@@ -101,11 +101,12 @@ def warp(
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each picture by a Gaussian of its own.
+    """Blur each image by a Gaussian of its own.
 
     Args:
-        images: (batch, channels, height, width), sides above 4 pixels.
-        sigma: (batch,) in pixels, at most about 1.5: the kernel ends 4 pixels from its middle.
+        images: (batch, channels, height, width), with sides of more than 4 pixels.
+        sigma: standard deviations in pixels, (batch,), at most about 1.5, since the kernels end 4 pixels from their
+            middle.
     """
     batch, channels, height, width = images.shape
     offsets = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1).to(images)

@@ -1,7 +1,7 @@
-"""Pictures of at most one triangle, one square and one pentagon.
+"""Draw images of at most one triangle, one square and one pentagon.
 
-After the simple shapes of Aithal et al., arXiv 2406.09358: each shape has its third of the picture, and is there with
-probability one half.
+These are like the simple shapes of Aithal et al., arXiv 2406.09358: each kind of shape has its own third of the image,
+and is there with a probability of one half.
 """
 
 import math
@@ -13,20 +13,22 @@ from PIL import Image, ImageDraw
 
 
 SHAPES = {"triangle": 3, "square": 4, "pentagon": 5}
-"""Name and number of corners, from left to right."""
+"""Kinds of shapes from left to right, with their number of corners."""
 SIZE = 64
+"""Side of an image in pixels."""
 RADIUS = 9.0
-_FINE = 8
+"""Distance of the corners from the centre of a shape, in pixels."""
+_FINE = 8  # shapes are drawn this many times larger, for smooth edges
 
 
 @dataclass(frozen=True)
 class PlacedShape:
-    """A shape and where it is.
+    """A shape and its place.
 
     Attributes:
-        kind: its name.
-        x: of its centre, in pixels.
-        y: of its centre, in pixels.
+        kind: key in `SHAPES`.
+        x: of the centre, in pixels.
+        y: of the centre, in pixels.
     """
 
     kind: str
@@ -35,7 +37,12 @@ class PlacedShape:
 
 
 def sample_shapes(seed: int, index: int) -> tuple[PlacedShape, ...]:
-    """The shapes of one picture of a set; there may be none."""
+    """Draw which shapes an image shows, and where; there may be none.
+
+    Args:
+        seed: of a set of images.
+        index: number of the image in the set.
+    """
     rng = np.random.Generator(np.random.PCG64([seed, index]))
     third = SIZE / len(SHAPES)
     placed = []
@@ -50,7 +57,7 @@ def sample_shapes(seed: int, index: int) -> tuple[PlacedShape, ...]:
 
 
 def draw_shapes(placed: tuple[PlacedShape, ...]) -> NDArray[np.float32]:
-    """White shapes on black, (1, 64, 64) in [0, 1], with smooth edges."""
+    """Draw white shapes with smooth edges on black, (1, 64, 64) in [0, 1]."""
     image = Image.new("L", (SIZE * _FINE, SIZE * _FINE), 0)
     pen = ImageDraw.Draw(image)
     for shape in placed:
@@ -61,7 +68,7 @@ def draw_shapes(placed: tuple[PlacedShape, ...]) -> NDArray[np.float32]:
 
 def _corners(shape: PlacedShape) -> list[tuple[float, float]]:
     n = SHAPES[shape.kind]
-    # The lower side is horizontal.
+    # The lowest side is horizontal.
     angles = [2 * math.pi * (i + 0.5) / n + math.pi / 2 for i in range(n)]
     corners = [(shape.x + RADIUS * math.cos(angle), shape.y + RADIUS * math.sin(angle)) for angle in angles]
     return [(_FINE * x, _FINE * y) for x, y in corners]

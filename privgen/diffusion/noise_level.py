@@ -42,8 +42,7 @@ def noise_level(scheduler: SchedulerMixin, timestep: Any) -> NoiseLevel:
         return _level_of_sigma(scheduler, timestep)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise UsageError(f"{type(scheduler).__name__} does not tell its noise level; use DDIMScheduler, for example.")
-    alpha_bar = float(scheduler.alphas_cumprod[int(timestep)])
-    return NoiseLevel(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
+    return NoiseLevel.from_alpha_bar(float(scheduler.alphas_cumprod[int(timestep)]))
 
 
 def takes_variance(scheduler: SchedulerMixin) -> bool:

@@ -1,150 +1,125 @@
-"""What a network's output says about noise, picture and score, and how the score is made larger.
+"""Convert between the four things that a diffusion network can predict: noise, clean sample, velocity and flow.
 
-Everything here is a function of tensors. A noised sample is x_t = alpha x_0 + sigma eps, and the score is
--eps / sigma up to the sample's scale, so the score is amplified by a factor k when eps is.
+A noised sample is x_t = alpha x_0 + sigma eps. From x_t and any one prediction follow both the noise eps and the clean
+sample x_0, and from these two any other prediction. Everything here is a function of tensors.
 
-Sources: Ho et al., "Denoising Diffusion Probabilistic Models", arXiv 2006.11239; "Score-Control for Hallucination
-Reduction in Diffusion Models", arXiv 2606.00377; Cho et al., "Tangential Amplifying Guidance", arXiv 2510.04533.
+| prediction      | the network's output      | noise levels          | source                            |
+|-----------------|---------------------------|-----------------------|-----------------------------------|
+| epsilon         | eps                       | alpha^2 + sigma^2 = 1 | arXiv 2006.11239                  |
+| sample          | x_0                       | alpha^2 + sigma^2 = 1 | arXiv 2006.11239                  |
+| v_prediction    | alpha eps - sigma x_0     | alpha^2 + sigma^2 = 1 | arXiv 2202.00512, appendix D      |
+| flow_prediction | eps - x_0                 | alpha + sigma = 1     | arXiv 2210.02747, arXiv 2209.03003 |
 """
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 
-MIN_ALPHA = 0.01
-"""Below this a sample holds no data to speak of, and a larger score would only be more noise."""
-
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """How a sample is made of data and noise: scale x_t = alpha x_0 + sigma eps.
+    """How much of a sample is data and how much is noise: scale x_t = alpha x_0 + sigma eps.
 
     Attributes:
-        alpha: share of the data, in [0, 1].
-        sigma: share of the noise, in [0, 1].
-        scale: from the scheduler's sample to what the network sees; 1 but for schedulers whose noise variance grows
-            without bound, such as Euler's.
+        alpha: factor of the data, in [0, 1]; a number, or a tensor that broadcasts over the samples.
+        sigma: factor of the noise, in [0, 1], like `alpha`.
+        scale: factor from the scheduler's sample to the network's input. It is 1 except for schedulers whose noise
+            variance grows without bound, such as Euler's.
     """
 
-    alpha: float
-    sigma: float
+    alpha: float | Tensor
+    sigma: float | Tensor
     scale: float = 1.0
+
+    @classmethod
+    def from_alpha_bar(cls, alpha_bar: float | Tensor) -> "NoiseLevel":
+        """The level of a variance-preserving sample, with alpha^2 = alpha_bar and sigma^2 = 1 - alpha_bar.
+
+        Args:
+            alpha_bar: in [0, 1], as Diffusers' schedulers keep it in `alphas_cumprod`.
+        """
+        return cls(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
+
+
+def add_noise(original: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+    """The noised sample x_t = (alpha x_0 + sigma eps) / scale.
+
+    Args:
+        original: x_0, any shape.
+        noise: eps, the same shape.
+        level: of the result.
+
+    Returns:
+        x_t as the scheduler holds it, the same shape.
+    """
+    return (level.alpha * original + level.sigma * noise) / level.scale
+
+
+def prediction_target(original: Tensor, noise: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
+    """What a perfect network returns for a noised sample.
+
+    Args:
+        original: x_0, any shape.
+        noise: eps, the same shape.
+        level: of the noised sample.
+        prediction: what the network predicts, as Diffusers names it.
+
+    Returns:
+        The same shape.
+    """
+    if prediction == "epsilon":
+        return noise
+    if prediction == "sample":
+        return original
+    if prediction == "v_prediction":
+        return level.alpha * noise - level.sigma * original
+    return noise - original
 
 
 def predict_noise(output: Tensor, sample: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
-    """The noise that an output speaks of.
+    """The noise eps that a network's output implies.
 
     Args:
         output: of the network, the shape of `sample`.
         sample: x_t as the scheduler holds it.
-        level: of the sample.
-        prediction: what the network predicts, in Diffusers' words.
+        level: of `sample`; for "sample" predictions sigma must be above 0.
+        prediction: what the network predicts, as Diffusers names it.
 
     Returns:
         eps, the shape of `sample`.
     """
     if prediction == "epsilon":
         return output
-    x = sample * level.scale
+    x_t = sample * level.scale
     if prediction == "v_prediction":
-        return level.alpha * output + level.sigma * x
+        return level.alpha * output + level.sigma * x_t
     if prediction == "flow_prediction":
-        return x + level.alpha * output
-    return (x - level.alpha * output) / level.sigma
+        return x_t + level.alpha * output
+    return (x_t - level.alpha * output) / level.sigma
 
 
 def predict_original(output: Tensor, sample: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
-    """The x_0 that an output speaks of; arguments as for `predict_noise`."""
-    if prediction == "sample":
-        return output
-    x = sample * level.scale
-    if prediction == "epsilon":
-        return (x - level.sigma * output) / level.alpha
-    if prediction == "v_prediction":
-        return level.alpha * x - level.sigma * output
-    return x - level.sigma * output
-
-
-def amplify_score(
-    output: Tensor, sample: Tensor, level: NoiseLevel, prediction: Prediction, factor: Tensor | float
-) -> Tensor:
-    """The output whose noise, and so whose score, is `factor` times as large.
-
-    A v-prediction and a flow both become output + (factor - 1) eps / alpha.
+    """The clean sample x_0 that a network's output implies.
 
     Args:
         output: of the network, the shape of `sample`.
         sample: x_t as the scheduler holds it.
-        level: of the sample.
-        prediction: what the network predicts.
-        factor: one number, or a tensor that broadcasts over `output`.
+        level: of `sample`; for "epsilon" predictions alpha must be above 0.
+        prediction: what the network predicts, as Diffusers names it.
 
     Returns:
-        The shape and dtype of `output`.
+        x_0, the shape of `sample`.
     """
+    if prediction == "sample":
+        return output
+    x_t = sample * level.scale
     if prediction == "epsilon":
-        return (output * factor).to(output.dtype)
-    noise = predict_noise(output, sample, level, prediction).to(output.dtype)
-    weight = -level.sigma / level.alpha if prediction == "sample" else 1 / level.alpha
-    return (output + (factor - 1) * weight * noise).to(output.dtype)
-
-
-def amplify_tangent(sample: Tensor, stepped: Tensor, eta: float) -> Tensor:
-    """A step whose part across the sample is `eta` times as large; the part along it stays (arXiv 2510.04533).
-
-    Args:
-        sample: x_k before the step, (B, ...).
-        stepped: x_{k-1} after it, the same shape.
-        eta: 1 changes nothing; the paper uses up to about 1.25.
-
-    Returns:
-        x_k + P d + eta (d - P d), where d is the step and P projects on x_k, for each sample of the batch.
-    """
-    x = sample.flatten(1).to(torch.promote_types(sample.dtype, torch.float32))
-    step = stepped.flatten(1).to(x.dtype) - x
-    norm = x.square().sum(1, keepdim=True)
-    along = (x * step).sum(1, keepdim=True) / torch.where(norm > 0, norm, torch.ones_like(norm)) * x
-    return (stepped.to(x.dtype) + (eta - 1) * (step - along).view_as(stepped)).to(stepped.dtype)
-
-
-def uncertainty_gate(variance: Tensor, halfway: float) -> Tensor:
-    """Where to amplify: 0 where x_0 is certain, towards 1 where it is not.
-
-    Args:
-        variance: of x_0, any shape, in squared units of the data.
-        halfway: the variance at which the gate is one half.
-
-    Returns:
-        variance / (variance + halfway).
-    """
-    return variance / (variance + halfway)
-
-
-def posterior_variance_of_original(learned: Tensor, alpha_bar: float, alpha_bar_prev: float) -> Tensor:
-    """Var[x_0 | x_t] that a learned variance stands for.
-
-    The best variance of a reverse step is beta~_t + c^2 Var[x_0 | x_t], where c = sqrt(alpha_bar_{t-1}) beta_t /
-    (1 - alpha_bar_t) is the weight of x_0 in the mean of q(x_{t-1} | x_t, x_0); this solves for the second term.
-
-    Args:
-        learned: the network's v of log sigma^2 = w log beta_t + (1 - w) log beta~_t, w = (v + 1) / 2 (arXiv
-            2102.09672, eq. 15), any shape.
-        alpha_bar: of timestep t.
-        alpha_bar_prev: of timestep t - 1; 1 where there is none.
-
-    Returns:
-        The shape of `learned`, at least 0. At the last step (alpha_bar_prev 1) beta~ is 0 and tells nothing: 0.
-    """
-    beta = 1 - alpha_bar / alpha_bar_prev
-    beta_tilde = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta
-    if beta_tilde <= 0:
-        return torch.zeros_like(learned)
-    weight = alpha_bar_prev**0.5 * beta / (1 - alpha_bar)
-    share = ((learned + 1) / 2).clamp(0, 1)
-    return beta_tilde * ((beta / beta_tilde) ** share - 1) / weight**2
+        return (x_t - level.sigma * output) / level.alpha
+    if prediction == "v_prediction":
+        return level.alpha * x_t - level.sigma * output
+    return x_t - level.sigma * output

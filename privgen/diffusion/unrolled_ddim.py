@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from privgen.diffusion.latents import decode
+from privgen.diffusion.parameterisation import (
+    NoiseLevel,
+    Prediction,
+    add_noise,
+    predict_noise,
+    predict_original,
+)
 from privgen.errors import UsageError
 
 
@@ -30,7 +37,7 @@ class Schedule:
 
     alphas: Tensor
     clean: float
-    prediction_type: str
+    prediction_type: Prediction
 
     @classmethod
     def of(cls, scheduler: Any) -> "Schedule":
@@ -119,27 +126,22 @@ class UnrolledDDIM:
         return prediction
 
 
-def ddim_step(z_t: Tensor, prediction: Tensor, alpha: float, alpha_then: float, prediction_type: str) -> Tensor:
-    """One DDIM step without noise (arXiv 2010.02502, equation 12).
+def ddim_step(z_t: Tensor, output: Tensor, alpha_bar: float, alpha_bar_next: float, prediction: Prediction) -> Tensor:
+    """Take one DDIM step without noise (arXiv 2010.02502, equation 12).
 
     Args:
-        z_t: (B, C, h, w), at noise level `alpha`.
-        prediction: the model's, same shape.
-        alpha: alpha_bar of z_t, in (0, 1).
-        alpha_then: alpha_bar of the result, in (0, 1].
-        prediction_type: "epsilon", "sample" or "v_prediction" (arXiv 2202.00512, appendix D).
+        z_t: (B, C, h, w), latents before the step.
+        output: of the model, same shape.
+        alpha_bar: of z_t, in (0, 1).
+        alpha_bar_next: of the result, in (0, 1].
+        prediction: what the model predicts.
 
     Returns:
-        (B, C, h, w).
+        (B, C, h, w), latents after the step.
     """
-    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
-    if prediction_type == "v_prediction":
-        x_0, eps = signal * z_t - noise * prediction, noise * z_t + signal * prediction
-    elif prediction_type == "sample":
-        x_0, eps = prediction, (z_t - signal * prediction) / noise
-    else:
-        x_0, eps = (z_t - noise * prediction) / signal, prediction
-    return alpha_then**0.5 * x_0 + (1 - alpha_then) ** 0.5 * eps
+    level = NoiseLevel.from_alpha_bar(alpha_bar)
+    original, noise = (predict(output, z_t, level, prediction) for predict in (predict_original, predict_noise))
+    return add_noise(original, noise, NoiseLevel.from_alpha_bar(alpha_bar_next))
 
 
 def decode_images(vae: Any, z: Tensor, *, checkpointing: bool = True) -> Tensor:

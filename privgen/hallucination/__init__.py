@@ -1,1 +1,1 @@
-"""Sampling that hallucinates less: score amplification, learned variance, rejection."""
+"""Make models hallucinate less: amplify the score, learn the variance, find and reject hallucinated samples."""

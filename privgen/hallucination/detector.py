@@ -1,8 +1,8 @@
-"""Detectors of hallucinations: what a network says of a sample that it has made.
+"""Find hallucinations by the noise that a network sees in a finished sample.
 
-Where there are data, the score of nearly clean data is small; a sample between modes is pulled away. So the finished
-sample goes through the network once more, as if it had a little noise, and what is compared is how much of it the
-network takes for noise. It costs one network call for each timestep asked.
+Where there are data, a nearly clean sample has a small score; a sample between modes is pulled away. So the finished
+sample goes through the network once more, as if it had a little noise, and the noise that the network predicts is its
+score for hallucination. This costs one network call for each timestep.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,16 @@ from privgen.diffusion.parameterisation import predict_noise
 
 
 @dataclass(frozen=True)
-class Detector:
-    """The noise that a network sees in finished samples.
+class HallucinationDetector:
+    """Scores finished samples by the squared noise that a network predicts in them.
 
     Attributes:
-        timesteps: whose noise level the network is told.
-        box: side of the square over which the squared noise is averaged, in pixels, of which the largest counts; 0
-            takes the mean over the whole sample.
+        timesteps: whose noise level the network is told; the scores are averaged over them.
+        box: side in pixels of the square over which the squared noise is averaged; the largest average counts. 0 takes
+            the mean over the whole sample.
+
+    Raises:
+        ValueError: no timesteps, or a value below 0.
     """
 
     timesteps: tuple[int, ...] = (20,)
@@ -36,19 +39,19 @@ class Detector:
 
     @property
     def calls(self) -> int:
-        """Network calls that it takes."""
+        """How many network calls a sample costs."""
         return len(self.timesteps)
 
     def scores(self, denoise: Callable[[Tensor, Tensor], Tensor], scheduler: SchedulerMixin, x_0: Tensor) -> Tensor:
-        """Of finished samples, high ones tell of hallucinations.
+        """Score finished samples; high scores indicate hallucinations.
 
         Args:
             denoise: the network, from (B, ...) and a timestep to its output, with or without a learned variance.
-            scheduler: whose noise schedule and `prediction_type` it was trained for.
+            scheduler: with the noise schedule and `prediction_type` that the network was trained for.
             x_0: (B, C, ...); (B, C, H, W) if there is a box.
 
         Returns:
-            (B,): mean over the timesteps of the mean or largest squared noise.
+            (B,), the mean over the timesteps of the mean or largest squared noise.
         """
         prediction, found = prediction_type(scheduler), []
         for timestep in self.timesteps:
@@ -56,11 +59,10 @@ class Detector:
             level = noise_level(scheduler, t)
             x_t = level.alpha * x_0
             output = denoise(x_t, t)[:, : x_0.shape[1]]
-            found.append(self._reduced(predict_noise(output, x_t, level, prediction).square()))
+            squares = predict_noise(output, x_t, level, prediction).square()
+            if self.box:
+                squares = avg_pool2d(squares.mean(1, keepdim=True), self.box, stride=max(self.box // 2, 1))
+                found.append(squares.flatten(1).max(1).values)
+            else:
+                found.append(squares.flatten(1).mean(1))
         return torch.stack(found).mean(0)
-
-    def _reduced(self, squares: Tensor) -> Tensor:
-        if not self.box:
-            return squares.flatten(1).mean(1)
-        means = avg_pool2d(squares.mean(1, keepdim=True), self.box, stride=max(self.box // 2, 1))
-        return means.flatten(1).max(1).values

@@ -1,11 +1,11 @@
-"""Training of networks that also predict the variance of a reverse step, for Diffusers' `variance_type` learned_range.
+"""Loss of networks that also predict the variance of a reverse step: Diffusers' `variance_type` "learned_range".
 
-The network has twice the channels of its input: the prediction, and v, where log sigma^2 = w log beta_t + (1 - w)
-log beta~_t and w = (v + 1) / 2. Diffusers samples with it and has no loss for it.
+Such a network returns twice the channels of its input: the prediction, and v. The variance of the reverse step is
+log sigma^2 = w log beta_t + (1 - w) log beta~_t with w = (v + 1) / 2. Diffusers samples with it, but has no loss
+for it.
 
 Sources: Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", arXiv 2102.09672 (equations 15 and
-16, importance sampling in section 3.3); the published penalty: "Score-Control for Hallucination Reduction in
-Diffusion Models", arXiv 2606.00377.
+16); the published penalty: "Score-Control for Hallucination Reduction in Diffusion Models", arXiv 2606.00377.
 """
 
 import math
@@ -15,7 +15,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from privgen.diffusion.parameterisation import Prediction
+from privgen.diffusion.parameterisation import (
+    NoiseLevel,
+    Prediction,
+    add_noise,
+    predict_original,
+    prediction_target,
+)
 
 
 Decoder = Literal["continuous", "discretized"]
@@ -23,14 +29,19 @@ Decoder = Literal["continuous", "discretized"]
 
 @dataclass(frozen=True)
 class HybridLoss:
-    """L_simple + vlb_weight * VLB, the latter with the mean detached, and penalties.
+    """Weights of the hybrid loss: squared error + vlb_weight * variational bound + penalties.
+
+    The mean is detached in the bound, so that the bound trains the variance only.
 
     Attributes:
-        vlb_weight: of the variational bound, summed over the timesteps, in nats a number; 0.001 as published.
-        vsm: weight rho of the published penalty on the variance. It is inert: see `vsm_penalty`.
-        precision: weight of the penalty that works: see `precision_penalty`.
-        decoder: of the last step: "continuous" is a density, for latents and toys; "discretized" the probability of
-            the pixel's 8-bit value, for pixels in [-1, 1].
+        vlb_weight: of the variational bound, summed over the timesteps, in nats per dimension; 0.001 as published.
+        vsm: weight rho of the published penalty on the variance, which has no effect; see `vsm_penalty`.
+        precision: weight of the penalty that has one; see `precision_penalty`.
+        decoder: likelihood of the last step. "continuous" is a density, for latents and toy data. "discretized" is the
+            probability of an 8-bit pixel value, for pixels in [-1, 1].
+
+    Raises:
+        ValueError: a weight is below 0, or there is no such decoder.
     """
 
     vlb_weight: float = 0.001
@@ -47,19 +58,17 @@ class HybridLoss:
 
 @dataclass(frozen=True)
 class ReverseStep:
-    """Constants of the reverse steps of a batch, each (B, 1, ...) to broadcast over samples.
+    """Constants of the reverse steps of a batch, each of shape (B, 1, ...) to broadcast over the samples.
 
     Attributes:
-        alpha: sqrt(alpha_bar_t).
-        sigma: sqrt(1 - alpha_bar_t).
+        level: noise level of x_t.
         log_beta: log beta_t, the largest variance.
-        log_beta_tilde: log beta~_t, the smallest; at t = 0, where it would be 0, that of t = 1.
-        x_0_weight: of x_0 in the mean of q(x_{t-1} | x_t, x_0).
-        x_t_weight: of x_t in it.
+        log_beta_tilde: log beta~_t, the smallest variance. At t = 0 it would be log 0; that of t = 1 takes its place.
+        x_0_weight: weight of x_0 in the mean of q(x_{t-1} | x_t, x_0).
+        x_t_weight: weight of x_t in it.
     """
 
-    alpha: Tensor
-    sigma: Tensor
+    level: NoiseLevel
     log_beta: Tensor
     log_beta_tilde: Tensor
     x_0_weight: Tensor
@@ -67,12 +76,12 @@ class ReverseStep:
 
     @classmethod
     def at(cls, t: Tensor, alphas_cumprod: Tensor, like: Tensor) -> "ReverseStep":
-        """Those of timesteps.
+        """The constants of a batch of timesteps.
 
         Args:
             t: (B,) integers, from 0.
             alphas_cumprod: alpha_bar_t of all timesteps, (T,).
-            like: (B, ...): what the constants broadcast over, and their device and dtype.
+            like: (B, ...), a tensor with the device, dtype and rank that the constants shall have.
         """
         now_all = alphas_cumprod.double()
         before_all = torch.cat([torch.ones_like(now_all[:1]), now_all[:-1]])
@@ -93,15 +102,16 @@ class ReverseStep:
             (1 - beta).sqrt() * (1 - before) / (1 - now),
         )
         shape = (-1, *(1,) * (like.ndim - 1))
-        return cls(*(value.to(like.device, like.dtype).view(shape) for value in constants))
+        alpha, sigma, *others = (value.to(like.device, like.dtype).view(shape) for value in constants)
+        return cls(NoiseLevel(alpha, sigma), *others)
 
     def log_variance(self, v: Tensor) -> Tensor:
-        """Log sigma^2 that the network's v stands for (arXiv 2102.09672, eq. 15)."""
+        """The log variance that the network's v encodes (arXiv 2102.09672, eq. 15)."""
         w = (v + 1) / 2
         return w * self.log_beta + (1 - w) * self.log_beta_tilde
 
     def mean(self, x_0: Tensor, x_t: Tensor) -> Tensor:
-        """Mean of q(x_{t-1} | x_t, x_0)."""
+        """The mean of q(x_{t-1} | x_t, x_0)."""
         return self.x_0_weight * x_0 + self.x_t_weight * x_t
 
 
@@ -115,23 +125,24 @@ def hybrid_loss(
     prediction: Prediction = "epsilon",
     settings: HybridLoss | None = None,
 ) -> dict[str, Tensor]:
-    """The loss of each sample of a batch.
+    """The hybrid loss of each sample of a batch, and its parts.
 
     Args:
         output: of the network at x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise, (B, 2 C, ...).
-        x_0: (B, C, ...).
-        noise: the same shape.
-        t: (B,) integers, from 0.
-        alphas_cumprod: alpha_bar_t of all timesteps, as Diffusers' schedulers keep them, (T,).
+        x_0: clean samples, (B, C, ...).
+        noise: standard normal, the same shape.
+        t: timesteps, (B,) integers from 0.
+        alphas_cumprod: alpha_bar_t of all timesteps, (T,), as Diffusers' schedulers keep it.
         prediction: what the first half of the output predicts: "epsilon", "v_prediction" or "sample".
-        settings: weights.
+        settings: the weights; by default those of `HybridLoss()`.
 
     Returns:
-        "loss" and its parts "mse", "vlb" (the bound's term of t times T, an unbiased estimate of the sum over all
-        timesteps, in nats a number), "vsm" and "precision" before their weights, each (B,); take the mean of "loss".
+        "loss", the weighted sum, whose mean you minimise; and its parts before weighting: "mse", "vlb" (T times the
+        bound's term of t, an unbiased estimate of the sum over all timesteps, in nats per dimension), "vsm" and
+        "precision". Each is (B,).
 
     Raises:
-        ValueError: an output that has not twice the channels, or another prediction.
+        ValueError: `output` has not twice the channels of `x_0`, or `prediction` is another one.
     """
     settings = settings or HybridLoss()
     if output.shape[1] != 2 * x_0.shape[1] or output.shape[2:] != x_0.shape[2:]:
@@ -140,9 +151,9 @@ def hybrid_loss(
         raise ValueError(f"expected epsilon, v_prediction or sample, got {prediction!r}")
     mean_output, v = output.chunk(2, dim=1)
     step = ReverseStep.at(t, alphas_cumprod, output)
-    x_t = step.alpha * x_0 + step.sigma * noise
-    target = {"epsilon": noise, "sample": x_0, "v_prediction": step.alpha * noise - step.sigma * x_0}[prediction]
-    original = _original(mean_output.detach(), x_t, step, prediction)
+    x_t = add_noise(x_0, noise, step.level)
+    target = prediction_target(x_0, noise, step.level, prediction)
+    original = predict_original(mean_output.detach(), x_t, step.level, prediction)
     bound = vlb_term(original, step.log_variance(v), x_0, x_t, t, step, decoder=settings.decoder)
     parts = {
         "mse": (mean_output - target).square().flatten(1).mean(1),
@@ -151,7 +162,7 @@ def hybrid_loss(
         "precision": precision_penalty(v, step),
     }
     weights = {"mse": 1.0, "vlb": settings.vlb_weight, "vsm": settings.vsm, "precision": settings.precision}
-    # Not 0 * x: what is not asked for shall not spoil the loss where it overflows.
+    # A part of weight 0 is left out, since 0 times an overflow is not a number.
     loss = torch.stack([weights[name] * part for name, part in parts.items() if weights[name] > 0]).sum(0)
     return {"loss": loss, **parts}
 
@@ -166,19 +177,20 @@ def vlb_term(
     *,
     decoder: Decoder = "continuous",
 ) -> Tensor:
-    """The term L_t of the variational bound.
+    """The term L_t of the variational bound, for each sample of a batch.
 
     Args:
-        predicted_x_0: (B, C, ...).
+        predicted_x_0: the network's clean samples, (B, C, ...).
         log_variance: of the reverse step, the same shape.
-        x_0: the same shape.
-        x_t: the same shape.
-        t: (B,).
+        x_0: clean samples, the same shape.
+        x_t: noised samples, the same shape.
+        t: timesteps, (B,).
         step: constants of these timesteps.
         decoder: see `HybridLoss`.
 
     Returns:
-        (B,) in nats a number: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, and -log p(x_0 | x_1) at 0.
+        (B,) in nats per dimension: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, and -log p(x_0 | x_1) at
+        t = 0.
     """
     means = step.mean(x_0, x_t), step.mean(predicted_x_0, x_t)
     ratio = step.log_beta_tilde - log_variance
@@ -193,64 +205,45 @@ def vlb_term(
 
 
 def vsm_penalty(v: Tensor, step: ReverseStep) -> Tensor:
-    """The published penalty, mean(1 / (1 + sigma^-4)) / sqrt(1 - alpha_bar) (arXiv 2606.00377), (B,).
+    """The published penalty mean(1 / (1 + sigma^-4)) / sqrt(1 - alpha_bar) (arXiv 2606.00377), (B,).
 
-    It is inert: whatever v in [-1, 1] is, it changes by less than 1e-6 at any timestep of the usual schedules, because
-    sigma^4 is tiny where beta and beta~ differ, and they are alike where it is not.
+    It has no effect. Over all v in [-1, 1] it changes by less than 1e-6 at the timesteps of the usual schedules:
+    sigma^4 is tiny where beta and beta~ differ, and where it is not, they are nearly equal.
     """
     variance = torch.exp(step.log_variance(v))
-    return (variance.square() / (1 + variance.square()) / step.sigma).flatten(1).mean(1)
+    return (variance.square() / (1 + variance.square()) / step.level.sigma).flatten(1).mean(1)
 
 
 def precision_penalty(v: Tensor, step: ReverseStep) -> Tensor:
-    """1 - the relative precision beta~_t / sigma^2, (B,), in [0, 1); nothing is to be gained by v below -1.
+    """One minus the relative precision beta~_t / sigma^2 of the reverse step, (B,), in [0, 1).
 
-    It asks for the smallest variance that a reverse step can have, that of a certain x_0, and has an effect wherever
-    beta and beta~ differ: at the small t where hallucinations are decided.
+    It pulls towards the smallest variance of a reverse step, that of a certain x_0. It has an effect wherever beta and
+    beta~ differ: at small t, where hallucinations are decided. It does not pull v below -1.
     """
     return (1 - torch.exp(step.log_beta_tilde - step.log_variance(v.clamp_min(-1)))).flatten(1).mean(1)
 
 
-class LossAwareTimesteps:
-    """Importance sampling of timesteps: p_t in proportion to sqrt(E[L_t^2]) (arXiv 2102.09672, eq. 18).
+def posterior_variance_of_original(learned: Tensor, alpha_bar: float, alpha_bar_previous: float) -> Tensor:
+    """Var[x_0 | x_t] as a learned variance implies it.
+
+    The best variance of a reverse step is beta~_t + c^2 Var[x_0 | x_t], where c = sqrt(alpha_bar_{t-1}) beta_t /
+    (1 - alpha_bar_t) is the weight of x_0 in the mean of q(x_{t-1} | x_t, x_0). This solves for the second term.
 
     Args:
-        timesteps: T.
-        history: losses that are kept of each timestep; until all have as many, t is uniform.
+        learned: the network's v, any shape; see the top of this file.
+        alpha_bar: of timestep t.
+        alpha_bar_previous: of timestep t - 1; 1 if t is 0.
+
+    Returns:
+        The shape of `learned`, at least 0. It is 0 at t = 0, where beta~ is 0 and v tells nothing.
     """
-
-    def __init__(self, timesteps: int, *, history: int = 10) -> None:
-        self.losses = torch.zeros(timesteps, history, dtype=torch.float64)
-        self.counts = torch.zeros(timesteps, dtype=torch.long)
-
-    def probabilities(self) -> Tensor:
-        """Of the timesteps, (T,); none is below 0.1 % of the uniform one."""
-        timesteps, history = self.losses.shape
-        uniform = torch.full((timesteps,), 1 / timesteps, dtype=torch.float64)
-        if bool((self.counts < history).any()):
-            return uniform
-        weights = self.losses.square().mean(1).sqrt()
-        return 0.999 * weights / weights.sum() + 0.001 * uniform
-
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Timesteps, (n,), and the weights of their losses, (n,), that keep the mean loss what it is."""
-        p = self.probabilities()
-        t = torch.multinomial(p, n, replacement=True, generator=generator)
-        return t, (1 / (len(p) * p[t])).float()
-
-    def update(self, t: Tensor, losses: Tensor) -> None:
-        """Take note of the losses, (n,), at timesteps (n,)."""
-        for index, loss in zip(t.tolist(), losses.detach().double().cpu().tolist(), strict=True):
-            self.losses[index, self.counts[index] % self.losses.shape[1]] = loss
-            self.counts[index] += 1
-
-
-def _original(output: Tensor, x_t: Tensor, step: ReverseStep, prediction: Prediction) -> Tensor:
-    if prediction == "sample":
-        return output
-    if prediction == "epsilon":
-        return (x_t - step.sigma * output) / step.alpha
-    return step.alpha * x_t - step.sigma * output
+    beta = 1 - alpha_bar / alpha_bar_previous
+    beta_tilde = (1 - alpha_bar_previous) / (1 - alpha_bar) * beta
+    if beta_tilde <= 0:
+        return torch.zeros_like(learned)
+    weight = alpha_bar_previous**0.5 * beta / (1 - alpha_bar)
+    w = ((learned + 1) / 2).clamp(0, 1)
+    return beta_tilde * ((beta / beta_tilde) ** w - 1) / weight**2
 
 
 def _continuous(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -258,7 +251,7 @@ def _continuous(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def _discretized(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """-log of the Gaussian's probability of the 8-bit value; the outermost ones take what is beyond."""
+    """-log of the Gaussian's probability of an 8-bit value; the first and the last value take the tails."""
     scale = torch.exp(-0.5 * log_variance)
     upper = torch.special.ndtr((x - mean + 1 / 255) * scale)
     lower = torch.special.ndtr((x - mean - 1 / 255) * scale)

@@ -1,10 +1,7 @@
-"""Score amplification for any Diffusers scheduler, and a look at the trajectory that it sees anyway.
+"""A wrapper that amplifies the score of any Diffusers scheduler, and measures how its predictions vary.
 
-    pipe.scheduler = AmplifiedScheduler(pipe.scheduler, Amplification(gamma=1.3, window=(0, 100)))
-    images = pipe("a cat").images
-
-A scheduler is the one place that every pipeline hands x_t and the prediction to, so this needs no network call of its
-own. gamma = 1 with eta = 1 leaves every bit as the scheduler within makes it.
+Every pipeline hands x_t and the network's output to its scheduler, so amplification needs no network call of its own.
+With gamma = 1 and eta = 1 the wrapper returns, bit for bit, what the scheduler inside returns.
 """
 
 import copy
@@ -12,8 +9,8 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, fields, replace
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import diffusers
 import torch
@@ -23,44 +20,69 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from privgen.diffusion.noise_level import noise_level, prediction_type, relative_timestep, takes_variance
-from privgen.diffusion.parameterisation import (
+from privgen.diffusion.parameterisation import predict_original
+from privgen.errors import UsageError
+from privgen.hallucination.amplification import (
     MIN_ALPHA,
-    NoiseLevel,
-    Prediction,
+    Amplification,
+    Gate,
+    Window,
     amplify_score,
     amplify_tangent,
-    posterior_variance_of_original,
-    predict_original,
+    as_window,
     uncertainty_gate,
 )
-from privgen.errors import UsageError
-from privgen.hallucination.amplification import Amplification, Window, as_window
-from privgen.hallucination.running_variance import RunningVariance
+from privgen.hallucination.learned_variance import posterior_variance_of_original
+from privgen.hallucination.running_variance import RunningVariance, variance
+
+
+class AmplificationFields(TypedDict, total=False):
+    """The fields of `Amplification`, as keywords."""
+
+    gamma: float
+    window: Window
+    gate: Gate
+    halfway: float
+    memory: int
+    eta: float
 
 
 class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
-    """A Diffusers scheduler that amplifies the score, and can watch the trajectory.
+    """A Diffusers scheduler that amplifies the score, so that a model hallucinates less.
 
-    It looks like the scheduler within: same methods, signatures, attributes and configuration, to which it adds one
-    private entry. So `DDIMScheduler.from_config(amplified.config)` is the plain scheduler again.
+    It has the methods, signatures, attributes and configuration of the scheduler inside, plus one private entry in the
+    configuration. So a pipeline takes it like any other, and `DDIMScheduler.from_config(amplified.config)` is the
+    plain scheduler again.
+
+    Example:
+        >>> from diffusers import DDIMScheduler
+        >>> from privgen import AmplifiedScheduler
+        >>> scheduler = AmplifiedScheduler(DDIMScheduler(), gamma=1.3, window=(200, 600))
+        >>> scheduler.set_timesteps(25)
+        >>> scheduler.amplification.gamma
+        1.3
 
     Args:
-        scheduler: any Diffusers scheduler that tells its noise level; it is used, not copied.
-        amplification: what to do.
-        watch: lowest and highest timestep, on the scale of 1000, between which predictions of x_0 are watched for
-            `running_variance`; None watches nothing.
+        scheduler: any Diffusers scheduler for noise, sample, velocity or flow predictions. It is used, not copied.
+        amplification: the settings; by default nothing is amplified.
+        watch: lowest and highest timestep, on a scale of 1000 timesteps, whose predictions of x_0 count for
+            `running_variance`; None measures nothing.
+        **settings: fields of `Amplification`, which replace those of `amplification`.
 
     Attributes:
-        made: what the last step returned, (B, ...), if anything is watched; None before the first step.
+        last_sample: what the last step returned, (B, ...), while a window is watched; None before the first step.
 
     Raises:
-        UsageError: the scheduler is one whose predictions cannot be told.
+        UsageError: the scheduler takes another kind of prediction.
+        ValueError: a setting is out of range.
     """
 
-    # What is not named here is the inner scheduler's, to read and to set.
+    # All other names are the inner scheduler's, to read and to set.
     scheduler: Any
-    made: Tensor | None
-    _OWN: ClassVar = frozenset({"scheduler", "amplification", "watch", "_internal_dict", "_recent", "_trace", "made"})
+    last_sample: Tensor | None
+    _OWN: ClassVar = frozenset(
+        {"scheduler", "amplification", "watch", "last_sample", "_internal_dict", "_recent", "_watched"}
+    )
 
     def __init__(
         self,
@@ -68,19 +90,20 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
         amplification: Amplification | None = None,
         *,
         watch: Window | None = None,
+        **settings: Unpack[AmplificationFields],
     ) -> None:
         if isinstance(scheduler, AmplifiedScheduler):
             scheduler = scheduler.scheduler
         prediction_type(scheduler)
         self.scheduler = scheduler
-        self.amplification = amplification or Amplification()
+        self.amplification = replace(amplification or Amplification(), **settings)
         self.watch = None if watch is None else as_window(watch, "watch")
-        self._forget()
+        self._start_trajectory()
 
-    # Looking like the scheduler within
+    # Looking like the scheduler inside
 
     def __getattr__(self, name: str) -> Any:
-        # Copying asks for attributes before there are any.
+        # copy and pickle ask for attributes before there are any.
         if name in self._OWN or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.scheduler, name)
@@ -111,7 +134,7 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def config(self) -> FrozenDict:
-        """The inner scheduler's configuration, and how it is amplified."""
+        """The inner scheduler's configuration, and the settings of the amplification."""
         return self._internal_dict
 
     @classmethod
@@ -128,42 +151,41 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             config: as a pipeline holds it, or as `save_pretrained` has written it.
-            return_unused_kwargs: return (scheduler, arguments that nobody took) instead.
-            scheduler: class of the scheduler within; by default what the configuration says.
-            watch: see the class; by default what the configuration says.
-            **kwargs: fields of `Amplification`; others go to the scheduler within.
+            return_unused_kwargs: return (scheduler, arguments that nothing used) instead.
+            scheduler: class name of the scheduler inside; by default the configuration names it.
+            watch: see the class; by default the configuration holds it.
+            **kwargs: fields of `Amplification`; all others go to the scheduler inside.
 
         Raises:
-            UsageError: no Diffusers scheduler is named.
+            UsageError: the name is not that of a Diffusers scheduler.
         """
         plain = dict(config or {})
-        is_ours = plain.get("_class_name") == cls.__name__
-        known = dict(plain.pop("_amplified", {})) if is_ours else {}
-        name = scheduler or known.pop("scheduler", None) or plain.get("_class_name")
-        known.pop("scheduler", None)
-        inner_class = _scheduler_class(name)
+        saved = dict(plain.pop("_amplified", {})) if plain.get("_class_name") == cls.__name__ else {}
+        saved_scheduler, saved_watch = saved.pop("scheduler", None), saved.pop("watch", None)
+        inner_class = _scheduler_class(scheduler or saved_scheduler or plain.get("_class_name"))
         plain["_class_name"] = inner_class.__name__
-        kept_watch = known.pop("watch", None)
-        chosen = {field.name: kwargs.pop(field.name) for field in fields(Amplification) if field.name in kwargs}
+        given = {field.name: kwargs.pop(field.name) for field in fields(Amplification) if field.name in kwargs}
         inner, unused = inner_class.from_config(plain, return_unused_kwargs=True, **kwargs)
-        made = cls(inner, Amplification(**{**known, **chosen}), watch=watch if watch is not None else kept_watch)
-        return (made, unused) if return_unused_kwargs else made
+        amplification = Amplification(**{**saved, **given})
+        built = cls(inner, amplification, watch=saved_watch if watch is None else watch)
+        return (built, unused) if return_unused_kwargs else built
+
+    # Pipelines look at the parameters of the next two methods to see what a scheduler can do.
 
     @property
     def set_timesteps(self) -> Callable[..., None]:
-        """The inner scheduler's method; it also begins a new trajectory."""
+        """The inner scheduler's `set_timesteps`, which also starts a new trajectory."""
 
-        # Pipelines look at the parameters of this method, and of `step`, to see what a scheduler can do.
         @functools.wraps(self.scheduler.set_timesteps)
         def set_timesteps(*args: Any, **kwargs: Any) -> None:
-            self._forget()
+            self._start_trajectory()
             self.scheduler.set_timesteps(*args, **kwargs)
 
         return set_timesteps
 
     @property
     def step(self) -> Callable[..., Any]:
-        """The inner scheduler's step, from an amplified prediction."""
+        """The inner scheduler's `step`, from an amplified network output."""
 
         @functools.wraps(self.scheduler.step)
         def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -174,138 +196,110 @@ class AmplifiedScheduler(SchedulerMixin, ConfigMixin):
     # Amplifying
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        amplification, scheduler = self.amplification, self.scheduler
-        mean, learned = _split(output, sample)
-        now = relative_timestep(scheduler, timestep)
-        inside = amplification.acts_at(now)
-        if amplification.gamma != 1 or self.watch is not None:
-            mean = self._amplified(mean, learned, timestep, sample, now, inside)
-        # Most schedulers have no use for a learned variance.
-        output = mean if learned is None or not takes_variance(scheduler) else torch.cat([mean, learned], dim=1)
-        made = scheduler.step(output, timestep, sample, *args, **kwargs)
-        if amplification.eta != 1 and inside:
-            made = _tangential(made, sample, amplification.eta)
+        learned: Tensor | None = None
+        if output.shape[1] == 2 * sample.shape[1]:
+            output, learned = output.chunk(2, dim=1)
+        if self.amplification.gamma != 1 or self.watch is not None:
+            output = self._amplify(output, learned, timestep, sample)
+        if learned is not None and takes_variance(self.scheduler):
+            output = torch.cat([output, learned], dim=1)
+        result = self.scheduler.step(output, timestep, sample, *args, **kwargs)
+        eta = self.amplification.eta
+        if eta != 1 and self.amplification.acts_at(relative_timestep(self.scheduler, timestep)):
+            if isinstance(result, tuple):
+                result = (amplify_tangent(sample, result[0], eta), *result[1:])
+            else:
+                result.prev_sample = amplify_tangent(sample, result.prev_sample, eta)
         if self.watch is not None:
-            self.made = made[0] if isinstance(made, tuple) else made.prev_sample
-        return made
+            self.last_sample = result[0] if isinstance(result, tuple) else result.prev_sample
+        return result
 
-    def _amplified(
-        self, mean: Tensor, learned: Tensor | None, timestep: Any, sample: Tensor, now: float, inside: bool
-    ) -> Tensor:
+    def _amplify(self, output: Tensor, learned: Tensor | None, timestep: Any, sample: Tensor) -> Tensor:
+        """The amplified output; the plain one is noted where a gate or `running_variance` needs it."""
         level, prediction = noise_level(self.scheduler, timestep), prediction_type(self.scheduler)
         if level.alpha < MIN_ALPHA:
-            return mean
-        self._look(mean, sample, level, prediction, now)
-        if self.amplification.gamma == 1 or not inside:
-            return mean
-        factor = 1 + (self.amplification.gamma - 1) * self._gate(learned, timestep)
-        return amplify_score(mean, sample, level, prediction, factor)
+            return output
+        settings, now = self.amplification, relative_timestep(self.scheduler, timestep)
+        watched = self.watch is not None and self.watch[0] <= now <= self.watch[1]
+        gated = settings.gamma != 1 and settings.gate == "running_variance"
+        if watched or gated:
+            exact = torch.promote_types(sample.dtype, torch.float32)
+            original = predict_original(output.to(exact), sample.to(exact), level, prediction).detach()
+            if gated:
+                self._recent.append(original)
+            if watched:
+                self._watched.add(original)
+        if settings.gamma == 1 or not settings.acts_at(now):
+            return output
+        factor = 1 + (settings.gamma - 1) * self._gate(learned, timestep)
+        return amplify_score(output, sample, level, prediction, factor)
 
     def _gate(self, learned: Tensor | None, timestep: Any) -> Tensor | float:
-        amplification = self.amplification
-        if amplification.gate == "constant":
+        if self.amplification.gate == "constant":
             return 1.0
-        if amplification.gate == "running_variance":
-            # The first prediction of a trajectory says nothing about how certain it is.
+        if self.amplification.gate == "running_variance":
+            # A single prediction does not tell how certain it is.
             if len(self._recent) < 2:
                 return 0.0
-            return uncertainty_gate(_variance(tuple(self._recent)), amplification.halfway)
+            return uncertainty_gate(variance(self._recent), self.amplification.halfway)
         if learned is None:
             raise UsageError(
-                "The gate learned needs a network with a learned variance (twice the channels of its sample); "
-                "use the gate running_variance, or train one."
+                'The gate "learned" needs a network with a learned variance (twice the channels of its sample); '
+                'use the gate "running_variance", or train such a network.'
             )
-        t = round(float(timestep))
-        alphas = self.scheduler.alphas_cumprod
-        before = float(alphas[t - 1]) if t > 0 else 1.0
-        variance = posterior_variance_of_original(learned, float(alphas[t]), before)
-        return uncertainty_gate(variance, amplification.halfway)
+        t, alphas = round(float(timestep)), self.scheduler.alphas_cumprod
+        previous = float(alphas[t - 1]) if t > 0 else 1.0
+        return uncertainty_gate(
+            posterior_variance_of_original(learned, float(alphas[t]), previous), self.amplification.halfway
+        )
 
-    # Watching
-
-    def _forget(self) -> None:
+    def _start_trajectory(self) -> None:
         self._recent: deque[Tensor] = deque(maxlen=self.amplification.memory)
-        self._trace = RunningVariance()
-        self.made = None
-
-    def _look(self, mean: Tensor, sample: Tensor, level: NoiseLevel, prediction: Prediction, now: float) -> None:
-        watched = self.watch is not None and self.watch[0] <= now <= self.watch[1]
-        remembered = self.amplification.gamma != 1 and self.amplification.gate == "running_variance"
-        if not (watched or remembered):
-            return
-        exact = torch.promote_types(sample.dtype, torch.float32)
-        original = predict_original(mean.to(exact), sample.to(exact), level, prediction).detach()
-        if remembered:
-            self._recent.append(original)
-        if watched:
-            self._trace.add(original)
+        self._watched = RunningVariance()
+        self.last_sample = None
 
     def running_variance(self) -> Tensor:
         """How much the predicted x_0 of each sample changed over the watched steps (arXiv 2406.09358).
 
-        High values tell of hallucinations. Predictions are the network's own, before amplification.
+        High values indicate hallucinations. The predictions are the network's own, before amplification.
 
         Returns:
-            (B,): variance over the steps (n - 1 below), mean over the numbers of a sample.
+            (B,): the unbiased variance over the steps, averaged over the values of a sample.
 
         Raises:
             UsageError: fewer than two steps were watched since `set_timesteps`.
         """
-        return self._trace.per_sample()
+        return self._watched.per_sample()
 
 
 @contextmanager
 def amplified(
     pipeline: DiffusionPipeline, amplification: Amplification | None = None, *, watch: Window | None = None
 ) -> Iterator[AmplifiedScheduler]:
-    """Lend a pipeline an amplified scheduler; afterwards, and after an exception, it has its own again.
+    """Amplify a pipeline inside a `with` block; afterwards, even after an exception, it has its own scheduler again.
 
     Args:
         pipeline: any pipeline with one scheduler.
-        amplification: what to do.
+        amplification: the settings; by default nothing is amplified.
         watch: see `AmplifiedScheduler`.
 
     Yields:
-        The scheduler in use.
+        The amplified copy of the pipeline's scheduler.
     """
     own = pipeline.scheduler
-    lent = AmplifiedScheduler(copy.deepcopy(own), amplification, watch=watch)
-    pipeline.scheduler = lent
+    pipeline.scheduler = AmplifiedScheduler(copy.deepcopy(own), amplification, watch=watch)
     try:
-        yield lent
+        yield pipeline.scheduler
     finally:
         pipeline.scheduler = own
 
 
-def _split(output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The prediction, and what the network says of its variance."""
-    if output.shape[1] != 2 * sample.shape[1]:
-        return output, None
-    mean, learned = output.chunk(2, dim=1)
-    return mean, learned
-
-
-def _tangential(made: Any, sample: Tensor, eta: float) -> Any:
-    """A step's result, tuple or object, with its part across the sample amplified."""
-    if isinstance(made, tuple):
-        return (amplify_tangent(sample, made[0], eta), *made[1:])
-    made.prev_sample = amplify_tangent(sample, made.prev_sample, eta)
-    return made
-
-
-def _variance(predictions: tuple[Tensor, ...]) -> Tensor:
-    # Many times faster than `torch.stack(predictions).var(0)` for a handful of tensors.
-    mean = functools.reduce(torch.add, predictions) / len(predictions)
-    squares = ((prediction - mean).square() for prediction in predictions)
-    return functools.reduce(torch.add, squares) / (len(predictions) - 1)
-
-
 def _scheduler_class(name: str | None) -> type[SchedulerMixin]:
-    # Names come from files: nothing but Diffusers' own schedulers is looked up.
+    # The name comes from a file, so only Diffusers' own schedulers are looked up.
     found = getattr(diffusers, name, None) if name else None
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
         raise UsageError(
-            f"{name!r} is no scheduler of Diffusers; name one, for example "
+            f"{name!r} is not a scheduler of Diffusers; name one, for example "
             'AmplifiedScheduler.from_config(config, scheduler="DDIMScheduler").'
         )
     return found

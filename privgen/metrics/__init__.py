@@ -1,1 +1,1 @@
-"""Quality, detection and what pictures show."""
+"""Measure the quality of images, what they show, and which of them are hallucinated."""

@@ -1,7 +1,7 @@
-"""How near two sets of pictures are, by the features of a fixed network.
+"""Compare two sets of images by the features of a fixed network.
 
-The Frechet distance of features is called FID only with one particular network, which is not used here: whoever
-reports a figure names the network.
+The Frechet distance of features is called FID only for one particular network, which is not used here. So name the
+network beside every figure that you report.
 """
 
 import math
@@ -12,37 +12,37 @@ from torch import Tensor
 
 
 COVERAGE_NEIGHBOURS = 5
-"""k of the balls around real samples, as the paper has it."""
+"""Number of neighbours that set the radius around a real sample, as in the paper."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Features along the principal axes of a reference, scaled so that their mean variance there is 1.
+    """A projection on the principal axes of a reference, scaled so that the reference has a mean variance of 1.
 
-    Few numbers a picture let few hundred pictures estimate a covariance.
+    With few features per image, a few hundred images are enough to estimate a covariance.
 
     Attributes:
-        centre: (F,), the reference's mean.
-        axes: (F, d), orthogonal columns of equal length.
+        centre: mean of the reference, (F,).
+        axes: orthogonal columns of equal length, (F, d).
     """
 
     centre: Tensor
     axes: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Project features (B, F); gives (B, d), float64."""
+        """Project features (B, F) to (B, d), float64."""
         return (features.double() - self.centre) @ self.axes
 
 
 def fit_projection(features: Tensor, dimensions: int) -> Projection:
-    """The projection on the axes along which a reference varies most.
+    """Fit the projection on the axes along which a reference varies most.
 
     Args:
-        features: (N, F) of the reference, at least two, not all equal.
-        dimensions: d; more than there are axes gives all axes.
+        features: of the reference, (N, F), at least two that differ.
+        dimensions: number of axes, d; at most F are used.
 
     Raises:
-        ValueError: too few features, or all alike.
+        ValueError: there are too few features, or all are equal.
     """
     x = features.double()
     if x.ndim != 2 or len(x) < 2 or dimensions < 1:
@@ -57,54 +57,55 @@ def fit_projection(features: Tensor, dimensions: int) -> Projection:
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """Squared Frechet distance of the normal distributions with the moments of two sets (Dowson and Landau, 1982).
+    """The squared Frechet distance of two sets, as normal distributions (Dowson and Landau, 1982).
 
-    |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1^1/2 S_2 S_1^1/2)^1/2). It is biased upwards by small sets: compare sets of
-    equal size.
+    It is |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1^1/2 S_2 S_1^1/2)^1/2) of the means m and covariances S. Small sets bias
+    it upwards, so compare sets of equal size.
 
     Args:
         first: (N, d), at least two rows.
         second: (M, d), at least two rows.
 
     Returns:
-        At least 0; not a number if a feature is none.
+        A number of at least 0; not a number if a feature is NaN or infinite.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: the shapes do not fit.
     """
     x, y = first.double(), second.double()
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"expected (N, d) and (M, d) of at least 2 rows, got {tuple(x.shape)} and {tuple(y.shape)}")
     if not (x.isfinite().all() and y.isfinite().all()):
         return math.nan
-    # S = A^T A, and the roots of the eigenvalues of S_1 S_2 are the singular values of A_1 A_2^T: small for few rows.
+    # With S = A^T A, the roots of the eigenvalues of S_1 S_2 are the singular values of A_1 A_2^T, a small matrix if
+    # there are few rows.
     a, b = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
     if len(x) > x.shape[1] or len(y) > y.shape[1]:
-        a, b = (torch.linalg.qr(z).R for z in (a, b))  # the same A^T A of at most d rows
+        a, b = (torch.linalg.qr(z).R for z in (a, b))  # A^T A stays the same, with at most d rows
     cross = torch.linalg.svdvals(a @ b.T).sum()
     distance = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
     return max(float(distance), 0.0)
 
 
 def coverage(real: Tensor, generated: Tensor, *, neighbours: int = COVERAGE_NEIGHBOURS) -> float:
-    """Share of real samples that have a generated one nearer than their k-th real neighbour (arXiv 2002.09797).
+    """The fraction of real samples with a generated sample nearer than their k-th real neighbour (arXiv 2002.09797).
 
     Args:
-        real: (N, d), more than `neighbours`.
-        generated: (M, d), at least one.
+        real: (N, d), more rows than `neighbours`.
+        generated: (M, d), at least one row; rows with NaN cover nothing.
         neighbours: k.
 
     Returns:
-        In [0, 1]; what is not a number covers nothing.
+        A number in [0, 1].
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: the shapes do not fit.
     """
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1] or len(generated) < 1:
         raise ValueError(f"expected (N, d) and (M, d), got {tuple(real.shape)} and {tuple(generated.shape)}")
     if not 1 <= neighbours < len(real):
         raise ValueError(f"expected more than {neighbours} real samples, got {len(real)}")
     x, y = real.double(), generated.double().nan_to_num(math.inf)
-    # The nearest of the k + 1 is the sample itself.
+    # The nearest of k + 1 neighbours is the sample itself.
     radius = torch.cdist(x, x).kthvalue(neighbours + 1, dim=1).values
     return float((torch.cdist(x, y).nan_to_num(math.inf).min(1).values <= radius).double().mean())

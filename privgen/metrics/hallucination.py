@@ -1,8 +1,8 @@
-"""Which samples could not be data, and whether a score tells.
+"""Measure hallucinations: samples that break the rules of the data, and scores that predict them.
 
-Measured with validators that know the rules of the data, not with FID, which does not follow hallucination. Beside
-the fraction of hallucinations belong coverage (sharper samples can drop modes) and the distance to the nearest training
-sample (they can copy).
+Validators that know the rules of the data find hallucinations; FID does not follow them. Beside the fraction of
+hallucinations, report coverage, since sharper samples can drop modes, and the distance to the nearest training sample,
+since samples can be copies.
 """
 
 import math
@@ -11,24 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import chi2, rankdata
 from torch import Tensor
 
 from privgen.data.toys import GaussianMixture
-from privgen.metrics.detection import Rate, rate
 
 
 MODE_RADIUS = 3.0
-"""Standard deviations around a mode within which a sample belongs to it."""
+"""A sample belongs to a mode if it is within this many standard deviations of it."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validator found.
+    """The rules that samples break.
 
     Attributes:
-        broken: for each rule which samples break it, (B,) bool.
+        broken: for each rule, which samples break it, (B,) bool.
         reader_error: fraction of real data that the validator takes for hallucinated.
     """
 
@@ -41,14 +40,14 @@ class Validation:
         return torch.stack(list(self.broken.values())).any(0)
 
     @property
-    def fraction(self) -> Rate:
-        """Share of hallucinated samples, the reader's own error included."""
-        return rate(self.hallucinated.tolist())
+    def fraction(self) -> float:
+        """Fraction of samples that are hallucinated, including the validator's own error."""
+        return float(self.hallucinated.double().mean())
 
     @property
-    def fractions(self) -> dict[str, Rate]:
-        """The same for each rule."""
-        return {name: rate(broken.tolist()) for name, broken in self.broken.items()}
+    def fractions(self) -> dict[str, float]:
+        """Fraction of samples that break each rule."""
+        return {name: float(broken.double().mean()) for name, broken in self.broken.items()}
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,11 @@ class ModeCoverage:
     """How samples are spread over the modes of a mixture.
 
     Attributes:
-        fractions: of the valid samples near each mode, (K,), adding to 1.
-        covered: modes whose fraction is at least a fifth of 1 / K.
+        fractions: fractions of the valid samples near each mode, (K,), which sum to 1.
+        covered: how many modes have a fraction of at least 1 / (5 K).
         imbalance: largest relative deviation of a fraction from 1 / K; 0 is uniform.
-        spread: root of the mean squared deviation of a number from its mode, in standard deviations of a mode. Without
-            the tails that were taken for hallucinated it is 0.97 for real data in two dimensions; less is sharpened.
+        spread: root mean square distance from the mode per dimension, in standard deviations of a mode. For real data
+            in two dimensions it is 0.97, since the tails count as hallucinated; sharpened samples have less.
     """
 
     fractions: Tensor
@@ -70,25 +69,30 @@ class ModeCoverage:
 
 
 def validate_mixture(samples: Tensor, mixture: GaussianMixture, *, radius: float = MODE_RADIUS) -> Validation:
-    """Samples farther than `radius` standard deviations from every mode are hallucinated.
+    """Find samples that are farther than `radius` standard deviations from every mode.
 
     Args:
         samples: (B, D).
-        mixture: the data.
+        mixture: the distribution of the data.
         radius: in standard deviations of a mode.
 
     Returns:
-        One rule, "between modes". The reader's error is exact: the tail of a chi-squared law with D degrees of
-        freedom, 1.1 % for 3 standard deviations in two dimensions.
+        One rule, "between modes". The reader error is exact: the tail of a chi-squared distribution with D degrees of
+        freedom, which is 1.1 % for 3 standard deviations in two dimensions.
     """
     distances = torch.cdist(samples.double(), mixture.centres.to(samples.device)).min(1).values
     error = float(chi2.sf(radius**2, mixture.dimensions))
-    # What is not a number is near nothing.
+    # Written so that NaN, which compares false with everything, counts as hallucinated.
     return Validation({"between modes": ~(distances <= radius * mixture.std)}, error)
 
 
 def mode_coverage(samples: Tensor, mixture: GaussianMixture, *, radius: float = MODE_RADIUS) -> ModeCoverage:
-    """How the valid samples are spread over the modes; arguments as for `validate_mixture`.
+    """Measure how the valid samples are spread over the modes.
+
+    Args:
+        samples: (B, D).
+        mixture: the distribution of the data.
+        radius: see `validate_mixture`.
 
     Raises:
         ValueError: no sample is valid.
@@ -104,15 +108,15 @@ def mode_coverage(samples: Tensor, mixture: GaussianMixture, *, radius: float = 
 
 
 def nearest_training_distance(samples: Tensor, training: Tensor, *, chunk: int = 1024) -> Tensor:
-    """Distance of each sample to the training sample nearest to it.
+    """The distance of each sample to its nearest training sample.
 
     Args:
         samples: (B, ...).
-        training: (N, ...), the same shape but for N.
-        chunk: samples at a time.
+        training: (N, ...).
+        chunk: how many samples are compared at a time.
 
     Returns:
-        (B,): root of the mean squared difference per number.
+        (B,), the root mean square difference of the values of two samples.
     """
     x, y = samples.flatten(1).float(), training.flatten(1).float()
     nearest = [torch.cdist(part, y).min(1).values for part in x.split(chunk)]
@@ -120,16 +124,21 @@ def nearest_training_distance(samples: Tensor, training: Tensor, *, chunk: int =
 
 
 def auroc(scores: ArrayLike, positive: ArrayLike) -> float:
-    """Probability that a positive has a higher score than a negative; ties count half (Mann and Whitney, 1947).
+    """The probability that a positive scores higher than a negative; ties count half (Mann and Whitney, 1947).
 
     Args:
         scores: (B,).
-        positive: (B,) bool, for example which samples are hallucinated.
+        positive: (B,) bool, such as which samples are hallucinated.
 
     Returns:
-        In [0, 1]; not a number unless there are both kinds.
+        A number in [0, 1]; not a number unless there are positives and negatives.
+
+    Raises:
+        ValueError: the shapes differ, or have more than one dimension.
     """
-    x, labels = _checked(scores, positive)
+    x, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if x.shape != labels.shape or x.ndim != 1:
+        raise ValueError(f"expected as many scores as labels, got {x.shape} and {labels.shape}")
     n = int(labels.sum())
     if n in (0, labels.size):
         return math.nan
@@ -137,34 +146,15 @@ def auroc(scores: ArrayLike, positive: ArrayLike) -> float:
     return (ranks - n * (n + 1) / 2) / (n * (labels.size - n))
 
 
-def roc(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The curve of a detector that reports everything at or above a threshold.
-
-    Args:
-        scores: (B,).
-        positive: (B,) bool, both kinds present.
-
-    Returns:
-        False-positive and true-positive rates, from (0, 0) to (1, 1), one point for each distinct score.
-    """
-    x, labels = _checked(scores, positive)
-    if labels.all() or not labels.any():
-        raise ValueError("expected positives and negatives, got only one kind")
-    order = np.argsort(-x, kind="stable")
-    hits, last = labels[order], np.append(np.diff(x[order]) != 0, True)
-    true, false = np.cumsum(hits)[last], np.cumsum(~hits)[last]
-    return np.append(0.0, false / (~labels).sum()), np.append(0.0, true / labels.sum())
-
-
 def keep_best(scores: Tensor, fraction: float) -> Tensor:
-    """Which samples are left when the worst fraction is dropped.
+    """Drop the samples with the highest scores.
 
     Args:
-        scores: (B,), high is bad, such as `AmplifiedScheduler.running_variance`.
-        fraction: to drop, in [0, 1); rounded to whole samples, and at least one is kept.
+        scores: (B,), for example of a detector of hallucinations; NaN counts as highest.
+        fraction: of the samples to drop, in [0, 1), rounded to whole samples; at least one sample is kept.
 
     Returns:
-        Indices in ascending order.
+        Indices of the samples that are kept, ascending.
 
     Raises:
         ValueError: the fraction is out of range.
@@ -173,10 +163,3 @@ def keep_best(scores: Tensor, fraction: float) -> Tensor:
         raise ValueError(f"expected a fraction to drop in [0, 1), got {fraction}")
     kept = max(len(scores) - round(fraction * len(scores)), 1)
     return scores.nan_to_num(math.inf).argsort(stable=True)[:kept].sort().values
-
-
-def _checked(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    x, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-    if x.shape != labels.shape or x.ndim != 1:
-        raise ValueError(f"expected as many scores as labels, got {x.shape} and {labels.shape}")
-    return x, labels

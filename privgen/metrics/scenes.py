@@ -1,4 +1,4 @@
-"""Whether a picture shows the scene that was asked for, as a classifier of scenes sees it."""
+"""Judge whether images show the scene that they should, with a classifier of scenes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,28 +11,27 @@ from torch import Tensor
 from privgen.data.scenes import SceneSpec, draw_scene
 from privgen.errors import PrivgenError
 from privgen.io.pixels import resize
-from privgen.metrics.detection import Rate, rate
 from privgen.models.classifier import SceneClassifier
 
 
 THRESHOLD = 0.5
-"""Probability from which an object counts as being there."""
+"""An object counts as found if its probability is at least this."""
 
 
 @dataclass(frozen=True)
 class SceneJudgement:
-    """What a classifier sees in a picture, and whether it is what was asked for.
+    """What a classifier sees in an image, and whether that is the scene that it should show.
 
     Attributes:
-        found: every object of a probability of at least one half, the surest first.
-        probabilities: theirs.
+        found: all objects with a probability of at least `THRESHOLD`, the most probable first.
+        probabilities: of these objects.
         colour: of the background.
-        pattern: of the background, None for a plain one.
-        objects_right: with k objects asked for, these are the k surest, and each of them is found; others may be
-            found beside them, so it is `exact` that says whether nothing else is there.
-        exact: the objects found are those asked for and no others.
-        colour_right: the background has the colour asked for.
-        pattern_right: the background has the pattern asked for, or none where none was.
+        pattern: of the background; None if it is plain.
+        objects_right: whether the k objects of the scene are found and are the k most probable; others may be found
+            too.
+        exact: whether the objects of the scene are found, and no others.
+        colour_right: whether the background has the right colour.
+        pattern_right: whether the background has the right pattern, or none if the scene has none.
     """
 
     found: tuple[str, ...]
@@ -53,14 +52,14 @@ def load_classifier(folder: Path | None = None) -> SceneClassifier:
     """Load a classifier of scenes.
 
     Args:
-        folder: where it was saved; by default the one that ships beside mini.
+        folder: where it was saved; by default the classifier that ships with mini.
 
     Raises:
-        PrivgenError: there is none.
+        PrivgenError: the folder holds no classifier.
     """
     path = folder or Path(str(files("privgen"))) / "models" / "mini" / "privgen" / "classifier"
     if not (path / "config.json").is_file():
-        raise PrivgenError(f"{path} holds no classifier of scenes; `privgen train classifier -o DIR` makes one.")
+        raise PrivgenError(f"{path} holds no classifier of scenes; train one with `privgen train classifier -o DIR`.")
     return SceneClassifier.from_pretrained(path).eval()
 
 
@@ -68,16 +67,16 @@ def load_classifier(folder: Path | None = None) -> SceneClassifier:
 def judge(
     images: Tensor, specs: Sequence[SceneSpec], classifier: SceneClassifier, *, batch_size: int = 64
 ) -> list[SceneJudgement]:
-    """Judge pictures by what was asked for.
+    """Judge whether images show the scenes that they should.
 
     Args:
-        images: (batch, 3, height, width) in [0, 1]; resized to the classifier's size.
-        specs: what each was meant to show.
-        classifier: as `load_classifier` gives it.
-        batch_size: pictures at a time.
+        images: (batch, 3, height, width) in [0, 1]; they are resized to the classifier's size.
+        specs: the scene that each image should show.
+        classifier: from `load_classifier`.
+        batch_size: images at a time.
 
     Raises:
-        ValueError: not as many specs as images, or an object, colour or pattern that the classifier does not know.
+        ValueError: there are not as many specs as images, or the classifier does not know an object.
     """
     config = classifier.config
     if images.ndim != 4 or len(images) != len(specs):
@@ -90,9 +89,12 @@ def judge(
     judgements = []
     for first in range(0, len(specs), batch_size):
         x = resize(images[first : first + batch_size].float(), (config.sample_size, config.sample_size)).clamp(0, 1)
-        said = classifier(x.to(classifier.device))
+        output = classifier(x.to(classifier.device))
         rows = zip(
-            said.nouns.sigmoid().cpu(), said.colour.argmax(1).tolist(), said.pattern.argmax(1).tolist(), strict=True
+            output.nouns.sigmoid().cpu(),
+            output.colour.argmax(1).tolist(),
+            output.pattern.argmax(1).tolist(),
+            strict=True,
         )
         for spec, (scores, colour, pattern) in zip(specs[first : first + batch_size], rows, strict=True):
             seen = config.patterns[pattern] if pattern < len(config.patterns) else None
@@ -118,17 +120,17 @@ def _judge(
     )
 
 
-def classifier_accuracy(classifier: SceneClassifier, n: int, seed: int) -> Rate:
-    """The share of drawn scenes in which a classifier finds exactly the objects that are there.
+def classified_right(classifier: SceneClassifier, n: int, seed: int) -> list[bool]:
+    """Whether a classifier finds exactly the objects that are there, for each of n drawn scenes.
 
     Args:
-        classifier: to be examined.
-        n: number of scenes.
-        seed: of the first scene; take one that training never draws.
+        classifier: the classifier that is measured.
+        n: how many scenes.
+        seed: of the first scene; choose one that training never draws.
     """
-    right = []
+    right: list[bool] = []
     for first in range(0, n, 64):
         scenes = [draw_scene(seed + i) for i in range(first, min(first + 64, n))]
         pixels = torch.stack([torch.from_numpy(scene.pixels) for scene in scenes])
-        right += [said.exact for said in judge(pixels, [scene.spec for scene in scenes], classifier)]
-    return rate(right)
+        right += [judgement.exact for judgement in judge(pixels, [scene.spec for scene in scenes], classifier)]
+    return right

@@ -1,4 +1,4 @@
-"""Reads pictures of shapes, and says which could not be data."""
+"""Read images of shapes, and find those that break the rules of the data."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,17 +15,17 @@ from privgen.metrics.hallucination import Validation
 
 
 MIN_OVERLAP = 0.8
-"""Intersection over union with a shape, both scaled to one box, from which it is recognised."""
+"""A shape is recognised if its intersection over union with a drawn one, both scaled to one box, is at least this."""
 _BOX = 32
 
 
 @dataclass(frozen=True)
 class FoundShape:
-    """A connected shape of a picture.
+    """A connected shape in an image.
 
     Attributes:
-        kind: its name; None if it is none of the shapes.
-        mask: where it is, (64, 64) bool.
+        kind: its name; None if it is not a triangle, square or pentagon.
+        mask: its pixels, (64, 64) bool.
     """
 
     kind: str | None
@@ -33,47 +33,51 @@ class FoundShape:
 
 
 def find_shapes(image: NDArray[np.float32]) -> list[FoundShape]:
-    """The connected shapes of a picture.
-
-    Args:
-        image: (1, 64, 64) in [0, 1].
-    """
+    """Find the connected shapes in an image, (1, 64, 64) in [0, 1]."""
     labels, _ = label(np.asarray(image)[0] >= 0.5, structure=np.ones((3, 3)))
     boxes = enumerate(find_objects(labels), 1)
     return [FoundShape(_recognised(labels[box] == number), labels == number) for number, box in boxes]
 
 
 def read_shapes(image: NDArray[np.float32]) -> list[str | None]:
-    """The names of the connected shapes of a picture, None for one that is none of them; argument as above."""
+    """The kinds of the connected shapes in an image, (1, 64, 64) in [0, 1]; see `FoundShape`."""
     return [found.kind for found in find_shapes(image)]
 
 
 def offending_shapes(image: NDArray[np.float32]) -> list[FoundShape]:
-    """Those that are none of the shapes, and all of a kind that is there more than once; argument as above."""
+    """The shapes that break a rule: those of no known kind, and all of a kind that comes more than once.
+
+    Args:
+        image: (1, 64, 64) in [0, 1].
+    """
     found = find_shapes(image)
     kinds = [shape.kind for shape in found]
     return [shape for shape in found if shape.kind is None or kinds.count(shape.kind) > 1]
 
 
 def validate_shapes(images: Tensor) -> Validation:
-    """Which pictures show a shape twice, or something that is none of the shapes.
+    """Find the images that show a kind of shape twice, or a shape of no known kind.
 
     Args:
         images: (B, 1, 64, 64) in [0, 1].
 
     Returns:
-        Rules "repeated" and "unknown"; a picture that is not all numbers counts as unknown. The reader's error on
-        10,000 drawn pictures is 0.
+        The rules "repeated" and "unknown"; an image with NaN counts as unknown. The reader error is 0, measured on
+        10,000 drawn images.
     """
     read = [read_shapes(image) for image in images.float().cpu().numpy()]
     repeated = [any(found.count(kind) > 1 for kind in SHAPES) for found in read]
     unknown = [None in found for found in read]
-    spoilt = ~images.flatten(1).isfinite().all(1).cpu()
-    return Validation({"repeated": torch.tensor(repeated), "unknown": torch.tensor(unknown) | spoilt}, 0.0)
+    not_finite = ~images.flatten(1).isfinite().all(1).cpu()
+    return Validation({"repeated": torch.tensor(repeated), "unknown": torch.tensor(unknown) | not_finite}, 0.0)
 
 
 def count_kinds(images: Tensor) -> Tensor:
-    """How many kinds of shapes each picture shows, (B,) from 0 to 3; argument as above."""
+    """How many kinds of shapes each image shows, (B,) from 0 to 3.
+
+    Args:
+        images: (B, 1, 64, 64) in [0, 1].
+    """
     read = [set(read_shapes(image)) - {None} for image in images.float().cpu().numpy()]
     return torch.tensor([len(kinds) for kinds in read])
 
@@ -95,6 +99,6 @@ def _templates() -> dict[str, NDArray[np.bool_]]:
 
 
 def _boxed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Scaled to one box, whatever its size and proportions."""
+    """A mask scaled to a box of fixed size, whatever its size and proportions."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(image.resize((_BOX, _BOX), Image.Resampling.BILINEAR)) >= 128

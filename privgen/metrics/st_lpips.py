@@ -1,11 +1,11 @@
-"""ST-LPIPS: how different two images look, to a network that small shifts do not disturb.
+"""ST-LPIPS: how different two images look, to a network that tolerates small shifts.
 
-Ghildyal and Liu, Shift-tolerant perceptual similarity metric, arXiv 2207.13686: LPIPS (Zhang et al., arXiv 1801.03924)
-with an AlexNet that blurs before it leaves pixels out, trained on the same judgements. Its numbers are not those of
-LPIPS.
+Ghildyal and Liu, "Shift-tolerant perceptual similarity metric", arXiv 2207.13686. It is LPIPS (Zhang et al., arXiv
+1801.03924) with an AlexNet that blurs before it subsamples, trained on the same human judgements. Its numbers are not
+those of LPIPS.
 
-Weights are those of the package stlpips-pytorch (BSD 2-clause); its code, parts of which may not be used
-commercially, is neither needed nor run.
+The weights come from the package stlpips-pytorch (BSD 2-clause). Its code is neither needed nor run; parts of it may
+not be used commercially.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _PACKAGE, _FILE = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"
 _ADVICE = "run `pip install 'privgen[perceptual]'`"
 
 SMALLEST = 32
-"""Side in pixels that images need at least."""
+"""Smallest side of an image in pixels."""
 
 
 class ShiftTolerantAlexNet(nn.Module):
-    """Five layers of features and a weight for each channel of them.
+    """An AlexNet with five layers of features, and a weight for each of their channels.
 
     Args:
-        width: channels of the first layer; 64 is the published network's, and the others follow.
+        width: channels of the first layer, 64 in the published network; the other layers scale with it.
     """
 
     def __init__(self, width: int = 64) -> None:
@@ -46,11 +46,7 @@ class ShiftTolerantAlexNet(nn.Module):
         self.weights = nn.ParameterList(torch.zeros(1, n, 1, 1) for n in channels)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Features of five layers.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1].
-        """
+        """The features of all five layers, for images (B, 3, H, W) in [0, 1]."""
         shift, scale = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_SHIFT, _SCALE))
         x = (2 * images - 1 - shift) / scale
         found = []
@@ -65,33 +61,37 @@ class ShiftTolerantAlexNet(nn.Module):
         return found
 
     def forward(self, images: Tensor, references: Tensor) -> Tensor:
-        """Distances (B,): squared differences of unit vectors of features, weighed, averaged over places, summed."""
+        """The distances of pairs of images, (B,).
+
+        For each layer and place, features are scaled to unit length, and the squared differences of their channels are
+        weighted and summed. The results are averaged over the places and summed over the layers.
+        """
         pairs = zip(self.features(images), self.features(references), self.weights, strict=True)
         return torch.stack([(w * (_unit(x) - _unit(y)).square()).sum(1).mean((1, 2)) for x, y, w in pairs]).sum(0)
 
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Mean and spread of colours in [-1, 1] that LPIPS was trained with."""
+"""Mean and standard deviation of the colours, in [-1, 1], as in LPIPS."""
 
 
 def st_lpips_installed() -> bool:
-    """Whether `st_lpips` can run."""
+    """Whether the weights for `st_lpips` are installed."""
     return find_packaged(_PACKAGE, _FILE) is not None
 
 
 def st_lpips(images: Tensor, references: Tensor) -> Tensor:
-    """ST-LPIPS of each image, with the AlexNet; differentiable.
+    """ST-LPIPS of pairs of images, differentiable.
 
     Args:
         images: (B, 3, H, W) in [0, 1], each side at least `SMALLEST`.
         references: the same shape and range.
 
     Returns:
-        (B,), 0 for equal images.
+        (B,), at least 0; 0 for equal images.
 
     Raises:
         PrivgenError: the weights are not installed.
-        ValueError: shapes that do not fit, or pixels outside [0, 1].
+        ValueError: the shapes do not fit, or pixels are outside [0, 1].
     """
     images, references = check_pairs(images, references)
     if images.shape[1] != 3 or min(images.shape[-2:]) < SMALLEST:
@@ -114,12 +114,12 @@ def _network() -> ShiftTolerantAlexNet:
 
 
 def _blur_and_halve(x: Tensor) -> Tensor:
-    """A binomial filter of 3 x 3, each second pixel of what it gives; two pixels reflected at the edges."""
+    """Filter with a 3 x 3 binomial kernel, with two pixels reflected at the edges, and take every second pixel."""
     row = x.new_tensor([0.25, 0.5, 0.25])
     kernel = torch.outer(row, row).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=x.shape[1])
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Features of each place as a vector of length 1; without a slope where there are none."""
+    """The features of each place, scaled to length 1; where all are 0, the gradient is 0 instead of NaN."""
     return x / (x.square().sum(1, keepdim=True).clamp(min=1e-20).sqrt() + 1e-10)

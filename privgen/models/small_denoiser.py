@@ -1,4 +1,4 @@
-"""Small networks for measurements that train many of them: a denoiser of two resolutions, a classifier of garments."""
+"""Small networks for evaluations that train many of them: a denoiser and a classifier of garments."""
 
 import math
 
@@ -8,19 +8,19 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, silu
 
 
 class SmallDenoiser(nn.Module):
-    """A denoiser of under a million parameters, convolutions at two resolutions, conditioned on time and class.
+    """A convolutional denoiser at two resolutions, with fewer than a million parameters.
 
     Args:
-        channels: of the pictures.
-        patch: side of the patches that the first convolution sees as one position.
+        channels: of the images.
+        patch: side of the patches that the first convolution takes as one position.
         width: channels at the finer resolution, a multiple of 8.
-        inner: channels at half of it, a multiple of 8.
-        depth: blocks there.
-        classes: to be conditioned on; 0 is unconditional.
-        learn_variance: give twice the channels, for `variance_type` learned_range. What the second half is made of is
-            learnt for the first alone: its loss, large where the reverse step's variance is small, would drown the
-            other's. It is bounded to (-1, 1): what is right beyond, for steps of the training's length, is far too
-            much for the longer steps of sampling.
+        inner: channels at half that resolution, a multiple of 8.
+        depth: blocks at half that resolution.
+        classes: how many classes it is conditioned on; 0 is unconditional.
+        learn_variance: return twice the channels, for `variance_type` learned_range. The variance does not train the
+            features: its loss, large where the variance of the reverse step is small, would drown the other loss. It
+            is bounded to (-1, 1), since values that are right for the short steps of training are far too large for
+            the longer steps of sampling.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class SmallDenoiser(nn.Module):
 
         Args:
             x_t: (B, C, H, W), sides divisible by `patch`.
-            t: (B,), in [0, 1], 1 is pure noise.
-            labels: (B,), int64, with classes only.
+            t: (B,), in [0, 1]; 1 is pure noise.
+            labels: (B,), int64; used only by a network with classes.
 
         Returns:
             (B, C, H, W), or (B, 2 C, H, W) with a learned variance.
@@ -80,11 +80,11 @@ class SmallDenoiser(nn.Module):
 
 
 class GarmentClassifier(nn.Module):
-    """A convolutional network from a garment of 28 x 28 pixels to its class; its features are what is compared.
+    """A convolutional classifier of garments in images of 28 x 28 pixels, with features that can be compared.
 
     Args:
-        classes: that it tells apart.
-        features: numbers before the last layer.
+        classes: how many classes it distinguishes.
+        features: how many features the last layer takes.
     """
 
     def __init__(self, classes: int = 10, features: int = 64) -> None:
@@ -111,7 +111,7 @@ class GarmentClassifier(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions and a way around them; the condition scales and shifts what they see."""
+    """A residual block of two convolutions; the condition scales and shifts their input."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

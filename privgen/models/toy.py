@@ -1,4 +1,4 @@
-"""A small network for points instead of pictures."""
+"""A small denoiser for points instead of images."""
 
 import math
 from typing import Any
@@ -16,8 +16,8 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
     Args:
         dimensions: numbers of a sample.
         width: of the hidden layers.
-        layers: hidden layers.
-        learn_variance: give twice the numbers, for `variance_type` learned_range; the second half is in (-1, 1).
+        layers: how many hidden layers.
+        learn_variance: return twice the numbers, for `variance_type` learned_range; the second half is in (-1, 1).
     """
 
     @register_to_config
@@ -26,7 +26,7 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
         frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 4) / (width // 4))
         self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
-        # The data's details are much finer than its extent.
+        # The factor 4 resolves details that are much finer than the extent of the data.
         self.directions: Tensor
         self.register_buffer("directions", 4 * torch.randn(dimensions, width // 4))
         self.enter = nn.Linear(dimensions + 2 * (width // 4), width)
@@ -41,9 +41,9 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
 
         Args:
             sample: x_t, (B, D).
-            timestep: one for all, or (B,), of 1000.
-            return_dict: False returns a tuple.
-            **conditions: are ignored.
+            timestep: one for all samples, or (B,), on a scale of 1000 timesteps.
+            return_dict: return an output object; False returns a tuple.
+            **conditions: not used.
 
         Returns:
             An output whose `sample` is (B, D), or (B, 2 D) with a learned variance.

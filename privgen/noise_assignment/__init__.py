@@ -1,1 +1,1 @@
-"""Which noise each image of a training batch gets (immiscible diffusion)."""
+"""Assign noise to the images of a training batch, so that each image gets noise that is near to it."""

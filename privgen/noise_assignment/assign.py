@@ -1,8 +1,9 @@
-"""Immiscible noise assignment: give every image of a batch the noise that lies nearest to it.
+"""Immiscible noise assignment: give each image of a training batch noise that is near to it.
 
-Immiscible Diffusion (arXiv 2406.12303) permutes the noises of a batch, Improved Immiscible Diffusion (arXiv
-2505.18521) picks one of several noises for every image. Both choose by distance, here both choose by dot product: for
-a permutation that is the same choice, as the norms add up to a constant; for a pick it keeps the norm of the noise.
+Immiscible Diffusion (arXiv 2406.12303) permutes the noises of a batch. Improved Immiscible Diffusion (arXiv
+2505.18521) picks one of several noises for each image. Both papers choose by distance; here both choose by dot
+product. For a permutation the choice is the same, since the norms add up to a constant. For a pick, the dot product
+keeps the norm of the noise, which distance would shrink.
 """
 
 from collections.abc import Hashable, Sequence
@@ -21,10 +22,12 @@ Labels = Tensor | Sequence[Hashable]
 METHODS: tuple[Method, ...] = ("auto", "linear", "knn", "auction")
 CANDIDATES = 4
 
-# What "auto" goes by; docs/results/noise-assignment.md shows the measurements.
 LINEAR_TO = 4096
+"""Most noises per image for which "auto" takes "linear" on the CPU."""
 AUCTION_FROM = 2048
+"""Fewest noises per image for which "auto" takes "auction" on another device."""
 AUCTION_TO = 8192
+"""Most noises per image for which "auto" takes a permutation on another device."""
 
 
 def assign_noise(
@@ -38,40 +41,41 @@ def assign_noise(
     condition_weight: float = 1.0,
     generator: Generator | list[Generator] | None = None,
 ) -> Tensor:
-    """Chooses for every image of a batch a noise that lies near it.
+    """Assign to each image of a training batch noise that is near to it.
 
-    In a training loop: `noise = assign_noise(latents, noise)`, once per batch, after the noise is drawn and before a
-    noise offset or `add_noise`. The returned noise is also the target's. The same call serves epsilon, v and
-    flow-matching training.
+    Call it once per batch, after you draw the noise and before you add a noise offset or call `add_noise`. Use the
+    noise that it returns for the target too. It serves noise prediction, v-prediction and flow matching alike.
 
     Example:
         >>> import torch
         >>> from privgen import assign_noise
-        >>> latents = torch.randn(16, 4, 32, 32)
-        >>> noise = assign_noise(latents, torch.randn_like(latents))
-        >>> noise.shape
-        torch.Size([16, 4, 32, 32])
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> latents, noise = torch.randn(2, 64, 4, 8, 8, generator=generator)
+        >>> assigned = assign_noise(latents, noise)
+        >>> bool((latents - assigned).norm() < (latents - noise).norm())
+        True
 
     Args:
-        x_0: `(B, ...)`, clean images or latents, floating, any shape after the batch.
-        eps: `(B, ...)`, standard normal noise of the shape of `x_0`; or `(B, k, ...)`, k candidates for every image.
-        method: "linear" permutes the batch's noises to the least sum of squared distances, exactly (arXiv
-            2406.12303); "auction" does so on the device, to within 1 % of a standard deviation of the
-            cost; "knn" takes for every image the best of k noises (arXiv 2505.18521), drawing k - 1 more unless
-            `eps` holds them; "auto" takes what `choose_method` says for the size.
-        candidates: k, at least 1; None is 4, or what `eps` holds.
-        labels: B classes (a tensor of integers, or any hashable values such as captions). Noise is permuted within
-            a class only, which keeps each class's noise normal (arXiv 2503.10636). "knn" mixes no images, so that
-            neither labels nor conditions change it.
-        condition: `(B, ...)`, embeddings. A pair costs more by the cosine distance between the embedding of the image
-            and that of the image that the noise was drawn for (C2OT, arXiv 2503.10636).
-        condition_weight: the weight of that distance, at least 0, in standard deviations of the cost, so that it means
-            the same for every size of image.
-        generator: what "knn" draws from: one, or one per image, on the CPU or on the device; None is PyTorch's own.
+        x_0: clean images or latents, floating, `(B, ...)` with any shape after the batch.
+        eps: standard normal noise of the shape of `x_0`, or k candidates for each image, `(B, k, ...)`.
+        method: how noise is assigned. "linear" permutes the noises of the batch to the exact minimum of the summed
+            squared distances (arXiv 2406.12303). "auction" does the same on the device, to within 1 % of a standard
+            deviation of the cost per image. "knn" takes the best of k noises for each image (arXiv 2505.18521); it
+            draws k - 1 more unless `eps` holds them. "auto" takes what `choose_method` chooses for the batch.
+        candidates: k, at least 1; by default 4, or as many as `eps` holds.
+        labels: a class for each image: a tensor of integers, or hashable values such as captions. Noise is permuted
+            within each class, which keeps the noise of each class normal (arXiv 2503.10636). "knn" needs no labels
+            and no conditions, since it gives no image the noise of another.
+        condition: embeddings, `(B, ...)`. A pair of image and noise costs more by the cosine distance between the
+            embedding of that image and of the image that the noise was drawn for (C2OT, arXiv 2503.10636).
+        condition_weight: weight of that distance, at least 0, in standard deviations of the cost; so it means the same
+            for images of every size.
+        generator: one for all candidates of "knn", or one for each image, on the CPU or on the device; None is
+            PyTorch's global generator.
 
     Returns:
-        Noise of the shape of `x_0`, with the dtype and device of `eps`. Of "linear" and "auction" it has the rows of
-        `eps`, each once, bit by bit.
+        Noise of the shape of `x_0`, with the dtype and device of `eps`. "linear" and "auction" return the rows of
+        `eps`, each once and unchanged.
 
     Raises:
         ValueError: shapes, devices or values do not fit, or `x_0`, `eps` or `condition` hold NaN or infinity.
@@ -99,18 +103,18 @@ def noise_permutation(
     condition: Tensor | None = None,
     condition_weight: float = 1.0,
 ) -> Tensor:
-    """Which noise every image gets; `assign_noise` says what the arguments mean.
+    """The permutation that assigns noise to images; see `assign_noise` for the arguments.
 
     Args:
         x_0: `(B, ...)`, floating.
         eps: `(B, ...)`, floating.
         method: "linear" or "auction".
-        labels: B classes that noise does not leave.
+        labels: a class for each image; noise stays within its class.
         condition: `(B, ...)`, embeddings whose cosine distance is added to the cost.
-        condition_weight: the weight of that distance, in standard deviations of the cost.
+        condition_weight: weight of that distance, in standard deviations of the cost.
 
     Returns:
-        `(B,)`, int64, a permutation: image i gets `eps[permutation[i]]`.
+        `(B,)`, int64: image i gets `eps[permutation[i]]`.
 
     Raises:
         ValueError: shapes, devices or values do not fit, or the inputs hold NaN or infinity.
@@ -136,18 +140,18 @@ def noise_permutation(
 
 
 def choose_method(noises: int, device: torch.device | str = "cpu") -> Method:
-    """What "auto" does with a batch.
+    """The method that "auto" takes for a batch.
 
-    A permutation, which keeps the batch's noise as it was drawn, as long as one is found in good time: the exact one
-    grows with the cube of the size. Among few noises none is near, and it does next to nothing; picking from noises
-    drawn for the purpose does more, but most trainings were the worse for it (docs/results/noise-assignment.md).
+    It is a permutation, which keeps the noise of the batch as it was drawn, unless the batch is so large that finding
+    one takes too long; the time grows with the cube of the size. In a small batch no noise is near, so a permutation
+    does next to nothing. "knn" would do more there, but it made most trainings worse.
 
     Args:
-        noises: how many noises an image can get: the batch size, over all processes, divided by the number of labels.
+        noises: how many noises an image can get: the batch size over all processes, divided by the number of labels.
         device: where the batch is.
 
     Returns:
-        "knn", "linear" or "auction".
+        "linear", "auction" or "knn".
     """
     on_cpu = torch.device(device).type == "cpu"
     if noises > (LINEAR_TO if on_cpu else AUCTION_TO):
@@ -156,14 +160,14 @@ def choose_method(noises: int, device: torch.device | str = "cpu") -> Method:
 
 
 def check_batch(x_0: Tensor, eps: Tensor) -> None:
-    """Raises a `ValueError` unless `eps` can be noise for `x_0` `(B, ...)`: of its shape, or `(B, k, ...)`."""
+    """Raise a `ValueError` unless `eps` can be noise for `x_0`, `(B, ...)`: of its shape, or `(B, k, ...)`."""
     for name, tensor in (("x_0", x_0), ("eps", eps)):
         if not tensor.is_floating_point():
             raise ValueError(f"expected {name} of a floating dtype, got {tensor.dtype}")
     if x_0.ndim < 2 or x_0.numel() == 0:
         raise ValueError(f"expected x_0 of shape (B, ...) with at least one value, got {tuple(x_0.shape)}")
-    of_candidates = eps.numel() > 0 and eps.ndim == x_0.ndim + 1 and eps[:, 0].shape == x_0.shape
-    if eps.shape != x_0.shape and not of_candidates:
+    holds_candidates = eps.numel() > 0 and eps.ndim == x_0.ndim + 1 and eps[:, 0].shape == x_0.shape
+    if eps.shape != x_0.shape and not holds_candidates:
         raise ValueError(
             f"expected eps of shape {tuple(x_0.shape)} as x_0, or of shape {(len(x_0), 'k', *x_0.shape[1:])} "
             f"with k candidates per image, got {tuple(eps.shape)}"
@@ -173,7 +177,7 @@ def check_batch(x_0: Tensor, eps: Tensor) -> None:
 
 
 def label_groups(labels: Labels | None, x_0: Tensor) -> list[Tensor]:
-    """The rows of every class, ascending: one `(n,)` int64 tensor per class, on the device of `x_0`."""
+    """The ascending rows of each class: one `(n,)` int64 tensor per class, on the device of `x_0`."""
     if labels is None:
         return [torch.arange(len(x_0), device=x_0.device)]
     if isinstance(labels, Tensor) and (labels.is_floating_point() or labels.is_complex()):
@@ -203,7 +207,7 @@ def _check_finite(name: str, tensor: Tensor) -> None:
 
 
 def _check_products(products: Tensor, x_0: Tensor, eps: Tensor) -> None:
-    # Whatever is not finite makes its products so.
+    # NaN or infinity in an input makes its products NaN or infinite.
     if not products.isfinite().all():
         _check_finite("x_0", x_0)
         _check_finite("eps", eps)
@@ -216,9 +220,9 @@ def _permute(x_0: Tensor, eps: Tensor, method: Method, condition: Tensor | None,
 
 
 def _cost(x_0: Tensor, eps: Tensor, condition: Tensor | None, weight: float) -> Tensor:
-    """`(B, B)`: half the squared distance, up to constants per row and column, plus the condition's penalty."""
+    """`(B, B)`: half the squared distance up to constants per row and column, plus the penalty of the condition."""
     x, e = _flat(x_0), _flat(eps)
-    # The mean image costs every matching the same, and would take digits from what differs.
+    # The mean image adds the same cost to every matching. Without it, the differences keep more digits.
     x = (x.mean(0) - x).to(torch.promote_types(x.dtype, e.dtype))
     cost = x @ e.to(x.dtype).T
     _check_products(cost, x_0, eps)
@@ -238,7 +242,7 @@ def _count(candidates: int | None, x_0: Tensor, eps: Tensor) -> int:
 
 
 def _nearest(x_0: Tensor, eps: Tensor, count: int, generator: Generator | list[Generator] | None) -> Tensor:
-    """The noise of the highest dot product among `count` for every image, holding two at a time."""
+    """For each image, the one of `count` noises with the highest dot product; holds two noises at a time."""
     if isinstance(generator, list) and len(generator) != len(x_0):
         raise ValueError(f"expected {len(x_0)} generators, one per image, got {len(generator)}")
     drawn = eps.shape == x_0.shape
@@ -261,9 +265,5 @@ def _dot(x_0: Tensor, eps: Tensor) -> Tensor:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """`(B, D)`, in float32 or better: in half precision the sums would pick the wrong noise."""
-    return tensor.flatten(1).to(_precise(tensor))
-
-
-def _precise(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+    """`(B, D)` in at least float32, since sums in half precision would pick the wrong noise."""
+    return tensor.flatten(1).to(torch.promote_types(tensor.dtype, torch.float32))

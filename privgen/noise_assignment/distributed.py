@@ -1,11 +1,11 @@
-"""Noise assignment when a batch is spread over several processes."""
+"""Noise assignment for a batch that is spread over several processes."""
 
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
-from torch import Generator, Tensor
+from torch import Tensor
 
 from privgen.noise_assignment.assign import (
     Labels,
@@ -28,65 +28,54 @@ def assign_noise_distributed(
     *,
     scope: Scope = "global",
     method: Method = "auto",
-    candidates: int | None = None,
     labels: Labels | None = None,
     condition: Tensor | None = None,
     condition_weight: float = 1.0,
-    generator: Generator | list[Generator] | None = None,
 ) -> Tensor:
-    """`assign_noise` for one process of several, which all call it together.
+    """Assign noise over all processes; every process calls it at the same time.
 
-    "global" permutes the noises of all processes among the images of all processes, and gives the same as
-    `assign_noise` on the whole batch in one process. "knn" needs no communication.
+    With scope "global", the noises of all processes are permuted among the images of all processes. The result is that
+    of `assign_noise` on the whole batch in one process. The method "knn" needs no other process, so you can also call
+    `assign_noise` for it, which takes a generator and the number of candidates.
 
     Args:
         accelerator: the processes.
-        x_0: `(B, ...)`, this process's images, on its device; B is the same everywhere.
-        eps: `(B, ...)`, this process's noise, which must not be that of another; or `(B, k, ...)` candidates.
-        scope: "global", or "local" to assign within each process: no communication, but noise that lies less near.
-        method: as in `assign_noise`; "auto" goes by the size over all processes when `scope` is "global".
-        candidates: as in `assign_noise`.
-        labels: this process's B classes.
-        condition: `(B, ...)`, this process's embeddings.
-        condition_weight: as in `assign_noise`.
-        generator: as in `assign_noise`.
+        x_0: this process's images, `(B, ...)` on its device; B is the same on every process.
+        eps: this process's noise, `(B, ...)`, or candidates, `(B, k, ...)`; every process draws noise of its own.
+        scope: "global"; or "local", which assigns within each process, without communication but with noise that is
+            less near.
+        method: see `assign_noise`; with scope "global", "auto" chooses by the size over all processes.
+        labels: classes of this process's images, B of them.
+        condition: embeddings of this process's images, `(B, ...)`.
+        condition_weight: see `assign_noise`.
 
     Returns:
         This process's noise, of the shape of `x_0`.
 
     Raises:
-        ValueError: as in `assign_noise`, then on every process; or the processes hold batches of different sizes.
+        ValueError: as for `assign_noise`, then on every process; or the processes hold batches of different sizes.
     """
     if scope not in ("global", "local"):
         raise ValueError(f"expected scope 'global' or 'local', got {scope!r}")
     check_batch(x_0, eps)
     if scope == "global" and accelerator.num_processes > 1 and method != "knn" and eps.shape == x_0.shape:
         _check_sizes(accelerator, x_0)
-        everyone = _gather_labels(accelerator, labels)
+        all_labels = _gather_labels(accelerator, labels)
         images = accelerator.gather(x_0.detach())
         if method == "auto":
-            method = choose_method(len(images) // len(label_groups(everyone, images)), images.device)
+            method = choose_method(len(images) // len(label_groups(all_labels, images)), images.device)
         if method != "knn":
             noises = accelerator.gather(eps)
             embeddings = None if condition is None else accelerator.gather(condition.detach())
-            permutation = _permutation_of_main(
-                accelerator, images, noises, method, everyone, embeddings, condition_weight
+            permutation = _shared_permutation(
+                accelerator, images, noises, method, all_labels, embeddings, condition_weight
             )
             first = accelerator.process_index * len(x_0)
             return noises[permutation[first : first + len(x_0)]]
-    return assign_noise(
-        x_0,
-        eps,
-        method=method,
-        candidates=candidates,
-        labels=labels,
-        condition=condition,
-        condition_weight=condition_weight,
-        generator=generator,
-    )
+    return assign_noise(x_0, eps, method=method, labels=labels, condition=condition, condition_weight=condition_weight)
 
 
-def _permutation_of_main(
+def _shared_permutation(
     accelerator: Accelerator,
     x_0: Tensor,
     eps: Tensor,
@@ -95,7 +84,7 @@ def _permutation_of_main(
     condition: Tensor | None,
     condition_weight: float,
 ) -> Tensor:
-    """Solved once, so that all follow one permutation even where their hardware rounds differently."""
+    """The permutation of the main process, so that all use the same even if their hardware rounds differently."""
     permutation, failure = torch.full((len(x_0),), -1, device=x_0.device), None
     if accelerator.is_main_process:
         try:
@@ -104,10 +93,10 @@ def _permutation_of_main(
             )
         except ValueError as error:
             failure = error
-    # Also after a failure, for the other processes wait here.
+    # After a failure too, since the other processes wait here.
     permutation = broadcast(permutation)
     if permutation[0] < 0:
-        raise failure or ValueError("expected noise that the main process can assign, got its error")
+        raise failure or ValueError("the main process could not assign the noise; its error says why")
     return permutation
 
 

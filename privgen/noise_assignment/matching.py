@@ -1,4 +1,4 @@
-"""The assignment problem itself: which column each row of a square cost matrix takes, once each."""
+"""The assignment problem: match the rows of a square cost matrix to its columns, one to one, at least total cost."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
-# Below this size the shortest augmenting paths are found sooner than the potentials that would shorten them.
+# In smaller problems, finding good potentials takes longer than the time that they save.
 _WARM_START_FROM = 256
 
 
 @dataclass(frozen=True)
 class Matching:
-    """A one-to-one matching and how far it can be from the best one.
+    """A one-to-one matching, with a bound on how much better the best one can be.
 
-    Args:
+    Attributes:
         columns: `(N,)`, int64: row i takes column `columns[i]`.
-        prices: `(N,)`: the dual variables of the columns, which certify `gap`.
+        prices: `(N,)`, the dual variables of the columns, which prove `gap`.
         gap: total cost minus a lower bound of the least total cost, in units of the cost; 0 is optimal.
         rounds: how many rounds of bidding it took.
     """
@@ -29,10 +29,11 @@ class Matching:
 
 
 def linear_matching(cost: Tensor) -> Tensor:
-    """The matching of least total cost, exactly, by shortest augmenting paths on the CPU.
+    """The exact matching of least total cost, by shortest augmenting paths on the CPU.
 
-    SciPy's solver (Crouse 2016, doi 10.1109/TAES.2016.140952) starts from zero potentials. Potentials from a
-    few Sinkhorn iterations are subtracted first: a constant per column changes no optimum, and the paths get short.
+    SciPy's solver (Crouse 2016, doi 10.1109/TAES.2016.140952) starts from potentials of zero. To make its paths
+    shorter, potentials from a few Sinkhorn iterations are subtracted first. A constant per column does not change the
+    optimum.
 
     Args:
         cost: `(N, N)`, floating, finite, on any device.
@@ -41,7 +42,7 @@ def linear_matching(cost: Tensor) -> Tensor:
         `(N,)`, int64, on the device of `cost`: row i takes column `columns[i]`.
     """
     values = cost.cpu().double()
-    # Some rows and columns tell the scale well enough.
+    # A sample of rows and columns is enough for the scale.
     every = max(1, len(cost) // 128)
     if len(cost) >= _WARM_START_FROM and (scale := spread(cost[::every, ::every])) > 0:
         values = values - sinkhorn_potentials(cost, temperature=0.1 * scale, iterations=10).cpu()
@@ -50,18 +51,19 @@ def linear_matching(cost: Tensor) -> Tensor:
 
 
 def auction_matching(cost: Tensor, *, tolerance: float = 0.01, max_rounds: int = 20_000) -> Matching:
-    """A matching within a known gap of the least total cost, on the device of `cost`.
+    """A matching within a known gap of the least total cost, found on the device of `cost`.
 
-    Forward auction with epsilon scaling and simultaneous bids (Bertsekas 1988, doi 10.1007/BF02186476): a row bids
-    what its best column is worth to it above its second best, plus epsilon; the highest bid takes the column. When all
-    rows hold one, the total is within N epsilon of the optimum. Prices start from Sinkhorn potentials.
+    Forward auction with epsilon scaling and simultaneous bids (Bertsekas 1988, doi 10.1007/BF02186476). Each row bids
+    the difference in value between its best and its second-best column, plus epsilon; the highest bid takes the
+    column. When every row holds a column, the total is within N epsilon of the optimum. Prices start from Sinkhorn
+    potentials.
 
     Args:
         cost: `(N, N)`, floating, finite, on any device.
-        tolerance: the last epsilon, in multiples of `spread(cost)`, above 0: the bound on the mean gap per row. Of
-            integers it makes the matching exact when `tolerance * spread(cost) < 1 / N`.
-        max_rounds: after so many rounds of bidding, rows that still hold nothing take what is left, and `gap` says
-            what that costs.
+        tolerance: the last epsilon, above 0, in multiples of `spread(cost)`. It bounds the mean gap per row. For
+            integer costs the matching is exact if `tolerance * spread(cost) < 1 / N`.
+        max_rounds: most rounds of bidding. Rows that hold nothing then take the columns that are left, which raises
+            `gap`.
 
     Returns:
         The matching, with its gap.
@@ -75,7 +77,7 @@ def auction_matching(cost: Tensor, *, tolerance: float = 0.01, max_rounds: int =
     if scale == 0:
         columns = torch.arange(len(cost), device=cost.device)
         return Matching(columns, torch.zeros_like(cost[0]), 0.0, 0)
-    # A bid that rounds to no bid would be repeated for ever.
+    # A bid below the rounding error would change no price, and would be repeated forever.
     smallest = 16 * torch.finfo(cost.dtype).eps * float(cost.abs().max())
     prices = -sinkhorn_potentials(cost, temperature=0.05 * scale, iterations=30)
     rounds = 0
@@ -86,10 +88,10 @@ def auction_matching(cost: Tensor, *, tolerance: float = 0.01, max_rounds: int =
 
 
 def duality_gap(cost: Tensor, columns: Tensor, prices: Tensor) -> float:
-    """How much more a matching costs than the best one, at most.
+    """An upper bound on how much more a matching costs than the best one.
 
-    Weak duality of the assignment problem (Bertsekas 1988): for any prices p, no matching costs less than
-    `sum_i min_j (cost_ij + p_j) - sum_j p_j`. Summed in float64, except on devices without it.
+    By weak duality of the assignment problem (Bertsekas 1988), for any prices p no matching costs less than
+    `sum_i min_j (cost_ij + p_j) - sum_j p_j`. Sums are in float64, except on devices without it.
 
     Args:
         cost: `(N, N)`, floating.
@@ -97,7 +99,7 @@ def duality_gap(cost: Tensor, columns: Tensor, prices: Tensor) -> float:
         prices: `(N,)`, any real numbers; the better the prices, the tighter the bound.
 
     Returns:
-        The gap of the total, in units of the cost, never below 0.
+        The gap of the total cost, in units of the cost, at least 0.
     """
     precise = torch.float32 if cost.device.type == "mps" else torch.float64
     total = cost.gather(1, columns[:, None]).to(precise).sum()
@@ -106,33 +108,33 @@ def duality_gap(cost: Tensor, columns: Tensor, prices: Tensor) -> float:
 
 
 def spread(cost: Tensor) -> float:
-    """The standard deviation of what a matching can change: the cost without its row and column means.
+    """The standard deviation of the cost without its row and column means, which no matching can change.
 
     Args:
         cost: `(N, N)`, floating.
 
     Returns:
-        The standard deviation, in units of the cost; 0 for costs between which no matching can choose.
+        The standard deviation, in units of the cost; 0 if all matchings cost the same.
     """
     rows, columns = cost.mean(1, keepdim=True), cost.mean(0)
     varying = float((cost - rows - columns).std(correction=0))
-    # Of rank one, as for equal images, the means take away everything but rounding.
+    # If all matchings cost the same, as for equal images, only rounding errors are left.
     return varying if varying > 8 * torch.finfo(cost.dtype).eps * float(cost.abs().max()) else 0.0
 
 
 def sinkhorn_potentials(cost: Tensor, *, temperature: float, iterations: int) -> Tensor:
     """Approximate dual potentials of the columns, by matrix scaling.
 
-    Sinkhorn's iterations for optimal transport (Cuturi 2013, arXiv 1306.0895). Nothing here depends on
-    their accuracy: the solvers are right from any finite start, and faster from a good one.
+    These are Sinkhorn's iterations for optimal transport (Cuturi 2013, arXiv 1306.0895). No result here depends on
+    their accuracy: the solvers are correct from any finite start, and faster from a good one.
 
     Args:
         cost: `(N, N)`, floating.
-        temperature: the entropic regularisation, in units of the cost, above 0.
+        temperature: strength of the entropic regularisation, above 0, in units of the cost.
         iterations: how many times rows and columns are scaled.
 
     Returns:
-        `(N,)`, finite, in units of the cost; subtracted from the columns of `cost`, it evens them out.
+        `(N,)`, finite, in units of the cost. Subtract it from the columns of `cost` to even them out.
     """
     kernel = ((cost.amin(1, keepdim=True) - cost) / temperature).exp_()
     columns = torch.ones_like(kernel[0])
@@ -150,7 +152,7 @@ def _epsilons(tolerance: float) -> list[float]:
 
 
 def _bid(cost: Tensor, prices: Tensor, epsilon: float, max_rounds: int) -> tuple[Tensor, Tensor, int]:
-    """Auctions every column: `(N,)` columns by row, `(N,)` prices, rounds."""
+    """Auction all columns. Returns the column of each row, `(N,)`, the prices, `(N,)`, and the number of rounds."""
     held = torch.full_like(prices, -1, dtype=torch.int64)  # column by row
     owner, prices = held.clone(), prices.clone()  # row by column
     for used in range(max_rounds):
@@ -166,7 +168,7 @@ def _bid(cost: Tensor, prices: Tensor, epsilon: float, max_rounds: int) -> tuple
 
 
 def _best_bids(profit: Tensor, bidders: Tensor, prices: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The columns that got bids, the row that bid most for each, and how much; ties go to the last row."""
+    """The columns that got bids, the row with the highest bid for each, and that bid; ties go to the last row."""
     (best, second), (wanted, _) = (part.unbind(1) for part in profit.topk(2, dim=1))
     bids = prices[wanted] + best - second + epsilon
     highest = torch.full_like(prices, -torch.inf).scatter_reduce(0, wanted, bids, "amax")

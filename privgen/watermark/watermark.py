@@ -12,6 +12,7 @@ from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec
 from privgen.watermark.read.p_values import Test
+from privgen.watermark.token import Token
 from privgen.watermark.write.existing import mark_loaded
 from privgen.watermark.write.in_pipeline import marking
 from privgen.watermark.write.mark_spec import PSNR, Carrier, MarkSpec
@@ -143,7 +144,7 @@ class Watermark:
     def on(
         self,
         pipe: Any,
-        key: Key | Sequence[Key],
+        key: Key | Token | Sequence[Key],
         *,
         carrier: Carrier | None = None,
         tau: float | None = None,
@@ -154,13 +155,14 @@ class Watermark:
             with mark.on(pipe, key):
                 images = pipe("a cat").images
 
-        The pipeline is as before when the block ends, also after an exception. Without the mark, images are bit for bit
-        those of the pipeline.
+        The pipeline is as before when the block ends, also after an exception. Without the mark, images are bit for
+        bit those of the pipeline.
 
         Args:
             pipe: any Diffusers text-to-image pipeline whose autoencoder has the latents that the networks were made
                 for; for the carrier "token", and with `tau`, of the Stable Diffusion 1 or 2 family.
-            key: whose mark: one key for all images, or one for each image of a call, in their order.
+            key: whose mark: one key for all images, or one for each image of a call, in their order. A token writes
+                the mark of its own key.
             carrier: "latent" adds a pattern to the latents, "token" lets text write the mark; None is the model's own
                 choice.
             tau: the mark acts on timesteps t <= tau, of 1000; None is what suits the carrier.
@@ -173,6 +175,7 @@ class Watermark:
             PrivgenError: a network cannot be read.
             UsageError: a pipeline that cannot be marked so, or values that exclude each other.
         """
-        keys = [key] if isinstance(key, Key) else list(key)
-        with marking(pipe, keys, self.networks, MarkSpec(carrier, tau=tau, robust_steps=robust_steps)):
+        spec, token = MarkSpec(carrier, tau=tau, robust_steps=robust_steps), key if isinstance(key, Token) else None
+        keys = [] if isinstance(key, Token) else [key] if isinstance(key, Key) else list(key)
+        with marking(pipe, keys, self.networks, spec, token):
             yield pipe

@@ -39,8 +39,8 @@ def test_missing_files_say_what_to_do(folder):
         (b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", "is not an idx file"),
         (idx(np.zeros(9))[:-1], "is cut short"),
         (idx(np.zeros((2, 2))), "has 2 dimensions instead of 1"),
-        (idx(np.array([3, 0])), "holds no Fashion-MNIST"),
-        (idx(np.array([3, 0, 10])), "holds no Fashion-MNIST"),
+        (idx(np.array([3, 0])), "are not Fashion-MNIST"),
+        (idx(np.array([3, 0, 10])), "are not Fashion-MNIST"),
     ],
 )
 def test_bad_files(folder, data, message):

@@ -12,6 +12,7 @@ from privgen.io.images import load_image
 from privgen.metrics import mobilenet, st_lpips
 from privgen.metrics.mobilenet import MobileNetV2, fd_mnv2, load_mobilenet, mobilenet_features, mobilenet_installed
 from privgen.metrics.st_lpips import ShiftTolerantAlexNet, st_lpips_installed
+from privgen.models.initialise import seeded_weights
 
 
 needs_st_lpips = pytest.mark.skipif(not st_lpips_installed(), reason="stlpips-pytorch is not installed")
@@ -28,8 +29,7 @@ def pair():
 @pytest.fixture(scope="module")
 def small():
     """The shift-tolerant network, narrow and random, with weights of channels as a trained one has."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_weights(0):
         network = ShiftTolerantAlexNet(width=4)
     for weight in network.weights:
         torch.nn.init.constant_(weight, 0.5)
@@ -57,8 +57,8 @@ def test_gradients_are_finite_without_features(small, pair):
     assert black.grad.isfinite().all()
 
 
-def test_leaving_out_pixels_is_preceded_by_a_blur(small):
-    """A constant stays one, and a pattern of single pixels vanishes."""
+def test_subsampling_blurs_first():
+    """A constant stays a constant, and stripes of single pixels vanish."""
     ones = torch.ones(1, 2, 9, 9)
     torch.testing.assert_close(st_lpips._blur_and_halve(ones), torch.ones(1, 2, 6, 6))
     stripes = ones * torch.tensor([1.0, -1.0] * 4 + [1.0])
@@ -69,8 +69,7 @@ def test_mobilenet_is_that_of_the_paper():
     """3.5 million weights, and with those of Transformers' MobileNetV2 its features, an independent implementation."""
     from transformers import MobileNetV2Config, MobileNetV2Model
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_weights(0):
         network = MobileNetV2().eval()
         config = MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5, finegrained_output=True)
         reference = MobileNetV2Model(config).eval()
@@ -91,7 +90,7 @@ def test_mobilenet_is_that_of_the_paper():
         torch.testing.assert_close(network(images), expected)
 
 
-def test_what_is_missing_is_said():
+def test_missing_weights_and_wrong_shapes():
     with pytest.raises(PrivgenError, match="not installed; install it"):
         read_packaged("a_package_that_is_not_there", "weights.pth", "install it")
     with pytest.raises(ValueError, match="images"):

@@ -15,7 +15,7 @@ def test_reader_makes_no_error_on_real_pictures():
 @pytest.mark.slow
 def test_reader_makes_no_error_on_ten_thousand_pictures():
     images = np.stack([draw_shapes(sample_shapes(6, i)) for i in range(10_000)])
-    assert validate_shapes(torch.from_numpy(images)).share.successes == 0
+    assert validate_shapes(torch.from_numpy(images)).fraction == 0
 
 
 def test_pictures_are_seeded_and_even():

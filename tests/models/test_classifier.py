@@ -5,7 +5,7 @@ import torch
 from privgen.data.patterns import PATTERNS
 from privgen.data.scenes import COLOURS, NOUNS, Placed, SceneSpec, draw_scene, sample_spec
 from privgen.errors import PrivgenError
-from privgen.metrics.scenes import classifier_accuracy, judge, load_classifier
+from privgen.metrics.scenes import classified_right, judge, load_classifier
 from privgen.models.classifier import SceneClassifier, SceneLogits
 from privgen.training.mini.classifier import ClassifierRecipe, ClassifierTask
 
@@ -68,7 +68,7 @@ def test_saved_and_loaded(classifier, tmp_path):
 
 
 def test_no_classifier(tmp_path):
-    with pytest.raises(PrivgenError, match="holds no classifier of scenes; `privgen train classifier"):
+    with pytest.raises(PrivgenError, match="holds no classifier of scenes; train one with `privgen train classifier"):
         load_classifier(tmp_path)
 
 
@@ -119,8 +119,8 @@ def test_accuracy_counts_exact_sets():
     specs = [sample_spec(7 + i) for i in range(4)]
     seen = [({placed.noun: 3 for placed in one.objects}, "red", None) for one in specs]
     seen[1] = ({**seen[1][0], "clock": -1, "teapot": 4}, "red", None)
-    measured = classifier_accuracy(Oracle(*seen), 4, 7)
-    assert (measured.successes, measured.n) == (3, 4)
+    right = classified_right(Oracle(*seen), 4, 7)
+    assert (sum(right), len(right)) == (3, 4)
 
 
 # Training

@@ -49,7 +49,7 @@ results = {
     "captions": assign_noise_distributed(accelerator, x, e, method="linear", labels=captions),
     "condition": assign_noise_distributed(accelerator, x, e, method="linear", condition=condition[mine]),
     "bfloat16": assign_noise_distributed(accelerator, x.bfloat16(), e.bfloat16(), method="linear"),
-    "knn": assign_noise_distributed(accelerator, x, e, method="knn", generator=torch.Generator().manual_seed(1)),
+    "knn": assign_noise_distributed(accelerator, x, torch.stack([e, -e], dim=1), method="knn"),
 }
 bad = x.clone()
 bad[int(rank) :] = torch.nan if rank == "1" else x[0]

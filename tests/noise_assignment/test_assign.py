@@ -1,7 +1,10 @@
+import pickle
+
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+import privgen
 from privgen.noise_assignment.assign import assign_noise, choose_method, noise_permutation
 
 
@@ -20,12 +23,17 @@ def squared_distances(x_0, eps):
 
 
 def rows(noise):
-    """The noises as bytes, in an order of their own."""
+    """The noises as sorted bytes."""
     return sorted(map(bytes, noise.flatten(1).contiguous().view(torch.uint8).numpy()))
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def test_it_can_be_pickled(generator):
+    x_0, eps = batch((32, 3, 8, 8), generator)
+    assert torch.equal(pickle.loads(pickle.dumps(privgen.assign_noise))(x_0, eps), assign_noise(x_0, eps))
 
 
 # Linear assignment.
@@ -147,7 +155,7 @@ def test_same_seed_same_noise(method, shape, generator):
 
 
 @pytest.mark.parametrize("method", ["linear", "knn", "auction"])
-def test_inputs_may_lie_anyhow_in_memory(method, generator):
+def test_inputs_may_have_any_memory_layout(method, generator):
     x_0, eps = batch((32, 3, 8, 8), generator)
     expected = assign_noise(x_0, eps, method=method, generator=seeded())
     scattered = [t.to(memory_format=torch.channels_last) for t in (x_0, eps)]

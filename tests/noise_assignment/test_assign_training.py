@@ -15,7 +15,7 @@ def batch(shape, generator, dtype=torch.float32):
 
 
 def rows(noise):
-    """The noises as bytes, in an order of their own."""
+    """The noises as sorted bytes."""
     return sorted(map(bytes, noise.flatten(1).contiguous().view(torch.uint8).numpy()))
 
 

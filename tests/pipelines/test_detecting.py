@@ -4,7 +4,7 @@ from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from privgen.errors import UsageError
 from privgen.hallucination.amplification import Amplification
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.pipelines.detecting import Call, detecting
 
 
@@ -24,7 +24,7 @@ def test_is_the_network_s_noise_in_finished_latents(pipe, guidance_scale, schedu
     if scheduler is not None:
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     plain = run(pipe, guidance_scale=guidance_scale)
-    with detecting(pipe, detector=Detector((500,))) as detector:
+    with detecting(pipe, detector=HallucinationDetector((500,))) as detector:
         latents = run(pipe, guidance_scale=guidance_scale)
         found = detector.scores()
         assert torch.equal(detector.scores(), found)

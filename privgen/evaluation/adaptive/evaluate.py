@@ -1,10 +1,9 @@
-"""How marks stand against those who attack this very watermark: removed, and written where their owner never did."""
+"""How marks stand against attackers who know this very watermark: who remove marks, or forge them."""
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,35 +22,24 @@ from privgen.attacks import (
     SurrogateForgery,
     SurrogateRemoval,
 )
-from privgen.attacks.adaptive.surrogate import FIT_STEPS
 from privgen.environment import Environment, environment
 from privgen.errors import UsageError
-from privgen.evaluation.adaptive.images import Material, Source, generated_material, photograph_material
-from privgen.evaluation.intervals import Measured, finite, fraction, intervals, mean, values
-from privgen.evaluation.text_to_image.evaluate import RESULTS
-from privgen.evaluation.watermark.marking import WatermarkModel
-from privgen.evaluation.watermark.readings import as_saved, draw_keys
-from privgen.evaluation.watermark.report import RATES
-from privgen.io.files import write_text
+from privgen.evaluation.adaptive.images import Material, generated_material, photograph_material
+from privgen.evaluation.adaptive.plan import AdaptivePlan
+from privgen.evaluation.intervals import Measured, ci95, fraction, mean, values
+from privgen.evaluation.record import Report
+from privgen.evaluation.watermark.generation import as_saved, draw_keys
+from privgen.evaluation.watermark.model import WatermarkModel
+from privgen.evaluation.watermark.readings import RATES, Bits
 from privgen.metrics.quality import psnr
-from privgen.watermark.protocols import key_bits
+from privgen.watermark.protocols import ExtractorLike, key_bits
 from privgen.watermark.read.bits import count_matches, weigh_bits
 from privgen.watermark.read.logits import read_logits
 from privgen.watermark.read.p_values import p_values_of
-from privgen.watermark.write.mark_spec import Carrier
 
-
-EPSILONS = (2.0, 4.0, 8.0)
-"""Largest changes of a value, in 1/255."""
-
-STEPS = 40
-"""Of the gradient."""
-
-COLLECTED = 100
-"""Marked images of the key that the attacker has, and as many unmarked ones."""
 
 NONE = "none"
-"""Without an attack."""
+"""What results call images without an attack."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +48,8 @@ class Adversary:
 
     Attributes:
         name: what results call it.
-        removal: what is done to marked images; None leaves them.
-        forgery: what is done to unmarked images; None leaves them.
+        removal: what is done to marked images; None if this adversary removes nothing.
+        forgery: what is done to unmarked images; None if this adversary forges nothing.
     """
 
     name: str
@@ -70,157 +58,109 @@ class Adversary:
 
 
 @dataclass(frozen=True)
-class AdaptiveEvaluation:
-    """What was measured.
+class AdaptiveEvaluation(Report):
+    """How well marks stand.
 
     Attributes:
-        model: its name.
-        carrier: what marks were written with.
-        source: what the images are.
-        n: images of each kind that were attacked.
-        seed: of the key, the images and the attacks.
-        collected: marked images that the attacker had, and as many unmarked ones.
-        steps: of the gradient.
-        removal: by attack, measures on marked images: `detected_...`, `bit_accuracy`, `psnr_db`.
-        forgery: by attack, the same on unmarked images.
+        settings: model, carrier, source, n (images of each kind that were attacked), seed, collected (marked images
+            that the attacker had, and as many unmarked ones), and steps of the attacks that follow a gradient.
+        removal: measures on marked images by name of the adversary; see `measure`.
+        forgery: the same on unmarked images.
         environment: versions.
     """
 
-    model: str
-    carrier: Carrier
-    source: Source
-    n: int
-    seed: int
-    collected: int
-    steps: int
+    settings: Mapping[str, Any]
     removal: Mapping[str, Mapping[str, Measured]] = field(repr=False)
     forgery: Mapping[str, Mapping[str, Measured]] = field(repr=False)
     environment: Environment = field(repr=False)
 
-    def record(self) -> dict[str, Any]:
-        """The numbers in the terms of JSON, intervals under `ci95`."""
-        settings = ("model", "carrier", "source", "n", "seed", "collected", "steps")
-        record: dict[str, Any] = {name: getattr(self, name) for name in settings}
-        for aim in ("removal", "forgery"):
-            scores: Mapping[str, Mapping[str, Measured]] = getattr(self, aim)
-            record[aim] = {name: {**values(found), "ci95": intervals(found)} for name, found in scores.items()}
-        complete: dict[str, Any] = finite(record | {"environment": asdict(self.environment)})
-        return complete
+    @property
+    def _aims(self) -> dict[str, Mapping[str, Mapping[str, Measured]]]:
+        return {"removal": self.removal, "forgery": self.forgery}
+
+    def figures(self) -> dict[str, Any]:
+        """The settings, and the measures of each adversary by aim."""
+        scores = {
+            aim: {name: {**values(found), "ci95": ci95(found)} for name, found in adversaries.items()}
+            for aim, adversaries in self._aims.items()
+        }
+        return {**self.settings, **scores}
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each attack and aim, without intervals."""
+        """A row for each adversary and aim, without intervals."""
         return [
-            {"aim": aim, "attack": attack, **values(measures)}
-            for aim, scores in (("removal", self.removal), ("forgery", self.forgery))
-            for attack, measures in scores.items()
+            {"aim": aim, "attack": name, **values(found)}
+            for aim, adversaries in self._aims.items()
+            for name, found in adversaries.items()
         ]
 
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write `results.json`.
 
-        Raises:
-            PrivgenError: it exists and may not be replaced, or cannot be written.
-        """
-        write_text(Path(folder) / RESULTS, json.dumps(self.record(), indent=2) + "\n", overwrite=overwrite)
-
-
-def evaluate_adaptive(
-    model: WatermarkModel,
-    *,
-    n: int = 20,
-    seed: int = 0,
-    source: Source = "photographs",
-    carrier: Carrier | None = None,
-    collected: int = COLLECTED,
-    epsilons: Sequence[float] = EPSILONS,
-    steps: int = STEPS,
-    fit_steps: int = FIT_STEPS,
-    heldout: Path | None = None,
-    training: Path | None = None,
-) -> AdaptiveEvaluation:
+def evaluate_adaptive(model: WatermarkModel, plan: AdaptivePlan | None = None) -> AdaptiveEvaluation:
     """Attack the marks of one key.
 
-    Removal is tried on n images with the mark, forgery on the same images without it. Results are rounded to 8 bits,
-    as files are, and compared with the key that was attacked and no other.
+    Removal is tried on images with the mark, forgery on the same images without it. The results are rounded to 8 bits,
+    as files are, and compared with the attacked key alone.
 
     Args:
-        model: see `privgen.evaluation.watermark.marking.load_watermark_model`.
-        n: images, at least 2.
-        seed: of the key, the images and the attacks.
-        source: what the images are: see `photograph_material` and `generated_material`.
-        carrier: what marks are written with; by default the model's own choice.
-        collected: marked images of the key that the attacker has, at least 2, and as many unmarked ones.
-        epsilons: largest changes of a value by attacks that follow a gradient, in 1/255.
-        steps: of these attacks.
-        fit_steps: of the surrogate extractor's training.
-        heldout: folder of photographs to attack; by default the packaged held-out ones.
-        training: folder of photographs that are collected; by default the packaged training ones.
+        model: see `privgen.evaluation.watermark.model.load_watermark_model`.
+        plan: which marks are attacked, and how hard.
 
     Raises:
-        ValueError: n or `collected` below 2.
-        UsageError: a model without that carrier.
+        UsageError: the model lacks the carrier.
         PrivgenError: a photograph cannot be read.
     """
-    if n < 2 or collected < 2:
-        raise ValueError(f"expected n and collected of at least 2, got {n} and {collected}")
-    chosen = (model.present or (None,))[0] if carrier is None else carrier
-    if chosen is None or model.mappers.get(chosen) is None:
+    plan = plan or AdaptivePlan()
+    carrier = plan.carrier or next(iter(model.carriers), None)
+    if carrier is None or carrier not in model.carriers:
         raise UsageError(
-            f"The model {model.name} has no mapper for the carrier {chosen or 'token or latent'}; use another model "
+            f"The model {model.name} has no mapper for the carrier {carrier or 'token or latent'}; use another model "
             "or --carrier (carrier= in Python)."
         )
-    (key,) = draw_keys(1, torch.Generator().manual_seed(seed), "attacked")
-    amounts = {"n": n, "collected": collected, "seed": seed}
-    if source == "generated":
-        material = generated_material(model, chosen, key, **amounts)
-    else:
-        material = photograph_material(model, chosen, key, heldout=heldout, training=training, **amounts)
+    (key,) = draw_keys(1, torch.Generator().manual_seed(plan.seed), "attacked")
+    make = generated_material if plan.source == "generated" else photograph_material
+    material = make(model, carrier, key, plan)
     message = key_bits([key], model.extractor).cpu().numpy().astype(np.uint8)
     removal: dict[str, dict[str, Measured]] = {}
     forgery: dict[str, dict[str, Measured]] = {}
-    planned = adversaries(model, material, epsilons=epsilons, steps=steps, fit_steps=fit_steps, seed=seed)
-    for adversary in tqdm(planned, "attacks", unit="attack"):
+    for adversary in tqdm(adversaries(model, material, plan), "attacks", unit="attack"):
         for scores, attack, images in (
             (removal, adversary.removal, material.marked),
             (forgery, adversary.forgery, material.plain),
         ):
             if attack is not None or adversary.name == NONE:
-                attacked = images if attack is None else attack_each(attack, images, seed)
-                scores[adversary.name] = measure(model, message, attacked, images)
-    settings = (model.name, chosen, source, len(material.plain), seed, collected, steps)
-    return AdaptiveEvaluation(*settings, removal, forgery, environment())
+                attacked = images if attack is None else attack_each(attack, images, plan.seed)
+                scores[adversary.name] = measure(model.extractor, message, attacked, images)
+    settings = {
+        "model": model.name,
+        "carrier": carrier,
+        "source": plan.source,
+        "n": len(material.plain),
+        "seed": plan.seed,
+        "collected": plan.collected,
+        "steps": plan.steps,
+    }
+    return AdaptiveEvaluation(settings, removal, forgery, environment())
 
 
-def adversaries(
-    model: WatermarkModel,
-    material: Material,
-    *,
-    epsilons: Sequence[float] = EPSILONS,
-    steps: int = STEPS,
-    fit_steps: int = FIT_STEPS,
-    seed: int = 0,
-) -> list[Adversary]:
-    """The attacks, from none to averages of all images that were collected.
+def adversaries(model: WatermarkModel, material: Material, plan: AdaptivePlan) -> list[Adversary]:
+    """The adversaries, from none to one who averages all images that were collected.
 
     Args:
-        model: its extractor and autoencoder are what attackers have who have something.
-        material: what was collected.
-        epsilons: see `evaluate_adaptive`.
-        steps: see `evaluate_adaptive`.
-        fit_steps: see `evaluate_adaptive`.
-        seed: of the surrogate extractor.
+        model: some adversaries have its extractor, others its autoencoder.
+        material: the collected images.
+        plan: strengths and steps of the attacks.
     """
     marked, unmarked = Examples(material.collected_marked, "marked"), Examples(material.collected_unmarked, "unmarked")
-    held: dict[str, Any] = {"steps": steps, "model": model.extractor}
+    held: dict[str, Any] = {"steps": plan.steps, "model": model.extractor}
+    encoder: dict[str, Any] = {"steps": plan.steps, "model": model.pipeline}
     images: dict[str, Any] = {"marked": marked, "unmarked": unmarked}
-    fitted = {**images, "steps": steps, "fit_steps": fit_steps, "fit_seed": seed}
+    fitted = {**images, "steps": plan.steps, "fit_steps": plan.fit_steps, "fit_seed": plan.seed}
     planned = [Adversary(NONE)]
-    for e in epsilons:
+    for e in plan.epsilons:
         pair = ExtractorRemoval(strength=e, **held), ExtractorForgery(strength=e, marked=marked, **held)
         planned.append(Adversary(f"extractor_{e:g}", *pair))
-    encoder: dict[str, Any] = {"steps": steps, "model": model.pipeline}
-    planned += [Adversary(f"embedding_{e:g}", Embedding(strength=e, **encoder)) for e in epsilons]
-    for e in epsilons:
+    planned += [Adversary(f"embedding_{e:g}", Embedding(strength=e, **encoder)) for e in plan.epsilons]
+    for e in plan.epsilons:
         both = SurrogateRemoval(strength=e, **fitted), SurrogateForgery(strength=e, **fitted)
         planned.append(Adversary(f"surrogate_{e:g}", *both))
     for count in sorted({1, min(10, len(marked)), len(marked)}):
@@ -235,7 +175,7 @@ def attack_each(attack: Attack, images: Tensor, seed: int) -> Tensor:
     Args:
         attack: any.
         images: (n, 3, S, S) in [0, 1].
-        seed: of all randomness.
+        seed: of image 0; image i has seed + i.
     """
     attacked = [
         attack(image[None], generator=torch.Generator().manual_seed(seed + i)) for i, image in enumerate(images)
@@ -243,26 +183,23 @@ def attack_each(attack: Attack, images: Tensor, seed: int) -> Tensor:
     return as_saved(torch.cat(attacked))
 
 
-def measure(model: WatermarkModel, message: Any, attacked: Tensor, images: Tensor) -> dict[str, Measured]:
-    """What an attack came to.
+def measure(extractor: ExtractorLike, message: Bits, attacked: Tensor, images: Tensor) -> dict[str, Measured]:
+    """How well a key's mark is read from attacked images.
 
     Args:
-        model: its extractor reads.
-        message: (1, n_bits) of 0 and 1, the key's.
+        extractor: reads them.
+        message: (1, n_bits), the key's.
         attacked: (n, 3, S, S) in [0, 1].
-        images: the same images before.
+        images: the same images before the attack.
 
     Returns:
-        The shares that are detected, bit accuracy, and PSNR over the images that changed, if any did.
+        `detected_...`, the fractions of images in which the key is detected at `RATES`; `bit_accuracy`; and `psnr_db`
+        over the images that changed, if any did.
     """
-    n_bits = message.shape[1]
-    weighed = weigh_bits(read_logits(attacked, model.extractor))
+    weighed = weigh_bits(read_logits(attacked, extractor))
     matches, p = count_matches(weighed > 0, message)[:, 0], p_values_of(weighed, message, "weighted")[:, 0]
     measures = {f"detected_{name}": fraction(p <= fpr) for name, fpr in RATES.items()}
+    measures["bit_accuracy"] = mean(matches / message.shape[1])
     quality = psnr(attacked, images).numpy()
     changed = quality[np.isfinite(quality)]
-    return {
-        **measures,
-        "bit_accuracy": mean(matches / n_bits),
-        **({"psnr_db": mean(changed)} if changed.size else {}),
-    }
+    return measures | ({"psnr_db": mean(changed)} if changed.size else {})

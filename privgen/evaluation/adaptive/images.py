@@ -1,8 +1,7 @@
-"""What an adaptive attacker works on: images to attack, and images that were collected before."""
+"""The images of an adaptive evaluation: those that are attacked, and those that the attacker has collected."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -10,18 +9,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from privgen.data.photos import load_photos, random_view
+from privgen.diffusion.sampling import Sampling
+from privgen.evaluation.adaptive.plan import AdaptivePlan
 from privgen.evaluation.text_to_image.autoencoder import heldout_photos
-from privgen.evaluation.watermark.marking import WatermarkModel
-from privgen.evaluation.watermark.readings import Generation, as_saved
+from privgen.evaluation.watermark.generation import Generation, as_saved
+from privgen.evaluation.watermark.marking import evenly
+from privgen.evaluation.watermark.model import WatermarkModel
 from privgen.io.files import iter_image_files
 from privgen.io.images import load_image
 from privgen.watermark.key import Key
 from privgen.watermark.write.mark_spec import Carrier
 from privgen.watermark.write.residual import add_residual, to_canvas
 
-
-Source: TypeAlias = Literal["photographs", "generated"]
-SOURCES: tuple[Source, ...] = get_args(Source)
 
 _BATCH = 8
 
@@ -31,10 +30,10 @@ class Material:
     """Images of an attack on one key, all of one size and rounded to 8 bits.
 
     Attributes:
-        plain: (n, 3, S, S) in [0, 1], images to forge the mark on.
-        marked: the same images with the mark, which is to be removed.
+        plain: (n, 3, S, S) in [0, 1], images on which the attacker forges the mark.
+        marked: the same images with the mark, which the attacker removes.
         collected_marked: (N, 3, S, S), other images with the mark, which the attacker has.
-        collected_unmarked: (N, 3, S, S), yet other images without it, which the attacker has.
+        collected_unmarked: (N, 3, S, S), yet other images without it, which the attacker has too.
     """
 
     plain: Tensor
@@ -43,43 +42,28 @@ class Material:
     collected_unmarked: Tensor
 
 
-def photograph_material(
-    model: WatermarkModel,
-    carrier: Carrier,
-    key: Key,
-    *,
-    n: int,
-    collected: int,
-    seed: int,
-    heldout: Path | None = None,
-    training: Path | None = None,
-) -> Material:
-    """Photographs squeezed to the model's square.
+def photograph_material(model: WatermarkModel, carrier: Carrier, key: Key, plan: AdaptivePlan) -> Material:
+    """Photographs, squeezed to the model's square.
 
-    Targets are held-out photographs, spread evenly over the folder; what was collected are random views of training
-    photographs, those that are marked from one half of them and the others from the other half.
+    The attacked ones are held-out photographs, spread evenly over the folder. The collected ones are random views of
+    training photographs: one half of the photographs gives those with the mark, the other half those without.
 
     Args:
         model: marks them.
-        carrier: with what.
+        carrier: what the marks are written with.
         key: whose mark.
-        n: targets; fewer if the folder holds fewer.
-        collected: views of each kind.
-        seed: of the views, and of the noise that the carrier `token` works through.
-        heldout: folder of the targets; by default the packaged held-out photographs.
-        training: folder of the others; by default the packaged training photographs.
+        plan: how many, and from which folders.
 
     Raises:
         PrivgenError: a photograph cannot be read.
     """
-    marker = model.marker(carrier, seed)
-    files = iter_image_files([heldout or heldout_photos()])
-    n = min(n, len(files))
-    chosen = [files[i * len(files) // n] for i in range(n)]
+    marker = model.marker(carrier, plan.seed)
+    chosen = evenly(iter_image_files([plan.heldout or heldout_photos()]), plan.n)
     plain = as_saved(to_canvas([load_image(path).pixels for path in chosen], marker.size))
-    photos, rng = load_photos(training or heldout_photos().with_name("train")), np.random.default_rng(seed)
+    photos = load_photos(plan.training or heldout_photos().with_name("train"))
+    rng = np.random.default_rng(plan.seed)
     halves = [
-        as_saved(torch.stack([torch.from_numpy(random_view(half, marker.size, rng)) for _ in range(collected)]))
+        as_saved(torch.stack([torch.from_numpy(random_view(half, marker.size, rng)) for _ in range(plan.collected)]))
         for half in (photos[::2], photos[1::2] or photos[::2])
     ]
 
@@ -92,30 +76,26 @@ def photograph_material(
     return Material(plain, marked(plain), marked(halves[0]), halves[1])
 
 
-def generated_material(
-    model: WatermarkModel, carrier: Carrier, key: Key, *, n: int, collected: int, seed: int
-) -> Material:
-    """Images of held-out prompts: targets without and with the mark, and others of each kind.
+def generated_material(model: WatermarkModel, carrier: Carrier, key: Key, plan: AdaptivePlan) -> Material:
+    """Images of held-out prompts: the attacked ones without and with the mark, and the collected ones.
 
     Args:
         model: generates them.
-        carrier: what marks are written with.
+        carrier: what the marks are written with.
         key: whose mark.
-        n: targets.
-        collected: images of each kind.
-        seed: of scenes and noise.
+        plan: how many.
     """
-    generation = Generation(model.pipeline, seed, batch_size=_BATCH)
-    others, unmarked = range(n, n + collected), range(n + collected, n + 2 * collected)
-    plan = ((range(n), False), (range(n), True), (others, True), (unmarked, False))
+    generation = Generation(model.pipeline, plan.seed, sampling=Sampling(batch_size=_BATCH))
+    attacked, others = range(plan.n), range(plan.n, plan.n + plan.collected)
+    unmarked = range(others.stop, others.stop + plan.collected)
     made = []
-    with tqdm(total=sum(len(numbers) for numbers, _ in plan), desc="generating", unit="image") as bar:
-        for numbers, marked in plan:
+    with tqdm(total=2 * plan.n + 2 * plan.collected, desc="generating", unit="image") as bar:
+        for numbers, marked in ((attacked, False), (attacked, True), (others, True), (unmarked, False)):
             parts = []
             for first in range(0, len(numbers), _BATCH):
                 batch = numbers[first : first + _BATCH]
-                options = model.marking(carrier, [key] * len(batch)) if marked else {}
-                parts.append(generation.images(batch, **options))
+                with model.marking(generation, [key], carrier) if marked else nullcontext():
+                    parts.append(generation.images(batch))
                 bar.update(len(batch))
             made.append(torch.cat(parts))
     return Material(*made)

@@ -1,4 +1,4 @@
-"""What amplification and a learned variance cost: time of a sampling step with and without, in one run."""
+"""Measure how much time amplification and a learned variance add to a sampling step."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -11,65 +11,63 @@ from privgen.evaluation.intervals import Measured, median
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.scheduler import AmplifiedScheduler
 from privgen.hub import resolve_model
+from privgen.models.initialise import seeded_weights
 
 
-BATCH = 4
-"""Images of a step."""
+BATCH_SIZE = 4
+"""Images in a step."""
 AMPLIFIED = Amplification(1.5, gate="running_variance", eta=1.1)
-"""The dearest amplification there is, at every step."""
-_WORDS = 16
+"""The settings that cost most, at every step."""
+_TOKENS = 16
 Step = Callable[[Tensor, int], Tensor]
+"""From x_t, (B, C, h, w), and the number of a step to x_{t-1}."""
 
 
 def step_ratios(*, steps: int, seed: int = 0) -> dict[str, Measured]:
-    """Compare times of steps of the shipped model, network call included, one of each kind in turn.
+    """Compare the times of sampling steps with a network of the shipped model's size, network call included.
 
-    The weights are random, which takes the same time. Of smaller networks than this one, with its 7 million
-    parameters, amplification takes a larger part.
+    The weights are random, which does not change the time. With a smaller network than this one of 7 million
+    parameters, amplification takes a larger part of a step.
 
     Args:
-        steps: of each kind; a few more come first, which do not count.
+        steps: of each kind; a few more come first and are not timed.
         seed: of weights and noise.
 
     Returns:
-        Medians over pairs of steps, right after each other, in changing order: "amplify_step_ratio" (ancestral
-        sampling, amplified over plain), "variance_step_ratio" (with a learned variance over without).
+        Medians over pairs of steps that follow each other directly, in changing order: "amplify_step_ratio"
+        (ancestral sampling, amplified over plain) and "variance_step_ratio" (with a learned variance over without).
     """
-    plain = _stepper(steps, seed)
-    amplified, learned = _stepper(steps, seed, AMPLIFIED), _stepper(steps, seed, learn_variance=True)
-    x = torch.randn(BATCH, *_latent_shape(), generator=torch.Generator().manual_seed(seed))
+    plain = _make_step(steps, seed)
+    amplified, learned = _make_step(steps, seed, AMPLIFIED), _make_step(steps, seed, learn_variance=True)
+    config = UNet2DConditionModel.load_config(resolve_model(), subfolder="unet")
+    shape = (BATCH_SIZE, config["in_channels"], config["sample_size"], config["sample_size"])
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return {
         "amplify_step_ratio": _ratio(plain, amplified, x, steps),
         "variance_step_ratio": _ratio(plain, learned, x, steps),
     }
 
 
-def _latent_shape() -> tuple[int, int, int]:
-    config = UNet2DConditionModel.load_config(resolve_model(), subfolder="unet")
-    return config["in_channels"], config["sample_size"], config["sample_size"]
-
-
-def _stepper(
+def _make_step(
     steps: int, seed: int, amplification: Amplification | None = None, *, learn_variance: bool = False
 ) -> Step:
     config = dict(UNet2DConditionModel.load_config(resolve_model(), subfolder="unet"))
     if learn_variance:
         config["out_channels"] *= 2
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+    with seeded_weights(seed):
         unet = UNet2DConditionModel.from_config(config).eval()
-    kind = "learned_range" if learn_variance else "fixed_small"
-    plain = DDPMScheduler.from_pretrained(resolve_model(), subfolder="scheduler", variance_type=kind)
+    variance_type = "learned_range" if learn_variance else "fixed_small"
+    plain = DDPMScheduler.from_pretrained(resolve_model(), subfolder="scheduler", variance_type=variance_type)
     scheduler = plain if amplification is None else AmplifiedScheduler(plain, amplification)
     scheduler.set_timesteps(steps)
-    words = torch.zeros(BATCH, _WORDS, config["cross_attention_dim"])
+    prompt_embeds = torch.zeros(BATCH_SIZE, _TOKENS, config["cross_attention_dim"])
     generator = torch.Generator().manual_seed(seed)
 
     def step(x: Tensor, number: int) -> Tensor:
         t = scheduler.timesteps[number % steps]
-        output = unet(x, t, encoder_hidden_states=words).sample
-        made: Tensor = scheduler.step(output, t, x, return_dict=False, generator=generator)[0]
-        return made
+        output = unet(x, t, encoder_hidden_states=prompt_embeds).sample
+        stepped: Tensor = scheduler.step(output, t, x, return_dict=False, generator=generator)[0]
+        return stepped
 
     return step
 
@@ -78,14 +76,11 @@ def _stepper(
 def _ratio(plain: Step, other: Step, x: Tensor, steps: int) -> Measured:
     ratios, warm_up = [], 3
     for number in range(-warm_up, steps):
-        order = (plain, other) if number % 2 else (other, plain)
-        seconds = {step: _timed(step, x, number) for step in order}
+        seconds = {}
+        for step in (plain, other) if number % 2 else (other, plain):
+            started = perf_counter()
+            step(x, number)
+            seconds[step] = perf_counter() - started
         if number >= 0:
             ratios.append(seconds[other] / seconds[plain])
     return median(ratios)
-
-
-def _timed(step: Step, x: Tensor, number: int) -> float:
-    started = perf_counter()
-    step(x, number)
-    return perf_counter() - started

@@ -1,7 +1,7 @@
-"""How much each method against hallucination helps, at equal network calls.
+"""How much does each method against hallucination help, at equal network calls?
 
-Small networks are trained on data that can be told from hallucinations exactly, and each method samples from them. A
-method that rejects samples draws more of them with fewer steps, so that one it keeps costs no more calls.
+Small networks learn data whose hallucinations can be told exactly, and each method samples from them. A method that
+rejects samples draws more of them with fewer steps, so that a sample that it keeps costs no more network calls.
 """
 
 import os
@@ -17,19 +17,19 @@ from tqdm import tqdm
 from privgen.environment import environment
 from privgen.evaluation.hallucination.content import without_strata
 from privgen.evaluation.hallucination.cost import step_ratios
-from privgen.evaluation.hallucination.methods import LOSSES, Method, baseline
+from privgen.evaluation.hallucination.methods import LOSSES, SamplingMethod, baseline
 from privgen.evaluation.hallucination.pictures import draw_fractions
 from privgen.evaluation.hallucination.plan import Plan
 from privgen.evaluation.hallucination.report import HallucinationEvaluation, TaskResult
-from privgen.evaluation.hallucination.runs import DATA, LOG, RowLog, SeedRun, add_reductions, fingerprint
+from privgen.evaluation.hallucination.runs import DATA, LOG, RowLog, SeedRun, add_reductions, work_fingerprint
 from privgen.evaluation.hallucination.scenes import SceneRun, Scenes
-from privgen.evaluation.intervals import Measured, over_seeds
+from privgen.evaluation.intervals import over_seeds
 from privgen.evaluation.workers import Processes
 from privgen.io.journal import Journal
 
 
-_Row: TypeAlias = tuple[str, str, int, dict[str, float]]
-"""SamplingTask, method, seed and figures."""
+Row: TypeAlias = tuple[str, str, int, dict[str, float]]
+"""Task, method, seed and figures."""
 
 
 def evaluate_hallucination(
@@ -40,14 +40,14 @@ def evaluate_hallucination(
     cost_steps: int = 200,
     processes: Processes | None = None,
 ) -> HallucinationEvaluation:
-    """Train on every task and sample with every method, or go on where an earlier call was interrupted.
+    """Train networks for every task and sample with every method, or continue an interrupted evaluation.
 
     Args:
-        plans: tasks, each at most once.
-        seed: the first one.
-        folder: for finished methods and networks; None keeps nothing.
-        cost_steps: of which the time is compared.
-        processes: those that share the seeds of the tasks; by default this one alone.
+        plans: the tasks, each at most once.
+        seed: the first seed.
+        folder: where finished methods and networks are kept; None keeps nothing.
+        cost_steps: how many steps of each kind are timed.
+        processes: the processes that share the seeds of the tasks; by default this one alone.
 
     Returns:
         The same in every process.
@@ -55,41 +55,40 @@ def evaluate_hallucination(
     Raises:
         PrivgenError: `folder` cannot be read or written.
     """
-    shared, place = processes or Processes(), None if folder is None else Path(folder)
-    log = RowLog(Journal.of_process(place, LOG, shared.rank))
-    mine = shared.share([(plan, number) for plan in plans for number in range(seed, seed + plan.seeds)])
-    rows: list[_Row] = []
-    drawn: list[tuple[str, Image.Image]] = []
-    with tqdm(total=sum(map(_parts, mine)), unit="method", file=sys.stderr, disable=not shared.is_main) as bar:
+    processes = processes or Processes()
+    path = None if folder is None else Path(folder)
+    log = RowLog(Journal.of_process(path, LOG, processes.rank))
+    mine = processes.share([(plan, number) for plan in plans for number in range(seed, seed + plan.seeds)])
+    total = sum(1 + len(plan.task.methods) for plan, _ in mine)
+    rows: list[Row] = []
+    sheets: list[tuple[str, Image.Image]] = []
+    with tqdm(total=total, unit="method", file=sys.stderr, disable=not processes.is_main) as bar:
         for plan, number in mine:
-            # One at a time: of some tasks, data are large.
-            run = _run(plan, number, place)
-            rows += _measured(plan, run, log, bar)
+            # One run at a time, since the data of some tasks are large.
+            run: SeedRun | SceneRun
+            if isinstance(plan.task, Scenes):
+                run = SceneRun(plan.task, number, samples=plan.samples)
+            else:
+                run = SeedRun(plan.task, number, nfe=plan.nfe, samples=plan.samples, folder=path)
+            rows += _measure(plan, run, log, bar)
             if number == seed:
-                drawn.append((f"{plan.task.name}-samples", run.picture()))
-    found = {(task, method, number): figures for task, method, number, figures in shared.gather(rows)}
-    tasks = {plan.task.name: _result(plan, seed, found) for plan in plans}
-    shares = {f"{name}-fractions": draw_fractions(result.methods) for name, result in tasks.items()}
-    costs = shared.gather([step_ratios(steps=cost_steps)] if shared.is_main else [])[0]
-    return HallucinationEvaluation(tasks, costs, environment(), shares | dict(shared.gather(drawn)))
+                sheets.append((f"{plan.task.name}-samples", run.picture()))
+    figures = {(task, method, number): found for task, method, number, found in processes.gather(rows)}
+    tasks = {plan.task.name: _result(plan, seed, figures) for plan in plans}
+    charts = {f"{name}-fractions": draw_fractions(result.methods) for name, result in tasks.items()}
+    costs = processes.gather([step_ratios(steps=cost_steps)] if processes.is_main else [])[0]
+    return HallucinationEvaluation(tasks, costs, environment(), charts | dict(processes.gather(sheets)))
 
 
-def _run(plan: Plan, seed: int, folder: Path | None) -> SeedRun | SceneRun:
-    if isinstance(plan.task, Scenes):
-        return SceneRun(plan.task, seed, samples=plan.samples)
-    return SeedRun(plan.task, seed, nfe=plan.nfe, samples=plan.samples, folder=folder)
-
-
-def _parts(unit: tuple[Plan, int]) -> int:
-    return 1 + len(unit[0].task.methods)
-
-
-def _measured(plan: Plan, run: SeedRun | SceneRun, log: RowLog, bar: "tqdm[None]") -> Iterator[_Row]:
-    """The figures of data and methods from one seed, from the log where they are there."""
-    methods: Mapping[str, Method | None] = {DATA: None, **plan.task.methods}
+def _measure(plan: Plan, run: SeedRun | SceneRun, log: RowLog, bar: "tqdm[None]") -> Iterator[Row]:
+    """The figures of the held-out data and of each method for one seed, from the log if it has them."""
+    methods: Mapping[str, SamplingMethod | None] = {DATA: None, **plan.task.methods}
+    settings = {name: value for name, value in asdict(plan.task).items() if name not in ("methods", "ours")}
     for name, method in methods.items():
         bar.set_description(f"{plan.task.name} {name} seed {run.seed}")
-        work = _work(plan, method)
+        # The figures depend on all of this and on the seed, but not on the task's other methods.
+        what = None if method is None else [asdict(method), repr(LOSSES[method.loss])]
+        work = work_fingerprint(plan.task.name, settings, plan.nfe, plan.samples, what)
         figures = log.get(work, name, run.seed)
         if figures is None:
             figures = run.figures(method)
@@ -98,21 +97,12 @@ def _measured(plan: Plan, run: SeedRun | SceneRun, log: RowLog, bar: "tqdm[None]
         bar.update()
 
 
-def _result(plan: Plan, seed: int, found: Mapping[tuple[str, str, int], dict[str, float]]) -> TaskResult:
+def _result(plan: Plan, seed: int, figures: Mapping[tuple[str, str, int], dict[str, float]]) -> TaskResult:
     task, numbers = plan.task, range(seed, seed + plan.seeds)
-    rows = {name: [found[task.name, name, number] for number in numbers] for name in (DATA, *task.methods)}
+    rows = {name: [figures[task.name, name, number] for number in numbers] for name in (DATA, *task.methods)}
     add_reductions(rows, {name: baseline(task.methods, name) for name in task.methods})
-    measured = {name: _over_seeds(of_seeds) for name, of_seeds in rows.items()}
+    measured = {
+        name: {key: over_seeds([row[key] for row in of_seeds]) for key in without_strata(of_seeds[0])}
+        for name, of_seeds in rows.items()
+    }
     return TaskResult(plan.nfe, plan.seeds, plan.samples, task.reader_error, dict(task.ours), measured)
-
-
-def _work(plan: Plan, method: Method | None) -> str:
-    """All that figures depend on but the seed; other methods of the task are no part of it."""
-    task = asdict(plan.task)
-    settings = {name: value for name, value in task.items() if name not in ("methods", "ours")}
-    what = None if method is None else [asdict(method), repr(LOSSES[method.loss])]
-    return fingerprint(plan.task.name, settings, plan.nfe, plan.samples, what)
-
-
-def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, Measured]:
-    return {key: over_seeds([row[key] for row in rows]) for key in without_strata(rows[0])}

@@ -1,4 +1,4 @@
-"""Ways to sample that `evaluate hallucination` compares, and what the networks are trained with."""
+"""The sampling methods that `evaluate hallucination` compares, and how a trained network samples with one of them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from privgen.hallucination.amplification import Amplification
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.hallucination.learned_variance import HybridLoss
 from privgen.hallucination.running_variance import WATCHED
 from privgen.hallucination.scheduler import AmplifiedScheduler
@@ -27,19 +27,19 @@ LOSSES: Mapping[str, HybridLoss | None] = {
     "vsm": HybridLoss(vsm=1.0),
     "precision": HybridLoss(precision=0.01),
 }
-"""What the networks minimise: the squared error; the hybrid loss with the published, inert penalty on the variance;
-the hybrid loss with the penalty that works."""
+"""What networks minimise: "simple" is the squared error; "vsm" is the hybrid loss with the published penalty on the
+variance, which has no effect; "precision" is the hybrid loss with the penalty that has one."""
 
 
 @dataclass(frozen=True)
-class Method:
+class SamplingMethod:
     """One way to sample.
 
     Attributes:
-        sampler: deterministic (ddim) or ancestral (ddpm).
-        loss: of the network that it samples from, one of `LOSSES`.
-        amplification: of the score.
-        reject: share of the samples to drop by the detector.
+        sampler: "ddim" is deterministic, "ddpm" is ancestral.
+        loss: of the network that samples, one of `LOSSES`.
+        amplification: of the score; None is plain sampling.
+        reject: fraction of the samples that the detector drops.
     """
 
     sampler: Sampler
@@ -48,31 +48,43 @@ class Method:
     reject: float = 0.0
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What is to be computed for the samples that are kept.
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained network, and what sampling needs to know of it.
 
     Attributes:
-        samples: drawn.
-        steps: of each of these.
+        denoise: the network.
+        scheduler: with the noise schedule and prediction type of its training.
+        detector: finds its hallucinations.
+    """
+
+    denoise: Denoise
+    scheduler: DDPMScheduler
+    detector: HallucinationDetector
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many samples a method may draw, with how many steps.
+
+    Attributes:
+        samples: to draw.
+        steps: of each.
     """
 
     samples: int
     steps: int
 
-    def calls(self, detector: int) -> int:
-        """Network calls, with so many of the detector for every sample."""
-        return self.samples * (self.steps + detector)
-
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a method has drawn.
+    """The samples that a method keeps.
 
     Attributes:
-        x: the samples that it keeps, (N, ...).
-        scores: the detector's, (N,); high is bad.
-        running_variance: variance of their predicted x_0 over the last timesteps, (N,), the detector of arXiv 2406.09358.
+        x: (N, ...).
+        scores: of the detector, (N,); high scores indicate hallucinations.
+        running_variance: variance of the predicted x_0 over the last timesteps, (N,), the detector of
+            arXiv 2406.09358.
     """
 
     x: Tensor
@@ -80,91 +92,78 @@ class Sampled:
     running_variance: Tensor
 
 
-def baseline(methods: Mapping[str, Method], name: str) -> str:
-    """The method that another is compared with: the first of its sampler."""
+def baseline(methods: Mapping[str, SamplingMethod], name: str) -> str:
+    """The name of the method that another is compared with: the first with the same sampler."""
     return next(first for first, method in methods.items() if method.sampler == methods[name].sampler)
 
 
-def affordable(nfe: int, kept: int, method: Method, detector: Detector) -> Budget:
-    """As many steps as can be, so that a sample that is kept costs `nfe` network calls at most, but two at least.
+def affordable(nfe: int, kept: int, method: SamplingMethod, detector: HallucinationDetector) -> Budget:
+    """The most steps with which a sample that is kept costs at most `nfe` network calls; at least two.
 
     Args:
-        nfe: network calls a kept sample.
-        kept: samples.
-        method: how many it drops.
-        detector: of hallucinations; none is asked if the method drops none.
+        nfe: network calls for a sample that is kept.
+        kept: how many samples are kept.
+        method: says how many samples it drops.
+        detector: finds those; its calls count only if some are dropped.
     """
-    asked = detector.calls if method.reject else 0
+    detector_calls = detector.calls if method.reject else 0
     drawn = math.ceil(kept / (1 - method.reject))
-    return Budget(drawn, max(nfe * kept // drawn - asked, 2))
-
-
-def build_scheduler(plain: DDPMScheduler, method: Method) -> DDPMScheduler | DDIMScheduler:
-    """The scheduler that a method samples with, from that of the training."""
-    if method.sampler == "ddim":
-        return DDIMScheduler.from_config(plain.config)
-    if LOSSES[method.loss] is None:
-        return plain
-    return DDPMScheduler.from_config(plain.config, variance_type="learned_range")
+    return Budget(drawn, max(nfe * kept // drawn - detector_calls, 2))
 
 
 def sample(
-    denoise: Denoise,
-    plain: DDPMScheduler,
-    method: Method,
-    detector: Detector,
+    model: TrainedModel,
+    method: SamplingMethod,
     *,
     nfe: int,
     shape: tuple[int, ...],
     generator: torch.Generator,
     chunk: int,
 ) -> Sampled:
-    """Sample with a method, at `nfe` network calls for every sample that is kept.
+    """Sample at `nfe` network calls for every sample that is kept.
 
-    One that drops samples draws more of them with fewer steps, and the detector's own calls are taken off too.
+    A method that drops samples draws more of them with fewer steps, and pays for the detector's calls.
 
     Args:
-        denoise: the network.
-        plain: scheduler of its training.
-        method: how.
-        detector: of hallucinations.
-        nfe: network calls a kept sample.
-        shape: of what is kept, (N, ...).
+        model: the network that samples.
+        method: how it samples.
+        nfe: network calls for a sample that is kept.
+        shape: of all samples that are kept, (N, ...).
         generator: of all noise.
-        chunk: samples at a time.
+        chunk: how many samples are drawn at a time.
     """
-    kept, scheduler = shape[0], build_scheduler(plain, method)
-    budget = affordable(nfe, kept, method, detector)
-    run = _Run(denoise, scheduler, method.amplification, budget.steps, generator)
+    kept, scheduler = shape[0], _build_scheduler(model.scheduler, method)
+    budget = affordable(nfe, kept, method, model.detector)
     noise = torch.randn(budget.samples, *shape[1:], generator=generator)
-    parts = [run(part) for part in noise.split(chunk)]
+    parts = [_reverse(model.denoise, scheduler, method, part, budget.steps, generator) for part in noise.split(chunk)]
     x, running_variance = (torch.cat(found) for found in zip(*parts, strict=True))
-    scores = torch.cat([run.scores(detector, part) for part in x.split(chunk)])
-    best = keep_best(scores, (budget.samples - kept) / budget.samples)
-    return Sampled(x[best], scores[best], running_variance[best])
+    with torch.inference_mode():
+        scores = [model.detector.scores(model.denoise, scheduler, part) for part in x.split(chunk)]
+    best = keep_best(torch.cat(scores), (budget.samples - kept) / budget.samples)
+    return Sampled(x[best], torch.cat(scores)[best], running_variance[best])
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """The reverse process of samples that go through it together."""
+def _build_scheduler(training: DDPMScheduler, method: SamplingMethod) -> DDPMScheduler | DDIMScheduler:
+    if method.sampler == "ddim":
+        return DDIMScheduler.from_config(training.config)
+    if LOSSES[method.loss] is None:
+        return training
+    return DDPMScheduler.from_config(training.config, variance_type="learned_range")
 
-    denoise: Denoise
-    scheduler: DDPMScheduler | DDIMScheduler
-    amplification: Amplification | None
-    steps: int
-    generator: torch.Generator
 
-    @torch.inference_mode()
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """From noise (B, ...) to samples, and how their predicted x_0 varied over the last timesteps, (B,)."""
-        scheduler = AmplifiedScheduler(self.scheduler, self.amplification, watch=WATCHED)
-        noise = {"generator": self.generator} if isinstance(self.scheduler, DDPMScheduler) else {}
-        scheduler.set_timesteps(self.steps)
-        for t in scheduler.timesteps:
-            x = scheduler.step(self.denoise(x, t), t, x, return_dict=False, **noise)[0]
-        return x, scheduler.running_variance()
-
-    @torch.inference_mode()
-    def scores(self, detector: Detector, x: Tensor) -> Tensor:
-        """What the detector says of finished samples (B, ...), (B,)."""
-        return detector.scores(self.denoise, self.scheduler, x)
+@torch.inference_mode()
+def _reverse(
+    denoise: Denoise,
+    scheduler: DDPMScheduler | DDIMScheduler,
+    method: SamplingMethod,
+    x: Tensor,
+    steps: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """From noise (B, ...) to samples, and the running variance of each, (B,)."""
+    amplified = AmplifiedScheduler(scheduler, method.amplification, watch=WATCHED)
+    options = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
+    amplified.set_timesteps(steps)
+    for t in amplified.timesteps:
+        x = amplified.step(denoise(x, t), t, x, return_dict=False, **options)[0]
+    return x, amplified.running_variance()

@@ -1,4 +1,4 @@
-"""The tasks of `evaluate hallucination` whose exact law is known: mixtures of Gaussians."""
+"""Tasks of `evaluate hallucination` on mixtures of Gaussians, whose distribution is known exactly."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from privgen.data.toys import GaussianMixture, gaussian_grid, gaussian_line
-from privgen.evaluation.hallucination.methods import LOSSES, Denoise, Method
+from privgen.evaluation.hallucination.methods import LOSSES, Denoise, SamplingMethod
 from privgen.evaluation.hallucination.pictures import draw_points
 from privgen.evaluation.hallucination.settings import MIXTURE_DETECTOR, MIXTURE_METHODS, MIXTURE_OURS
 from privgen.evaluation.hallucination.task import SamplingTask
@@ -22,27 +22,27 @@ from privgen.evaluation.hallucination.train_toy import (
     train_toy,
     training_set,
 )
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.metrics.hallucination import Validation, mode_coverage, validate_mixture
 
 
 INTERPOLATED = 5.0
-"""Standard deviations from every mode at which a sample is between modes and not in a mode's tail."""
+"""A sample farther than this many standard deviations from every mode lies between modes, not in the tail of one."""
 EVEN = 0.2
-"""Deviation from 1 / K within which a mode has its share."""
+"""A mode is evenly represented if its fraction of the samples is within 20 % of 1 / K."""
 
 
 @dataclass(frozen=True)
 class Mixture(SamplingTask):
-    """Gaussians; a sample farther than 3 standard deviations from every one is hallucinated.
+    """A mixture of Gaussians. A sample farther than 3 standard deviations from every mode is hallucinated.
 
     Attributes:
         training: of the networks.
     """
 
-    methods: Mapping[str, Method] = field(default_factory=lambda: dict(MIXTURE_METHODS))
+    methods: Mapping[str, SamplingMethod] = field(default_factory=lambda: dict(MIXTURE_METHODS))
     ours: Mapping[str, str] = field(default_factory=lambda: dict(MIXTURE_OURS))
-    detector: Detector = MIXTURE_DETECTOR
+    detector: HallucinationDetector = MIXTURE_DETECTOR
     training: ToyTraining = field(default_factory=ToyTraining)
     shown: ClassVar[int] = 2000
     chunk: ClassVar[int] = 2500
@@ -50,7 +50,7 @@ class Mixture(SamplingTask):
     @property
     @abstractmethod
     def mixture(self) -> GaussianMixture:
-        """The law of the data."""
+        """The distribution of the data."""
 
     def trained_for(self, steps: int) -> Self:
         return replace(self, training=replace(self.training, steps=steps))
@@ -77,12 +77,13 @@ class Mixture(SamplingTask):
         return validate_mixture(x, self.mixture)
 
     def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
-        """Modes and widths, see `ModeCoverage`.
+        """Coverage of the modes.
 
-        "even" counts modes whose share is within 20 % of 1 / K, "interpolated" is the share of samples farther than
-        5 standard deviations from every mode, where real data have none.
+        Returns:
+            "covered", "imbalance" and "spread" as in `ModeCoverage`, "even" (how many modes are evenly represented)
+            and "interpolated" (the fraction of samples that lie between modes, where real data have none).
         """
-        between = {"interpolated": validate_mixture(x, self.mixture, radius=INTERPOLATED).fraction.value}
+        between = {"interpolated": validate_mixture(x, self.mixture, radius=INTERPOLATED).fraction}
         if bool(self.validate(x).hallucinated.all()):
             return {"covered": 0.0, "even": 0.0, "imbalance": float("nan"), "spread": float("nan"), **between}
         modes = mode_coverage(x, self.mixture)
@@ -96,7 +97,7 @@ class Mixture(SamplingTask):
 
 @dataclass(frozen=True)
 class Grid(Mixture):
-    """25 of them, in two dimensions."""
+    """25 Gaussians on a grid in two dimensions."""
 
     name: ClassVar[str] = "grid"
 
@@ -107,7 +108,7 @@ class Grid(Mixture):
 
 @dataclass(frozen=True)
 class Line(Mixture):
-    """Three of them, in one dimension."""
+    """Three Gaussians on a line, in one dimension."""
 
     name: ClassVar[str] = "line"
 

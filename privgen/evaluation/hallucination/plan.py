@@ -1,4 +1,4 @@
-"""What an evaluation of hallucinations measures, and how much of it."""
+"""Which tasks an evaluation of hallucinations measures, and how much of each."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -9,15 +9,19 @@ from privgen.evaluation.hallucination.task import SamplingTask
 from privgen.evaluation.hallucination.tasks import TASKS
 
 
+MIN_NFE = 12
+"""Fewest network calls per sample; with fewer, too few steps are left to a method that rejects samples."""
+
+
 @dataclass(frozen=True)
 class Amount:
     """How much of a task is measured.
 
     Attributes:
-        nfe: network calls a sample.
-        seeds: trainings.
-        samples: that each method keeps, of each seed.
-        training_steps: of each network; scenes are made by the shipped one.
+        nfe: network calls per sample.
+        seeds: how many seeds; each has training data, networks and noise of its own.
+        samples: that each method keeps, for each seed.
+        training_steps: of each network; none for scenes, which the shipped model makes.
     """
 
     nfe: int
@@ -44,22 +48,18 @@ PRESETS: Mapping[str, Mapping[str, Amount]] = {
         "scenes-25": Amount(25, 4, 100),
     },
 }
-"""By name and task; scenes are measured at two numbers of steps."""
-
-
-MIN_NFE = 12
-"""Network calls with which the detector has something to look at, also when samples are rejected."""
+"""Amounts by preset and task. Scenes are measured at two numbers of steps."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A task and how much of it is measured.
+    """A task, and how much of it is measured.
 
     Attributes:
-        task: what.
-        nfe: network calls a sample.
-        seeds: how often everything is repeated, with other training data, weights and noise.
-        samples: that each method keeps, of each seed.
+        task: what is measured.
+        nfe: network calls per sample.
+        seeds: how many seeds; each has training data, networks and noise of its own.
+        samples: that each method keeps, for each seed.
 
     Raises:
         UsageError: fewer than 2 seeds, or fewer calls than `MIN_NFE`.
@@ -73,7 +73,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.seeds < 2 or self.nfe < MIN_NFE:
             raise UsageError(
-                f"There are {self.seeds} seeds and {self.nfe} network calls; give at least 2 and {MIN_NFE}."
+                f"--seeds is {self.seeds} and --nfe is {self.nfe}; give at least 2 seeds and {MIN_NFE} network calls."
             )
 
 
@@ -86,18 +86,18 @@ def plan(
     samples: int | None = None,
     training_steps: int | None = None,
 ) -> list[Plan]:
-    """Plans by a preset, with single settings changed.
+    """Plan an evaluation by a preset, with single amounts changed.
 
     Args:
-        tasks: names in `TASKS`, or "scenes"; none is all.
+        tasks: names in `TASKS`, or "scenes"; an empty collection is all of them.
         preset: name in `PRESETS`.
-        nfe: see `Amount`, like the rest; None is the preset's.
-        seeds: see `Amount`.
-        samples: see `Amount`.
-        training_steps: see `Amount`.
+        nfe: see `Amount`, as for the next three; None keeps the amount of the preset.
+        seeds: how many seeds.
+        samples: that each method keeps.
+        training_steps: of each network.
 
     Raises:
-        UsageError: as `Plan` says.
+        UsageError: fewer than 2 seeds, or fewer calls than `MIN_NFE`.
     """
     given = {"nfe": nfe, "seeds": seeds, "samples": samples, "training_steps": training_steps}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -108,4 +108,5 @@ def plan(
         amount = replace(amount, **changes)
         task = Scenes(steps=amount.nfe) if name not in TASKS else TASKS[name]().trained_for(amount.training_steps)
         plans.append(Plan(task, amount.nfe, amount.seeds, amount.samples))
+    # With --nfe, both kinds of scenes are the same task.
     return list({plan.task.name: plan for plan in plans}.values())

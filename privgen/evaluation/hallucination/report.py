@@ -1,35 +1,34 @@
-"""What `evaluate hallucination` found: figures over the seeds, the record, plots."""
+"""The report of `evaluate hallucination`: figures over the seeds, the record, charts."""
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from privgen.data.sheets import save_picture
 from privgen.environment import Environment
-from privgen.evaluation.intervals import Measured, finite
-from privgen.evaluation.text_to_image.evaluate import RESULTS
-from privgen.io.files import write_text
+from privgen.evaluation.intervals import Measured
+from privgen.evaluation.record import Report
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What was measured of a task.
+    """The results of a task.
 
     Attributes:
-        nfe: network calls a sample, for every method.
-        seeds: of trainings and samples.
-        samples: kept by each method, by seed.
-        reader_error: share of real data that the validator takes for hallucinated.
-        ours: names of the methods that stand for this package; see `SamplingTask`.
-        methods: for each method its figures over the seeds: "hallucinated", where there are several rules the share
-            that breaks each, "reduction" (of the hallucinated share against the sampler's plain one, by seed),
-            "coverage_ratio" (of "covered" to the plain one's), where `SamplingTask.content` is known "content" (its mean) and
-            "matched_reduction" (at the plain one's content), what `SamplingTask.cover` gives, "nearest" (distance to the
-            training data) and "auroc" (of the detector); "data" is a held-out set of real samples.
+        nfe: network calls per sample, for every method.
+        seeds: how many seeds were measured.
+        samples: that each method kept, for each seed.
+        reader_error: fraction of real data that the validator takes for hallucinated.
+        ours: the methods that the summary reports; see `SamplingTask`.
+        methods: the figures over the seeds of each method, and of held-out data as "data":
+
+            - "hallucinated": the fraction of hallucinated samples; with several rules also the fraction for each rule.
+            - "reduction": 1 - that fraction over the baseline's.
+            - "coverage_ratio": "covered" over the baseline's.
+            - "content", "matched_reduction": the mean content, and the reduction at equal content, if contents differ.
+            - what `SamplingTask.cover` returns.
+            - "nearest": the distance to the nearest training sample.
+            - "auroc", "auroc_running_variance": of the two detectors.
     """
 
     nfe: int
@@ -40,7 +39,7 @@ class TaskResult:
     methods: dict[str, dict[str, Measured]]
 
     def summary(self, *, vsm: bool = False) -> dict[str, Any]:
-        """The figures that bars are set for, of this package or of the published loss."""
+        """The main figures of the methods in `ours`, or of the published loss."""
         if "even" in self.methods["data"]:
             names = {"": self.ours["vsm" if vsm else "sampling"]}
         elif vsm:
@@ -58,14 +57,14 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
-class HallucinationEvaluation:
-    """What was measured.
+class HallucinationEvaluation(Report):
+    """The results of an evaluation.
 
     Attributes:
         tasks: by name.
-        costs: times of a sampling step with over without; see `step_ratios`.
-        environment: versions.
-        pictures: plots by name.
+        costs: how much longer a sampling step takes; see `step_ratios`.
+        environment: versions and devices.
+        pictures: charts and sheets by name.
     """
 
     tasks: dict[str, TaskResult]
@@ -73,39 +72,23 @@ class HallucinationEvaluation:
     environment: Environment
     pictures: dict[str, Image.Image] = field(repr=False, compare=False)
 
-    def record(self) -> dict[str, Any]:
-        """Everything but the pictures, in the terms of JSON."""
-        detector = {f"auroc_{name}": task.methods[_plain(task)].get("auroc") for name, task in self.tasks.items()}
-        return finite(
-            {
-                **{name: task.summary() for name, task in self.tasks.items()},
-                "detector": detector,
-                **self.costs,
-                "vsm": {name: task.summary(vsm=True) for name, task in self.tasks.items() if "vsm" in task.ours},
-                "tasks": {name: asdict(task) for name, task in self.tasks.items()},
-                "environment": asdict(self.environment),
-            }
-        )
+    def figures(self) -> dict[str, Any]:
+        detector: dict[str, Measured | None] = {}
+        for name, task in self.tasks.items():
+            first = next(method for method in task.methods if method != "data")
+            detector[f"auroc_{name}"] = task.methods[first].get("auroc")
+        return {
+            **{name: task.summary() for name, task in self.tasks.items()},
+            "detector": detector,
+            **self.costs,
+            "vsm": {name: task.summary(vsm=True) for name, task in self.tasks.items() if "vsm" in task.ours},
+            "tasks": {name: asdict(task) for name, task in self.tasks.items()},
+        }
 
     def table(self) -> list[dict[str, object]]:
-        """A row for each task and method."""
+        """The values, a row for each task and method."""
         return [
             {"task": task, "method": name, **{k: m.value for k, m in row.items()}}
             for task, result in self.tasks.items()
             for name, row in result.methods.items()
         ]
-
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write `results.json` and the plots.
-
-        Raises:
-            PrivgenError: a file exists and may not be replaced, or cannot be written.
-        """
-        for name, picture in self.pictures.items():
-            save_picture(picture, Path(folder) / f"{name}.png", overwrite=overwrite)
-        write_text(Path(folder) / RESULTS, json.dumps(self.record(), indent=2) + "\n", overwrite=overwrite)
-
-
-def _plain(task: TaskResult) -> str:
-    """The first method: that of the detector's figure."""
-    return next(name for name in task.methods if name != "data")

@@ -1,4 +1,4 @@
-"""One seed of a task: its data, its networks, which are kept, and the figures of every method."""
+"""One seed of a task: its data, its networks, which are kept in files, and the figures of every method."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from privgen import __version__
 from privgen.evaluation.hallucination.content import content_figures, matched_reduction
-from privgen.evaluation.hallucination.methods import LOSSES, Method, Sampled, sample
+from privgen.evaluation.hallucination.methods import LOSSES, Sampled, SamplingMethod, sample
 from privgen.evaluation.hallucination.task import SamplingTask
 from privgen.evaluation.result_log import ResultLog
 from privgen.io.fingerprints import settings_fingerprint
@@ -22,15 +22,15 @@ from privgen.metrics.hallucination import auroc, nearest_training_distance
 
 
 LOG = "rows.jsonl"
-"""In the output folder, of the first process; that of process 1 is `rows-1.jsonl`, and so on."""
+"""The first process's log in the output folder; that of process 1 is `rows-1.jsonl`, and so on."""
 NETWORKS = "networks"
-"""Folder in the output folder."""
+"""Folder of the networks in the output folder."""
 DATA = "data"
-"""Name, among the methods, of held-out data."""
+"""Name of the held-out data among the methods."""
 
 
 class RowLog(ResultLog[dict[str, float]]):
-    """Figures of finished methods."""
+    """The figures of finished methods."""
 
     field = "figures"
 
@@ -42,14 +42,14 @@ class RowLog(ResultLog[dict[str, float]]):
 
 
 class SeedRun:
-    """A task from one seed; data and networks are made when they are asked for.
+    """One seed of a task. It draws data and trains networks when they are first needed.
 
     Args:
-        task: what.
+        task: what is measured.
         seed: of data, weights and noise.
-        nfe: network calls a sample.
+        nfe: network calls per sample.
         samples: that each method keeps.
-        folder: of networks; None keeps them in memory only.
+        folder: where networks are kept; None keeps them in memory only.
     """
 
     def __init__(self, task: SamplingTask, seed: int, *, nfe: int, samples: int, folder: Path | None) -> None:
@@ -64,11 +64,11 @@ class SeedRun:
 
     @cached_property
     def held_out(self) -> Tensor:
-        """As many other data as samples."""
+        """Data that no network has seen, as many as samples."""
         return self.task.held_out(self.samples, self.seed)
 
-    def figures(self, method: Method | None) -> dict[str, float]:
-        """What is measured of a method, None is the held-out data."""
+    def figures(self, method: SamplingMethod | None) -> dict[str, float]:
+        """Measure a method; None measures the held-out data."""
         if method is None:
             return self._measure(self.held_out)
         drawn = self.draw(method, self.samples)
@@ -79,29 +79,26 @@ class SeedRun:
         }
         return self._measure(drawn.x) | detected
 
-    def draw(self, method: Method, n: int) -> Sampled:
-        """`n` samples, from the same noise for every method."""
-        task = self.task
+    def draw(self, method: SamplingMethod, n: int) -> Sampled:
+        """Sample with a method until it keeps `n`; all methods start from the same noise."""
         return sample(
-            task.denoiser(self.network(method.loss)),
-            task.scheduler(),
+            self.task.model(self.network(method.loss)),
             method,
-            task.detector,
             nfe=self.nfe,
             shape=(n, *self.held_out.shape[1:]),
             generator=torch.Generator().manual_seed(self.seed),
-            chunk=task.chunk,
+            chunk=self.task.chunk,
         )
 
     def picture(self) -> Image.Image:
-        """Samples of every method, with what is wrong marked."""
+        """A sheet of samples of every method, with what is wrong marked."""
         return self.task.draw({name: self.draw(m, self.task.shown).x for name, m in self.task.methods.items()})
 
     def network(self, loss: str) -> nn.Module:
-        """The network for a loss: from memory, from its file, or trained."""
+        """The network for a loss, from memory, from its file, or trained now."""
         if loss not in self._networks:
             task = self.task
-            work = fingerprint(asdict(task)["training"], task.data_settings(), repr(LOSSES[loss]))
+            work = work_fingerprint(asdict(task)["training"], task.data_settings(), repr(LOSSES[loss]))
             name = f"{task.name}-{loss}-{self.seed}-{work}.safetensors"
 
             def trained() -> Mapping[str, Tensor]:
@@ -117,9 +114,9 @@ class SeedRun:
         validation = self.task.validate(x)
         finite = x[x.flatten(1).isfinite().all(1)]
         nearest = float(nearest_training_distance(finite, self.data).mean()) if len(finite) else math.nan
-        row = {"hallucinated": validation.fraction.value}
+        row = {"hallucinated": validation.fraction}
         if len(validation.fractions) > 1:
-            row |= {name: found.value for name, found in validation.fractions.items()}
+            row |= validation.fractions
         content = self.task.content(x)
         if content is not None:
             row |= content_figures(content, validation.hallucinated)
@@ -127,14 +124,15 @@ class SeedRun:
 
 
 def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mapping[str, str]) -> None:
-    """Add to every row "reduction", 1 - the hallucinated share over its baseline's, and "coverage_ratio", by seed.
+    """Add to every row how it compares with the same seed of its baseline.
 
-    There is no "coverage_ratio" where nothing is covered. Where contents are told, there is "matched_reduction": see
-    `privgen.evaluation.hallucination.content`.
+    "reduction" is 1 - the fraction of hallucinated samples over that of the baseline. "coverage_ratio" is the ratio of
+    what is covered, if the rows have that. "matched_reduction" is the reduction at equal content, if the rows have
+    contents; see `content.py`.
 
     Args:
-        rows: by method, one for each seed.
-        baselines: name of what each method is compared with.
+        rows: of each method, one for each seed.
+        baselines: for each method the name of its baseline.
     """
     for name, plain in baselines.items():
         for row, before in zip(rows[name], rows[plain], strict=True):
@@ -147,6 +145,6 @@ def add_reductions(rows: Mapping[str, list[dict[str, float]]], baselines: Mappin
                 row["matched_reduction"] = matched_reduction(row, before)
 
 
-def fingerprint(*parts: Any) -> str:
-    """Return 16 hexadecimal digits that stand for all that something depends on."""
-    return settings_fingerprint(*parts, __version__)[:16]
+def work_fingerprint(*settings: object) -> str:
+    """A digest of settings and of this package's version, 16 hexadecimal digits."""
+    return settings_fingerprint(*settings, __version__)[:16]

@@ -1,4 +1,4 @@
-"""Whether what helps on small tasks helps the shipped text-to-image model, on scenes that a classifier reads."""
+"""Measure hallucinations of the shipped text-to-image model, on scenes that a classifier reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,39 +12,40 @@ from torch import Tensor
 
 from privgen.data.scenes import PREVIEW_SEED, sample_spec
 from privgen.diffusion.sampling import Sampling, generate_batches
-from privgen.evaluation.hallucination.methods import Method, affordable
+from privgen.evaluation.hallucination.methods import SamplingMethod, affordable
 from privgen.evaluation.hallucination.pictures import picture_rows
 from privgen.evaluation.hallucination.settings import LOW
+from privgen.evaluation.intervals import fraction
 from privgen.hallucination.amplification import Amplification
 from privgen.hub import load_pipeline
 from privgen.metrics.hallucination import auroc, keep_best
-from privgen.metrics.scenes import SceneJudgement, classifier_accuracy, judge, load_classifier
+from privgen.metrics.scenes import SceneJudgement, classified_right, judge, load_classifier
 from privgen.pipelines.detecting import DETECTOR, detecting
 
 
-SCENE_METHODS: Mapping[str, Method] = {
-    "plain": Method("ddim"),
-    "gamma 1.2 below 400": Method("ddim", amplification=Amplification(1.2, window=LOW)),
-    "reject 0.2": Method("ddim", reject=0.2),
+SCENE_METHODS: Mapping[str, SamplingMethod] = {
+    "plain": SamplingMethod("ddim"),
+    "gamma 1.2 below 400": SamplingMethod("ddim", amplification=Amplification(1.2, window=LOW)),
+    "reject 0.2": SamplingMethod("ddim", reject=0.2),
 }
-"""The first is what the others are compared with."""
+"""The others are compared with the first."""
 _BATCH = 20
-_FIRST, _SPACING = 300, 1_000_000  # of the prompts: other ones than `evaluate model` takes
+_FIRST, _SPACING = 300, 1_000_000  # of the scenes' seeds, so that `evaluate model` has other scenes
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes by mini; one is hallucinated if the classifier does not find the objects asked for and no others.
+    """Scenes by mini. One is hallucinated unless the classifier finds exactly the objects in its prompt.
 
     Attributes:
         methods: of sampling, by name; the first is the baseline.
-        ours: "sampling" names the method that stands for this package.
-        steps: of denoising, each with a batch of two network calls.
-        read: drawn scenes on which the classifier's own error is measured.
-        shown: pictures of a method on the sheet.
+        ours: "sampling" names the method whose results the summary reports.
+        steps: denoising steps; each is one network call on a batch of two, for classifier-free guidance.
+        read: how many drawn scenes measure the classifier's own error.
+        shown: how many images of each method the sheet shows.
     """
 
-    methods: Mapping[str, Method] = field(default_factory=lambda: dict(SCENE_METHODS))
+    methods: Mapping[str, SamplingMethod] = field(default_factory=lambda: dict(SCENE_METHODS))
     ours: Mapping[str, str] = field(default_factory=lambda: {"sampling": "reject 0.2"})
     steps: int = 25
     read: int = 500
@@ -53,18 +54,18 @@ class Scenes:
 
     @property
     def name(self) -> str:
-        """Of the task, with its steps."""
+        """The name of the task, with its steps."""
         return f"{self.family}-{self.steps}"
 
     @property
     def reader_error(self) -> float:
-        """Share of drawn scenes in which the classifier does not find what is there."""
+        """Fraction of drawn scenes in which the classifier does not find exactly the objects that are there."""
         return _reader_error(self.read)
 
 
 @dataclass(frozen=True)
-class _Made:
-    """Images (N, 3, H, W), how many objects each was asked to show, what is seen in them, what detectors say (N,)."""
+class _SampledScenes:
+    """Images (N, 3, H, W), how many objects each prompt names, the classifier's judgement, detector scores (N,)."""
 
     images: Tensor
     asked: list[int]
@@ -74,51 +75,51 @@ class _Made:
 
     @property
     def wrong(self) -> Tensor:
-        """(N,) bool."""
+        """Which images are hallucinated, (N,) bool."""
         return torch.tensor([not found.exact for found in self.judged])
 
 
 class SceneRun:
-    """Scenes from one seed.
+    """The scenes of one seed.
 
     Args:
-        task: what.
+        task: what is measured.
         seed: of prompts and noise.
         samples: that each method keeps.
     """
 
     def __init__(self, task: Scenes, seed: int, *, samples: int) -> None:
         self.task, self.seed, self.samples = task, seed, samples
-        self._measured: dict[Method, _Made] = {}
+        self._measured: dict[SamplingMethod, _SampledScenes] = {}
 
     @cached_property
     def pipeline(self) -> DiffusionPipeline:
         """The shipped model."""
         return load_pipeline()
 
-    def figures(self, method: Method | None) -> dict[str, float]:
-        """What is measured of a method, None is the classifier's error on drawn scenes."""
+    def figures(self, method: SamplingMethod | None) -> dict[str, float]:
+        """Measure a method; None measures the classifier's error on drawn scenes."""
         if method is None:
             return {"hallucinated": self.task.reader_error}
-        made = self._measured[method] = self._make(method, self.samples)
-        counts = [(len(judged.found), asked) for judged, asked in zip(made.judged, made.asked, strict=True)]
+        sampled = self._measured[method] = self._sample(method, self.samples)
+        counts = [(len(judged.found), asked) for judged, asked in zip(sampled.judged, sampled.asked, strict=True)]
         return {
-            "hallucinated": float(made.wrong.double().mean()),
+            "hallucinated": float(sampled.wrong.double().mean()),
             "unnamed": sum(found < asked for found, asked in counts) / len(counts),
             "too many": sum(found > asked for found, asked in counts) / len(counts),
-            "auroc": auroc(made.scores, made.wrong),
-            "auroc_running_variance": auroc(made.running_variance, made.wrong),
+            "auroc": auroc(sampled.scores, sampled.wrong),
+            "auroc_running_variance": auroc(sampled.running_variance, sampled.wrong),
         }
 
     def picture(self) -> Image.Image:
-        """The first samples of every method, those judged wrong in a red frame."""
+        """A sheet of the first samples of every method, hallucinated ones in a red frame."""
         rows = {}
         for name, method in self.task.methods.items():
-            made = self._measured.get(method) or self._make(method, self.task.shown)
-            rows[name] = list(zip(made.images.numpy(), made.wrong.tolist(), strict=True))[: self.task.shown]
+            sampled = self._measured.get(method) or self._sample(method, self.task.shown)
+            rows[name] = list(zip(sampled.images.numpy(), sampled.wrong.tolist(), strict=True))[: self.task.shown]
         return picture_rows(rows, columns=self.task.shown)
 
-    def _make(self, method: Method, kept: int) -> _Made:
+    def _sample(self, method: SamplingMethod, kept: int) -> _SampledScenes:
         budget = affordable(self.task.steps, kept, method, DETECTOR)
         drawn, steps = budget.samples, budget.steps
         first = PREVIEW_SEED + _SPACING * (self.seed + _FIRST)
@@ -132,12 +133,16 @@ class SceneRun:
                 running_variance.append(detector.scheduler.running_variance().cpu())
         best = keep_best(torch.cat(scores), (drawn - kept) / drawn)
         chosen = [specs[i] for i in best.tolist()]
-        shown = torch.cat(images)[best]
-        judged = judge(shown, chosen, load_classifier())
-        asked = [len(spec.objects) for spec in chosen]
-        return _Made(shown, asked, judged, torch.cat(scores)[best], torch.cat(running_variance)[best])
+        kept_images = torch.cat(images)[best]
+        return _SampledScenes(
+            kept_images,
+            [len(spec.objects) for spec in chosen],
+            judge(kept_images, chosen, load_classifier()),
+            torch.cat(scores)[best],
+            torch.cat(running_variance)[best],
+        )
 
 
 @cache
 def _reader_error(read: int) -> float:
-    return 1 - classifier_accuracy(load_classifier(), read, PREVIEW_SEED - _SPACING).value
+    return 1 - fraction(classified_right(load_classifier(), read, PREVIEW_SEED - _SPACING)).value

@@ -1,18 +1,21 @@
-"""The methods of each task and its detector, chosen on seeds that nothing is reported of."""
+"""The sampling methods and the detector of each task. They were chosen on seeds that no report uses."""
 
 from collections.abc import Iterable, Mapping
 
-from privgen.evaluation.hallucination.methods import SAMPLERS, Method, Sampler
+from privgen.evaluation.hallucination.methods import SAMPLERS, Sampler, SamplingMethod
 from privgen.hallucination.amplification import Amplification, Window
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 
 
 Variant = tuple[str, Amplification | None, float]
-"""Loss, amplification and rejected share of a method."""
+"""Loss, amplification and rejected fraction of a method."""
 LATE: Window = (0.0, 100.0)
-"""Timesteps at which a sample is near a mode or between two: on the grid, amplification helps only there."""
+"""Timesteps at which a sample is either near a mode or between two. On the grid, amplification helps only there."""
 LOW: Window = (0.0, 400.0)
-"""The same for pictures, "below 400": amplified before, on that seed they had more wrong than plain ones."""
+"""The timesteps "below 400", for images. Amplified earlier, images had more wrong in them than plain ones."""
+UNDECIDED: Window = (200.0, 600.0)
+"""Timesteps at which a model decides what an image shows. Later it decides only what edges look like, and amplifying
+there leaves shapes and squares empty."""
 
 _MIXTURE: Mapping[str, Variant] = {
     "plain": ("simple", None, 0.0),
@@ -39,9 +42,6 @@ _SHAPES: Mapping[str, Variant] = {
     "precision penalty": ("precision", None, 0.0),
     "precision penalty, reject 0.1": ("precision", None, 0.1),
 }
-UNDECIDED: Window = (200.0, 600.0)
-"""Timesteps at which it is decided what is in a picture; below, only what edges look like, and amplifying there leaves
-shapes and squares empty."""
 _DECIDED = Amplification(3.0, window=UNDECIDED)
 _CHESS: Mapping[str, Variant] = {
     "plain": ("simple", None, 0.0),
@@ -53,16 +53,20 @@ _CHESS: Mapping[str, Variant] = {
 }
 
 
-def _for_samplers(variants: Mapping[str, Variant], samplers: Iterable[Sampler] = SAMPLERS) -> dict[str, Method]:
-    """The first of each sampler is what its others are compared with; ddim has those that it can tell from plain."""
+def _for_samplers(
+    variants: Mapping[str, Variant], samplers: Iterable[Sampler] = SAMPLERS
+) -> dict[str, SamplingMethod]:
+    """All variants with each sampler, the plain one first, without those that a sampler cannot tell from plain."""
     methods = {
-        f"{sampler} {name}": Method(sampler, *variant) for sampler in samplers for name, variant in variants.items()
+        f"{sampler} {name}": SamplingMethod(sampler, *variant)
+        for sampler in samplers
+        for name, variant in variants.items()
     }
-    return {name: method for name, method in methods.items() if method.sampler == "ddpm" or not _unused(method)}
+    return {name: method for name, method in methods.items() if method.sampler == "ddpm" or not _is_plain(method)}
 
 
-def _unused(method: Method) -> bool:
-    """Whether a network's learned variance, if it has one, does nothing where steps add no noise."""
+def _is_plain(method: SamplingMethod) -> bool:
+    """Whether a method is plain sampling with DDIM, whose steps add no noise of a learned variance."""
     gated = method.amplification is not None and method.amplification.gate == "learned"
     return method.loss != "simple" and not gated
 
@@ -73,12 +77,12 @@ MIXTURE_OURS = {
     "trained": "ddpm precision penalty",
     "vsm": "ddpm vsm loss",
 }
-MIXTURE_DETECTOR = Detector((20,))
+MIXTURE_DETECTOR = HallucinationDetector((20,))
 SHAPES_METHODS = _for_samplers(_SHAPES)
 SHAPES_OURS = {"sampling": "ddim reject 0.1", "trained": "ddpm precision penalty, reject 0.1", "vsm": "ddpm vsm loss"}
-SHAPES_DETECTOR = Detector((800,))
-"""At a noise level at which the network decides what is there: of what has few copies in the data it sees less. At
-t = 100, where it decides only what edges look like, half as many were found on that seed."""
+SHAPES_DETECTOR = HallucinationDetector((800,))
+"""At this noise level the network decides what an image shows. At t = 100, where it decides only what edges look like,
+half as many hallucinations were found."""
 CHESS_METHODS = _for_samplers(_CHESS, ("ddpm",))
 CHESS_OURS = {
     "sampling": "ddpm gamma 3 at 200 to 600",

@@ -1,4 +1,4 @@
-"""What `evaluate hallucination` measures on: data with a validator, and small networks that learn them."""
+"""The interface of a task of `evaluate hallucination`: data with a validator, and small networks that learn them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -9,82 +9,85 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor, nn
 
-from privgen.evaluation.hallucination.methods import Denoise, Method
-from privgen.hallucination.detector import Detector
+from privgen.evaluation.hallucination.methods import Denoise, SamplingMethod, TrainedModel
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.metrics.hallucination import Validation
 
 
 @dataclass(frozen=True)
 class SamplingTask(ABC):
-    """Data, how they are learnt, and what is wrong with samples.
+    """Data, the networks that learn them, and the rules that tell hallucinated samples.
 
     Attributes:
         methods: of sampling, by name; the first of each sampler is its baseline.
-        ours: names of the methods that stand for this package: "sampling" changes nothing but the sampling,
-            "trained" also has a learned variance, "vsm" is the published loss.
+        ours: the methods whose results the summary reports: "sampling" changes nothing but the sampling, "trained"
+            also has a learned variance, "vsm" is the published loss.
         detector: of hallucinations.
         name: of the task.
-        shown: samples in a picture, of each method.
-        chunk: samples that are drawn at a time; of many more, tensors are so large that memory is given back and asked
-            for at every step.
+        shown: how many samples of each method a sheet shows.
+        chunk: how many samples are drawn at a time. With many more, every step allocates large tensors anew.
     """
 
-    methods: Mapping[str, Method]
+    methods: Mapping[str, SamplingMethod]
     ours: Mapping[str, str]
-    detector: Detector
+    detector: HallucinationDetector
     name: ClassVar[str]
     shown: ClassVar[int]
     chunk: ClassVar[int] = 250
 
     @abstractmethod
     def training_set(self, seed: int) -> Tensor:
-        """What networks are trained on, (N, ...)."""
+        """The data that networks are trained on, (N, ...)."""
 
     @abstractmethod
     def held_out(self, n: int, seed: int) -> Tensor:
-        """Other data, (n, ...)."""
+        """Data that no network has seen, (n, ...)."""
 
     @property
     def reader_error(self) -> float:
-        """Share of real data that the validator takes for hallucinated."""
+        """Fraction of real data that the validator takes for hallucinated."""
         return self.validate(self.held_out(2, 0)).reader_error
 
     @abstractmethod
     def trained_for(self, steps: int) -> Self:
-        """The same with another number of training steps."""
+        """The same task with another number of training steps."""
 
     def data_settings(self) -> dict[str, Any]:
-        """All that the data depend on but the seed."""
+        """Everything that the data depend on, except the seed."""
         return {}
 
     @abstractmethod
     def build(self, loss: str, seed: int) -> nn.Module:
-        """The untrained network for one of `LOSSES`."""
+        """An untrained network for one of `LOSSES`."""
 
     @abstractmethod
     def train(self, data: Tensor, loss: str, seed: int, plain: Callable[[], nn.Module]) -> nn.Module:
-        """A network that has learnt; `plain` gives the one of the loss "simple", of the same data and seed."""
+        """Train a network for one of `LOSSES`; `plain` gives that of the loss "simple", of the same data and seed."""
 
     @abstractmethod
     def scheduler(self) -> DDPMScheduler:
-        """Of the training."""
+        """The scheduler of the training."""
 
     @abstractmethod
     def denoiser(self, network: nn.Module) -> Denoise:
-        """A network as samplers call it."""
+        """A network, wrapped as samplers call it."""
+
+    def model(self, network: nn.Module) -> TrainedModel:
+        """A network with the scheduler of its training and the detector."""
+        return TrainedModel(self.denoiser(network), self.scheduler(), self.detector)
 
     @abstractmethod
     def validate(self, x: Tensor) -> Validation:
-        """Which samples, (B, ...), are hallucinated."""
+        """Find the hallucinated samples among (B, ...)."""
 
     @abstractmethod
     def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
-        """How much of the data samples cover; the same names for any samples, "covered" among them."""
+        """How much of the data the samples cover. The names are the same for any samples, "covered" among them."""
 
     def content(self, x: Tensor) -> Tensor | None:
-        """How much there is in each sample that could be wrong, (B,) whole numbers from 0; None if always as much."""
+        """How much there is in each sample that could be wrong, (B,) whole numbers; None if it is always the same."""
         return None
 
     @abstractmethod
     def draw(self, samples: Mapping[str, Tensor]) -> Image.Image:
-        """A picture of samples, by method, with what is wrong marked."""
+        """A sheet of the samples of each method, with what is wrong marked."""

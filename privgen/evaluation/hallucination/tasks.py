@@ -1,4 +1,4 @@
-"""The tasks of `evaluate hallucination` that networks are trained for, those of pictures: shapes, chess boards."""
+"""Tasks of `evaluate hallucination` on images, shapes and chess boards; and all tasks by name."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ from torch.nn.functional import avg_pool2d
 
 from privgen.data.shapes import draw_shapes, sample_shapes
 from privgen.evaluation.hallucination.chess_boards import draw_board, random_position
-from privgen.evaluation.hallucination.chess_rules import count_left, validate_boards
-from privgen.evaluation.hallucination.methods import LOSSES, Denoise, Method
+from privgen.evaluation.hallucination.chess_rules import count_moved_pieces, validate_boards
+from privgen.evaluation.hallucination.methods import LOSSES, Denoise, SamplingMethod
 from privgen.evaluation.hallucination.mixtures import Grid, Line
 from privgen.evaluation.hallucination.pictures import mark_board, mark_shapes, picture_rows
 from privgen.evaluation.hallucination.settings import (
@@ -35,7 +35,7 @@ from privgen.evaluation.hallucination.train_pictures import (
     train_pictures,
     train_variance,
 )
-from privgen.hallucination.detector import Detector
+from privgen.hallucination.detector import HallucinationDetector
 from privgen.metrics.features import coverage
 from privgen.metrics.hallucination import Validation
 from privgen.metrics.shapes import count_kinds, validate_shapes
@@ -44,12 +44,12 @@ from privgen.models.small_denoiser import SmallDenoiser
 
 @dataclass(frozen=True)
 class PictureTask(SamplingTask):
-    """Pictures that are drawn from a seed and a number, and read back.
+    """Images that a program draws and reads back.
 
     Attributes:
         training: of the networks.
-        channels: of the pictures.
-        columns: pictures in a row of the picture of samples.
+        channels: of the images.
+        columns: images in a row of the sheet of samples.
     """
 
     training: PictureTraining = field(default_factory=PictureTraining)
@@ -62,7 +62,7 @@ class PictureTask(SamplingTask):
 
     @abstractmethod
     def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A picture in [0, 1] in colour, with what is wrong outlined."""
+        """The image in colour, (3, H, W) in [0, 1], with what is wrong outlined."""
 
     def trained_for(self, steps: int) -> Self:
         return replace(self, training=replace(self.training, steps=steps))
@@ -98,7 +98,7 @@ class PictureTask(SamplingTask):
         return denoise
 
     def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
-        """See `privgen.metrics.features.coverage`: of as many held-out pictures, at a quarter of their side."""
+        """The coverage of as many held-out images, at a quarter of their side; see `metrics.features.coverage`."""
         real, made = (avg_pool2d(pictures, 4).flatten(1) for pictures in (held_out[: len(x)], x))
         return {"covered": coverage(real, made)}
 
@@ -116,11 +116,11 @@ class PictureTask(SamplingTask):
 
 @dataclass(frozen=True)
 class Shapes(PictureTask):
-    """At most one triangle, square and pentagon; see `privgen.data.shapes`."""
+    """Images of at most one triangle, square and pentagon; see `privgen.data.shapes`."""
 
-    methods: Mapping[str, Method] = field(default_factory=lambda: dict(SHAPES_METHODS))
+    methods: Mapping[str, SamplingMethod] = field(default_factory=lambda: dict(SHAPES_METHODS))
     ours: Mapping[str, str] = field(default_factory=lambda: dict(SHAPES_OURS))
-    detector: Detector = SHAPES_DETECTOR
+    detector: HallucinationDetector = SHAPES_DETECTOR
     training: PictureTraining = field(default_factory=lambda: PictureTraining(steps=600))
     name: ClassVar[str] = "shapes"
     shown: ClassVar[int] = 16
@@ -134,7 +134,7 @@ class Shapes(PictureTask):
         return validate_shapes(x / 2 + 0.5)
 
     def content(self, x: Tensor) -> Tensor:
-        """Kinds of shapes that are there."""
+        """How many kinds of shapes each image shows."""
         return count_kinds(x / 2 + 0.5)
 
     def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -143,15 +143,15 @@ class Shapes(PictureTask):
 
 @dataclass(frozen=True)
 class Chess(PictureTask):
-    """Chess boards after some random legal moves; see `privgen.evaluation.hallucination.chess_boards` and `privgen.evaluation.hallucination.chess_rules`.
+    """Images of chess boards after some random legal moves; see `chess_boards` and `chess_rules` beside this file.
 
     Attributes:
-        max_plies: most moves that were made, of both sides together.
+        max_plies: most moves of both sides together.
     """
 
-    methods: Mapping[str, Method] = field(default_factory=lambda: dict(CHESS_METHODS))
+    methods: Mapping[str, SamplingMethod] = field(default_factory=lambda: dict(CHESS_METHODS))
     ours: Mapping[str, str] = field(default_factory=lambda: dict(CHESS_OURS))
-    detector: Detector = CHESS_DETECTOR
+    detector: HallucinationDetector = CHESS_DETECTOR
     training: PictureTraining = field(
         default_factory=lambda: PictureTraining(patch=16, steps=600, training_samples=2000)
     )
@@ -172,8 +172,8 @@ class Chess(PictureTask):
         return validate_boards(x / 2 + 0.5)
 
     def content(self, x: Tensor) -> Tensor:
-        """Squares that the piece of the starting position has left."""
-        return count_left(x / 2 + 0.5)
+        """How many pieces have left the square on which a game starts them."""
+        return count_moved_pieces(x / 2 + 0.5)
 
     def mark(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return mark_board(pixels)
@@ -182,4 +182,4 @@ class Chess(PictureTask):
 TASKS: Mapping[str, type[Line] | type[Grid] | type[Shapes] | type[Chess]] = {
     task.name: task for task in (Line, Grid, Shapes, Chess)
 }
-"""By name."""
+"""All tasks with networks of their own, by name."""

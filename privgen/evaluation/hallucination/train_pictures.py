@@ -1,7 +1,7 @@
-"""Training of small unconditional denoisers of pictures, in minutes."""
+"""Train small unconditional denoisers of images, in minutes."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.nn.functional import mse_loss
 
 from privgen.hallucination.learned_variance import HybridLoss, hybrid_loss
+from privgen.models.initialise import seeded_weights
 from privgen.models.small_denoiser import SmallDenoiser
 from privgen.training.muon import Muon
 from privgen.training.timesteps import even_times
@@ -19,21 +20,21 @@ from privgen.training.timesteps import even_times
 
 @dataclass(frozen=True)
 class PictureTraining:
-    """How a denoiser of pictures is trained.
+    """How a denoiser of images is trained.
 
     Attributes:
         steps: optimiser steps.
-        batch_size: pictures a step.
-        learning_rate: of Muon, after a twentieth of the steps; it falls to zero in a half cosine.
-        patch: of the network, like what follows; see `SmallDenoiser`.
+        batch_size: images in a step.
+        learning_rate: of Muon at its peak. It rises over a twentieth of the steps and falls to zero along a cosine.
+        patch: side of the network's patches; see `SmallDenoiser` for this and the next three.
         width: channels at the finer resolution.
-        inner: channels at the coarser one.
-        depth: blocks there.
-        ema_decay: of the averaged weights, which are what is returned.
+        inner: channels at the coarser resolution.
+        depth: blocks at the coarser resolution.
+        ema_decay: of the averaged weights; the trained network has these.
         training_samples: size of the training set.
-        variance: what a network with a learned variance minimises; None learns no variance.
-        variance_steps: optimiser steps of the variance alone, as a share of `steps`; see `train_variance`.
-        dtype: of the network's arithmetic; "bfloat16" is faster where the processor has it.
+        variance: loss of a network with a learned variance; None learns no variance.
+        variance_steps: optimiser steps that train the variance alone, as a fraction of `steps`; see `train_variance`.
+        dtype: of the network's arithmetic; "bfloat16" is faster on processors that support it.
     """
 
     steps: int = 300
@@ -45,23 +46,23 @@ class PictureTraining:
     depth: int = 2
     ema_decay: float = 0.99
     training_samples: int = 4000
-    variance: HybridLoss | None = field(default=None)
+    variance: HybridLoss | None = None
     variance_steps: float = 0.3
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
 def picture_scheduler() -> DDPMScheduler:
-    """The noise schedule that these denoisers are trained and sampled with.
+    """The scheduler for training and sampling.
 
-    They predict x_0: what a patch shows has few dimensions and fits through a narrow network, its noise does not.
+    The networks predict x_0: the content of a patch has few dimensions and fits through a narrow network, but its
+    noise does not.
     """
     return DDPMScheduler(1000, prediction_type="sample", timestep_spacing="trailing")
 
 
 def build_picture_network(channels: int, training: PictureTraining, *, seed: int) -> SmallDenoiser:
-    """The untrained network."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+    """Build an untrained network."""
+    with seeded_weights(seed):
         network = SmallDenoiser(
             channels,
             patch=training.patch,
@@ -78,12 +79,12 @@ def train_pictures(data: Tensor, training: PictureTraining, *, seed: int) -> Sma
     """Train a network that predicts x_0.
 
     Args:
-        data: training set, (N, C, H, W) in [-1, 1], sides divisible by the patch.
-        training: how.
+        data: the training set, (N, C, H, W) in [-1, 1], with sides divisible by the patch.
+        training: the settings.
         seed: of weights, batches, timesteps and noise.
 
     Returns:
-        The network with averaged weights.
+        The network with averaged weights, in evaluation mode.
     """
     network = build_picture_network(data.shape[1], training, seed=seed)
     _fit(network, list(network.parameters()), data, training, steps=training.steps, seed=seed)
@@ -91,22 +92,22 @@ def train_pictures(data: Tensor, training: PictureTraining, *, seed: int) -> Sma
 
 
 def train_variance(finished: SmallDenoiser, data: Tensor, training: PictureTraining, *, seed: int) -> SmallDenoiser:
-    """Teach a finished network the variance of its reverse steps; what it predicts stays as it is.
+    """Train a variance for the reverse steps of a finished network, whose predictions stay the same.
 
-    A hybrid loss with the mean detached trains the two side by side. As this network's variance has no part in its
-    features, the same comes of training them one after the other, and one prediction serves several variances.
+    The hybrid loss detaches the mean, and this network's variance does not train its features. So training the two one
+    after the other gives the same as training them together, and one prediction serves several variances.
 
     Args:
-        finished: a network without a learned variance; it is left as it was.
+        finished: a network without a learned variance; it is not changed.
         data: its training set, (N, C, H, W) in [-1, 1].
-        training: how, with a `variance`.
+        training: the settings, with a `variance`.
         seed: of weights, batches, timesteps and noise.
 
     Returns:
-        The network with twice the channels.
+        A new network with twice the channels, in evaluation mode.
 
     Raises:
-        ValueError: no `variance`.
+        ValueError: `training` has no `variance`.
     """
     if training.variance is None:
         raise ValueError("expected a training with a variance")
@@ -128,7 +129,7 @@ def _fit(
     average = EMAModel(weights, decay=training.ema_decay, foreach=True)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * _pace(step, steps)
+            group["lr"] = training.learning_rate * _rate(step, steps)
         x_0 = data[torch.randint(len(data), (training.batch_size,), generator=generator)]
         _loss(network, x_0, training, generator).backward()
         optimizer.step()
@@ -137,8 +138,8 @@ def _fit(
     average.copy_to(weights)
 
 
-def _pace(step: int, steps: int) -> float:
-    """Share of the peak learning rate."""
+def _rate(step: int, steps: int) -> float:
+    """The learning rate as a fraction of its peak."""
     return min((step + 1) / max(steps // 20, 1), 1.0) * (1 + math.cos(math.pi * step / steps)) / 2
 
 

@@ -1,29 +1,31 @@
-"""Training of denoisers of toys, in seconds."""
+"""Train small denoisers of toy data, in seconds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from diffusers import DDPMScheduler
 from torch.nn.functional import mse_loss
 
 from privgen.data.toys import GaussianMixture
+from privgen.diffusion.parameterisation import NoiseLevel, add_noise
 from privgen.hallucination.learned_variance import HybridLoss, hybrid_loss
+from privgen.models.initialise import seeded_weights
 from privgen.models.toy import ToyDenoiser
 from privgen.training.timesteps import even_times
 
 
 @dataclass(frozen=True)
 class ToyTraining:
-    """How a denoiser of a toy is trained.
+    """How a denoiser of toy data is trained.
 
     Attributes:
         steps: optimiser steps.
-        batch_size: samples a step.
-        learning_rate: at first; it falls to zero in a half cosine.
+        batch_size: samples in a step.
+        learning_rate: at the start; it falls to zero along a cosine.
         width: of the network.
         layers: of the network.
         training_samples: size of the training set.
-        variance: what a network with a learned variance minimises; None learns no variance.
+        variance: loss of a network with a learned variance; None learns no variance.
     """
 
     steps: int = 10_000
@@ -32,28 +34,26 @@ class ToyTraining:
     width: int = 128
     layers: int = 3
     training_samples: int = 20_000
-    variance: HybridLoss | None = field(default=None)
+    variance: HybridLoss | None = None
 
 
 def toy_scheduler() -> DDPMScheduler:
-    """The noise schedule that toys are trained and sampled with."""
+    """The scheduler for training and sampling."""
     return DDPMScheduler(1000, clip_sample=False, timestep_spacing="trailing")
 
 
 def build_toy_network(dimensions: int, training: ToyTraining, *, seed: int) -> ToyDenoiser:
-    """The untrained network, for samples of `dimensions` numbers."""
-    learn_variance = training.variance is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
-        return ToyDenoiser(dimensions, training.width, training.layers, learn_variance)
+    """Build an untrained network for samples of `dimensions` numbers."""
+    with seeded_weights(seed):
+        return ToyDenoiser(dimensions, training.width, training.layers, training.variance is not None)
 
 
 def train_toy(data: torch.Tensor, training: ToyTraining, *, seed: int) -> ToyDenoiser:
-    """Train a noise-predicting network.
+    """Train a network that predicts noise.
 
     Args:
-        data: training set, (N, D).
-        training: how.
+        data: the training set, (N, D).
+        training: the settings.
         seed: of weights, batches, timesteps and noise.
     """
     network = build_toy_network(data.shape[1], training, seed=seed)
@@ -65,8 +65,7 @@ def train_toy(data: torch.Tensor, training: ToyTraining, *, seed: int) -> ToyDen
         x_0 = data[torch.randint(len(data), (training.batch_size,), generator=generator)]
         t = (even_times(len(x_0), generator) * len(alphas)).long()
         noise = torch.randn(x_0.shape, generator=generator)
-        alpha_bar = alphas[t][:, None]
-        output = network(alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise, t).sample
+        output = network(add_noise(x_0, noise, NoiseLevel.from_alpha_bar(alphas[t][:, None])), t).sample
         if training.variance is None:
             loss = mse_loss(output, noise)
         else:
@@ -79,5 +78,5 @@ def train_toy(data: torch.Tensor, training: ToyTraining, *, seed: int) -> ToyDen
 
 
 def training_set(mixture: GaussianMixture, training: ToyTraining, *, seed: int) -> torch.Tensor:
-    """The samples that a network is trained on, (N, D)."""
+    """Draw the training set, (N, D)."""
     return mixture.sample(training.training_samples, torch.Generator().manual_seed(seed + 1_000_003))

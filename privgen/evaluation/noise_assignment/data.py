@@ -1,4 +1,4 @@
-"""What the small models of `evaluate training` learn, and the fixed networks by which their samples are judged."""
+"""The training sets of `evaluate training`, and the fixed networks that judge samples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,39 +14,84 @@ from tqdm import tqdm
 
 from privgen.data.fashion import load_fashion
 from privgen.data.scenes import NOUNS, PREVIEW_SEED, draw, sample_spec
+from privgen.diffusion.latents import decode, encode
 from privgen.io.fingerprints import settings_fingerprint, tensor_fingerprint, weights_fingerprint
 from privgen.io.pixels import resize
 from privgen.io.tensor_cache import load_or_make
 from privgen.metrics.features import Projection, coverage, fit_projection, frechet_distance
 from privgen.metrics.scenes import load_classifier
 from privgen.models.classifier import SceneClassifier
+from privgen.models.initialise import seeded_weights
 from privgen.models.small_denoiser import GarmentClassifier
 from privgen.training.scene_latents import scene_seed
 
 
 DIMENSIONS = 64
-"""Of the features that are compared."""
+"""How many principal components of the features are compared."""
 SCENE_SIDE = 64
-"""Pixels: latents of 8 x 8. The shipped classifier finds every object in such scenes, also decoded."""
+"""Side of the scenes in pixels, which gives latents of 8 x 8. The shipped classifier finds every object in them, also
+after the autoencoder."""
 
-Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
+Look = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From samples (B, ...) to features (B, F) and predicted classes (B,)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A fixed network that compares samples with held-out data by their features.
+
+    Attributes:
+        name: of the network, for reports.
+        look: the network.
+        projection: of its features on the principal components of the held-out data.
+        reference: projected features of the held-out data, (M, d).
+    """
+
+    name: str
+    look: Look = field(repr=False)
+    projection: Projection = field(repr=False)
+    reference: Tensor = field(repr=False)
+
+    @classmethod
+    def fit(cls, name: str, look: Look, features: Tensor, dimensions: int = DIMENSIONS) -> "Judge":
+        """Make a judge from the features of held-out data, (M, F)."""
+        projection = fit_projection(features, dimensions)
+        return cls(name, look, projection, projection(features))
+
+    def measure(self, samples: Tensor, labels: Tensor | None) -> dict[str, float]:
+        """Judge samples.
+
+        Args:
+            samples: (B, C, H, W), like the training data.
+            labels: the classes that the samples should show, (B,); None without classes.
+
+        Returns:
+            "fd" (Frechet distance to the held-out data), "coverage" (of as many held-out samples), and with labels
+            "accuracy" (fraction of samples in which the network sees the right class).
+        """
+        parts = [self.look(chunk) for chunk in samples.split(128)]
+        projected = self.projection(torch.cat([features for features, _ in parts]).cpu())
+        found = {
+            "fd": frechet_distance(projected, self.reference),
+            "coverage": coverage(self.reference[: len(projected)], projected),
+        }
+        if labels is not None:
+            predicted = torch.cat([classes for _, classes in parts]).cpu()
+            found["accuracy"] = float((predicted == labels.cpu()).double().mean())
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class TrainingData:
     """A training set and its judge.
 
     Attributes:
         name: of the set.
         x_0: (N, C, H, W), float32, of about unit scale.
-        labels: (N,), int64, what a model is conditioned on; None trains without.
-        classes: how many labels there are; 0 without.
-        patch: of the `SmallDenoiser` for it.
-        judge: the fixed network.
-        network: what it is, for reports.
-        projection: of its features.
-        reference: (M, d), projected features of held-out data.
+        labels: classes that a model is conditioned on, (N,) int64; None trains without.
+        classes: how many there are; 0 without.
+        patch: of the `SmallDenoiser` that learns the set.
+        judge: judges samples of the model.
         identity: digest of all of this.
     """
 
@@ -55,89 +100,65 @@ class TrainingData:
     labels: Tensor | None = field(repr=False)
     classes: int
     patch: int
-    judge: Judge = field(repr=False)
-    network: str
-    projection: Projection = field(repr=False)
-    reference: Tensor = field(repr=False)
+    judge: Judge
     identity: str
-
-    def measure(self, samples: Tensor, labels: Tensor | None) -> dict[str, float]:
-        """Judge samples.
-
-        Args:
-            samples: (B, C, H, W), as `x_0`.
-            labels: (B,), what was asked for.
-
-        Returns:
-            "fd" (Frechet distance to the held-out data), "coverage" (of as many held-out samples), and with labels
-            "accuracy" (share in which the judge sees what was asked for).
-        """
-        parts = [self.judge(chunk) for chunk in samples.split(128)]
-        seen = self.projection(torch.cat([features for features, _ in parts]).cpu())
-        found = {
-            "fd": frechet_distance(seen, self.reference),
-            "coverage": coverage(self.reference[: len(seen)], seen),
-        }
-        if labels is not None:
-            said = torch.cat([predicted for _, predicted in parts]).cpu()
-            found["accuracy"] = float((said == labels.cpu()).double().mean())
-        return found
 
 
 def fashion_data(
     folder: Path | None, cache: Path | None, *, device: torch.device, classifier_steps: int = 600
 ) -> TrainingData:
-    """Fashion-MNIST in pixels, without labels, judged by a small classifier that is trained here from a fixed seed.
+    """Fashion-MNIST in pixels, without labels. A small classifier judges; it is trained here from a fixed seed.
 
     Args:
-        folder: see `load_fashion`.
+        folder: of the files; see `load_fashion`.
         cache: folder in which the classifier is kept; None keeps nothing.
         device: of the classifier.
-        classifier_steps: of its training, 256 pictures each.
+        classifier_steps: training steps of the classifier, 256 images each.
 
     Raises:
-        PrivgenError: the set is missing, or the classifier cannot be written.
+        PrivgenError: the files are missing, or the classifier cannot be written.
     """
     train, test = load_fashion("train", folder), load_fashion("test", folder)
     x_0, held_out = (part.images.float() / 127.5 - 1 for part in (train, test))
     identity = settings_fingerprint(tensor_fingerprint(train.images, test.images), classifier_steps)
     network = GarmentClassifier()
-
-    def trained() -> dict[str, Tensor]:
-        train_garments(network, x_0, train.labels, steps=classifier_steps)
-        return network.state_dict()
-
     path = None if cache is None else cache / "fashion-classifier.safetensors"
-    network.load_state_dict(load_or_make(path, identity, trained, "the classifier of garments", replace=True))
+    weights = load_or_make(
+        path,
+        identity,
+        lambda: train_garment_classifier(x_0, train.labels, steps=classifier_steps).state_dict(),
+        "the classifier of garments",
+        replace=True,
+    )
+    network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(device)
 
-    def judge(images: Tensor) -> tuple[Tensor, Tensor]:
-        # Held-out pictures are whole numbers between black and white, and so are those that are judged.
+    def look(images: Tensor) -> tuple[Tensor, Tensor]:
+        # Held-out images have 256 levels, so samples are rounded to these.
         rounded = ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
         with torch.inference_mode():
             features = network.features(rounded.to(device))
             return features, network.head(features).argmax(1)
 
-    parts = [judge(chunk) for chunk in held_out.split(500)]
-    features = torch.cat([f for f, _ in parts]).cpu()
-    right = float((torch.cat([p for _, p in parts]).cpu() == test.labels).double().mean())
-    projection = fit_projection(features, DIMENSIONS)
-    said = f"GarmentClassifier, trained from seed 0 for {classifier_steps} steps, right on {right:.1%} of the test set"
-    return TrainingData("fashion", x_0, None, 0, 4, judge, said, projection, projection(features), identity)
+    parts = [look(chunk) for chunk in held_out.split(500)]
+    features, predicted = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
+    accuracy = float((predicted == test.labels).double().mean())
+    name = (
+        f"GarmentClassifier, trained from seed 0 for {classifier_steps} steps, right on {accuracy:.1%} of the test set"
+    )
+    return TrainingData("fashion", x_0, None, 0, 4, Judge.fit(name, look, features), identity)
 
 
-def train_garments(network: GarmentClassifier, images: Tensor, labels: Tensor, *, steps: int) -> None:
-    """Train the classifier from seed 0, in place.
+def train_garment_classifier(images: Tensor, labels: Tensor, *, steps: int) -> GarmentClassifier:
+    """Train the classifier of garments from seed 0.
 
     Args:
-        network: to be trained; its weights are drawn anew.
         images: (N, 1, 28, 28) in [-1, 1].
         labels: (N,), int64.
-        steps: of 256 pictures.
+        steps: optimiser steps, 256 images each.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # noqa: TID251 - layers are initialised from the global generator only
-        network.load_state_dict(GarmentClassifier().state_dict())
+    with seeded_weights(0):
+        network = GarmentClassifier()
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -148,47 +169,44 @@ def train_garments(network: GarmentClassifier, images: Tensor, labels: Tensor, *
         loss.backward()
         optimizer.step()
         schedule.step()
+    return network
 
 
 def scene_data(
     cache: Path | None, *, device: torch.device, scenes: int = 8192, held_out: int = 2048, batch_size: int = 64
 ) -> TrainingData:
-    """Latents of plain scenes with one object, conditioned on which, judged by the classifier of scenes that ships.
+    """Latents of plain scenes with one object each, which is their label. The shipped classifier of scenes judges.
 
     Args:
         cache: folder in which latents and features are kept; None keeps nothing.
         device: of the autoencoder and the classifier.
-        scenes: to learn from.
-        held_out: to compare with, through the autoencoder as well.
-        batch_size: scenes encoded at once.
+        scenes: how many to learn from.
+        held_out: how many to compare with, also after the autoencoder.
+        batch_size: scenes that are encoded at a time.
 
     Raises:
-        PrivgenError: the classifier or autoencoder is missing, or the cache cannot be written.
+        PrivgenError: the classifier or the autoencoder is missing, or the cache cannot be written.
     """
     with as_file(files("privgen") / "models" / "mini" / "vae") as folder:
         vae = AutoencoderKL.from_pretrained(folder).requires_grad_(False).eval()
     vae.to(device, memory_format=torch.channels_last)
     classifier = load_classifier().requires_grad_(False).to(device)
-    settings = [SCENE_SIDE, scenes, held_out]
-    identity = weights_fingerprint(vae, [settings, weights_fingerprint(classifier)])
-    path = None if cache is None else cache / "scenes.safetensors"
+    identity = weights_fingerprint(vae, [[SCENE_SIDE, scenes, held_out], weights_fingerprint(classifier)])
     kept = load_or_make(
-        path,
+        None if cache is None else cache / "scenes.safetensors",
         identity,
         lambda: _encode_scenes(vae, classifier, scenes, held_out, batch_size),
         "latents of scenes",
         replace=True,
     )
-    scale = float(kept["latents"].std())
-    projection = fit_projection(kept["features"], DIMENSIONS)
+    std = float(kept["latents"].std())
 
-    def judge(samples: Tensor) -> tuple[Tensor, Tensor]:
-        return _judge_latents(vae, classifier, scale * samples)
+    def look(samples: Tensor) -> tuple[Tensor, Tensor]:
+        return _look_at_latents(vae, classifier, std * samples)
 
-    said = "SceneClassifier that ships with mini, on pictures decoded by mini's autoencoder"
-    x_0, labels = kept["latents"] / scale, kept["labels"]
-    reference = projection(kept["features"])
-    return TrainingData("scenes", x_0, labels, len(NOUNS), 1, judge, said, projection, reference, identity)
+    name = "SceneClassifier that ships with mini, on pictures decoded by mini's autoencoder"
+    judge = Judge.fit(name, look, kept["features"])
+    return TrainingData("scenes", kept["latents"] / std, kept["labels"], len(NOUNS), 1, judge, identity)
 
 
 @torch.inference_mode()
@@ -200,26 +218,23 @@ def _encode_scenes(
     for first in tqdm(range(0, len(seeds), batch_size), "encoding scenes", unit="batch"):
         chosen = seeds[first : first + batch_size]
         specs = [sample_spec(seed, count=1, patterned=False, textured=False) for seed in chosen]
-        pixels = torch.from_numpy(np.stack([draw(spec, SCENE_SIDE).pixels for spec in specs])).to(vae.device)
-        latents.append(vae.encode(2 * pixels - 1).latent_dist.mean)
+        latents.append(encode(vae, torch.from_numpy(np.stack([draw(spec, SCENE_SIDE).pixels for spec in specs]))))
         labels += [NOUNS.index(spec.objects[0].noun) for spec in specs]
     z = torch.cat(latents)
     chunks = tqdm(z[scenes:].split(batch_size), "features of scenes", unit="batch")
-    features = [_judge_latents(vae, classifier, chunk)[0].cpu() for chunk in chunks]
-    rows = z[:scenes].cpu().contiguous()
-    return {"latents": rows, "labels": torch.tensor(labels[:scenes]), "features": torch.cat(features)}
+    features = [_look_at_latents(vae, classifier, chunk)[0].cpu() for chunk in chunks]
+    return {"latents": z[:scenes].cpu(), "labels": torch.tensor(labels[:scenes]), "features": torch.cat(features)}
 
 
 @torch.inference_mode()
-def _judge_latents(vae: AutoencoderKL, classifier: SceneClassifier, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """What the classifier's last layer sees of latents (B, C, h, w), and the surest noun."""
-    z = latents.to(vae.device).contiguous(memory_format=torch.channels_last)
-    images = (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
+def _look_at_latents(vae: AutoencoderKL, classifier: SceneClassifier, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """The input of the classifier's last layer and the most probable noun, for latents (B, C, h, w)."""
+    images = decode(vae, latents.to(vae.device).contiguous(memory_format=torch.channels_last)).clamp(0, 1)
     side = classifier.config["sample_size"]
-    seen: list[Tensor] = []
-    hook = classifier.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    features: list[Tensor] = []
+    hook = classifier.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     try:
-        said = classifier(resize(images, (side, side)).clamp(0, 1))
+        output = classifier(resize(images, (side, side)).clamp(0, 1))
     finally:
         hook.remove()
-    return seen[0], said.nouns.argmax(1)
+    return features[0], output.nouns.argmax(1)

@@ -1,4 +1,4 @@
-"""Finished runs of `evaluate training`."""
+"""The log of finished runs of `evaluate training`."""
 
 from dataclasses import asdict
 from typing import Any
@@ -8,11 +8,11 @@ from privgen.evaluation.result_log import ResultLog
 
 
 LOG = "runs.jsonl"
-"""In the output folder."""
+"""Name of the log in the output folder."""
 
 
 class RunLog(ResultLog[list[Checkpoint]]):
-    """Curves of finished runs."""
+    """The curves of finished runs."""
 
     field = "curve"
 

@@ -1,4 +1,4 @@
-"""How many times fewer steps a training needs than another, from their curves of quality."""
+"""How many times fewer steps one training needs than another, from their curves of quality."""
 
 import math
 from collections.abc import Sequence
@@ -9,26 +9,26 @@ from privgen.evaluation.intervals import Measured, over_seeds
 
 
 SPEEDUP = 1.3
-"""From this ratio on, with an interval above 1, a setting counts as faster."""
+"""A method is faster if its ratio is at least this, with an interval above 1."""
 
 Curve = Sequence[tuple[float, float]]
-"""(steps, distance) pairs, steps ascending and positive, distance the lower the better."""
+"""Pairs (steps, distance) with ascending positive steps; lower distances are better."""
 
 
 def first_reach(curve: Curve, target: float) -> float:
-    """Steps after which a curve is first at or below a target.
+    """The number of steps after which a curve first reaches a target.
 
-    Between checkpoints the curve is a straight line over the logarithm of the steps.
+    Between two checkpoints, the distance is interpolated linearly over the logarithm of the steps.
 
     Args:
         curve: at least one checkpoint.
-        target: distance.
+        target: a distance.
 
     Returns:
-        Steps; those of the first checkpoint if it is that good already; infinity if no checkpoint is.
+        The steps; those of the first checkpoint if it already reaches the target, infinity if no checkpoint does.
 
     Raises:
-        ValueError: no checkpoints, or steps that do not ascend.
+        ValueError: there are no checkpoints, or their steps do not ascend.
     """
     steps = [step for step, _ in curve]
     if not steps or steps[0] <= 0 or any(a >= b for a, b in pairwise(steps)):
@@ -36,27 +36,28 @@ def first_reach(curve: Curve, target: float) -> float:
     before: tuple[float, float] | None = None
     for step, distance in curve:
         if distance <= target:
-            # What was not a number before lies above every target.
+            # A distance that is not a number lies above every target.
             if before is None or not math.isfinite(before[1]):
                 return step
-            share = (before[1] - target) / (before[1] - distance)
-            return before[0] * (step / before[0]) ** share
+            weight = (before[1] - target) / (before[1] - distance)
+            return before[0] * (step / before[0]) ** weight
         before = (step, distance)
     return math.inf
 
 
 def steps_ratio(vanilla: Curve, ours: Curve) -> float:
-    """Vanilla's steps over ours to vanilla's final quality.
+    """Vanilla's steps over ours, both to vanilla's final quality.
 
-    Both are the steps at which a curve first reaches it, so that a curve against itself gives 1 also if it wavers.
-    Where ours never reaches it, both are compared at the best that ours reaches, which gives a ratio of at most 1.
+    Both count the steps until a curve first reaches that quality, so that a curve compared with itself gives 1 even if
+    it goes up and down. If ours never reaches it, both are compared at the best quality that ours reaches, which gives
+    a ratio of at most 1.
 
     Args:
-        vanilla: as `Curve`.
-        ours: as `Curve`.
+        vanilla: curve without assignment.
+        ours: curve with assignment.
 
     Returns:
-        A positive ratio, not a number if a curve has no finite point to compare at.
+        A positive ratio; not a number if a curve has no finite point to compare at.
     """
     target = vanilla[-1][1]
     if not first_reach(ours, target) < math.inf:
@@ -66,13 +67,17 @@ def steps_ratio(vanilla: Curve, ours: Curve) -> float:
 
 
 def ratio_over_seeds(ratios: Sequence[float]) -> Measured:
-    """The geometric mean with its 95 % interval, Student's t of the logarithms; values that are none are left out."""
+    """The geometric mean of ratios, with the interval of Student's t for their logarithms.
+
+    Args:
+        ratios: one a seed. Those that are not positive numbers are left out.
+    """
     logs = over_seeds([math.log(ratio) if ratio > 0 else math.nan for ratio in ratios])
     return replace(logs, value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high))
 
 
 def is_speedup(ratio: Measured) -> bool:
-    """Whether a ratio is at least `SPEEDUP` with an interval above 1."""
+    """Whether a ratio is at least `SPEEDUP`, with an interval above 1."""
     return ratio.value >= SPEEDUP and ratio.low > 1
 
 

@@ -1,4 +1,4 @@
-"""Runs of `evaluate training`: one small model by one method from one seed, and its quality as it learns."""
+"""One run of `evaluate training`: a small model learns with one method from one seed, and its quality is measured."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +13,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from privgen.diffusion.parameterisation import NoiseLevel, add_noise, prediction_target
 from privgen.evaluation.noise_assignment.data import TrainingData
-from privgen.evaluation.noise_assignment.settings import Method, RunOptions, Setting
+from privgen.evaluation.noise_assignment.settings import AssignmentMethod, RunOptions, TrainingSetting
+from privgen.models.initialise import seeded_weights
 from privgen.models.small_denoiser import SmallDenoiser
 from privgen.training.mini.text_to_image import build_scheduler
 from privgen.training.muon import Muon
@@ -22,20 +24,20 @@ from privgen.training.timesteps import even_times
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""Images, noise (both (B, C, H, W)), times (B,) in [0, 1) and labels (B,)."""
+"""Images and noise, both (B, C, H, W), times (B,) in [0, 1), and labels (B,)."""
 Loss = Callable[[SmallDenoiser, Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Of a network on a `Batch`."""
+"""The loss of a network on a `Batch`."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Quality after so many steps.
+    """The quality of a model after some steps.
 
     Attributes:
         step: optimiser steps.
-        seconds: spent on them, without judging; assignment is in them.
+        seconds: time of these steps, with assignment and without judging.
         loss: mean since the last checkpoint.
-        quality: for every number of sampling steps what `TrainingData.measure` gives.
+        quality: what `Judge.measure` returns, for every number of sampling steps.
     """
 
     step: int
@@ -46,26 +48,26 @@ class Checkpoint:
 
 def train_curve(
     data: TrainingData,
-    setting: Setting,
-    method: Method,
+    setting: TrainingSetting,
+    method: AssignmentMethod,
     *,
     seed: int,
     options: RunOptions,
     device: torch.device,
     on_step: Callable[[], Any] = lambda: None,
 ) -> list[Checkpoint]:
-    """Train a model and measure it on the way.
+    """Train a model, and measure its quality at the checkpoints.
 
-    Weights, batches, timesteps, noise before the assignment and noise of the samples depend on the seed only, so that
-    methods differ by nothing but the assignment.
+    Weights, batches, timesteps, noise and the noise of the samples depend on the seed only, so that methods differ by
+    nothing but the assignment.
 
     Args:
-        data: to learn.
-        setting: of `data`.
-        method: of assigning noise.
+        data: what the model learns.
+        setting: objective and sampler.
+        method: how noise is assigned.
         seed: of the run.
-        options: how long and how fast.
-        device: where.
+        options: how long and how fast the model learns.
+        device: where it learns.
         on_step: called after every step.
     """
     network = build_network(data, seed).to(device)
@@ -91,7 +93,7 @@ def train_curve(
             spent += perf_counter() - started
             average.store(network.parameters())
             average.copy_to(network.parameters())
-            quality = judge_network(network, data, setting, seed=seed, options=options, device=device)
+            quality = measure_network(network, data, setting, seed=seed, options=options, device=device)
             average.restore(network.parameters())
             curve.append(Checkpoint(step, round(spent, 3), sum(losses) / len(losses), quality))
             losses, started = [], perf_counter()
@@ -100,14 +102,13 @@ def train_curve(
 
 
 def build_network(data: TrainingData, seed: int) -> SmallDenoiser:
-    """The untrained network for data."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+    """Build an untrained network for the data."""
+    with seeded_weights(seed):
         return SmallDenoiser(data.x_0.shape[1], patch=data.patch, classes=data.classes)
 
 
 def _warm_up(network: SmallDenoiser, loss_function: Loss, data: TrainingData, options: RunOptions) -> None:
-    """Call everything once: what libraries prepare at the first call is no part of a method's time."""
+    """Call everything once, so that what libraries prepare at the first call counts for no method's time."""
     device = next(network.parameters()).device
     x_0 = torch.zeros(options.batch_size, *data.x_0.shape[1:], device=device)
     t = torch.zeros(len(x_0), device=device)
@@ -118,35 +119,43 @@ def _warm_up(network: SmallDenoiser, loss_function: Loss, data: TrainingData, op
 
 
 def batches(
-    data: TrainingData, method: Method, *, seed: int, options: RunOptions, device: torch.device
+    data: TrainingData, method: AssignmentMethod, *, seed: int, options: RunOptions, device: torch.device
 ) -> Iterator[Batch]:
-    """Images, their noise, times in [0, 1) that cover it evenly, and labels, for every step."""
+    """The batches of a run, with the noise that a method assigns.
+
+    Args:
+        data: what they are drawn from.
+        method: how noise is assigned.
+        seed: of the run.
+        options: number and size of the batches.
+        device: of the batches.
+    """
     size = options.batch_size
     for first in range(0, options.steps, method.batches):
         drawn = [_draw(data, seed, step, size) for step in range(first, min(first + method.batches, options.steps))]
         x_0, noise = (torch.cat([batch[i] for batch in drawn]).to(device) for i in (0, 1))
         rows = torch.cat([batch[3] for batch in drawn])
         labels = None if data.labels is None else data.labels[rows].to(device)
-        # Candidates come from elsewhere than the batches, which are then the same for every method.
-        noise = method.assign(x_0, noise, labels, torch.Generator().manual_seed(_number(seed, first) + 500_000))
+        # The candidates have a generator of their own, so that the batches are the same for every method.
+        noise = method.assign(x_0, noise, labels, torch.Generator().manual_seed(_seed_of_step(seed, first) + 500_000))
         for i, batch in enumerate(drawn):
             part = slice(i * size, (i + 1) * size)
             yield x_0[part], noise[part], batch[2].to(device), None if labels is None else labels[part]
 
 
-def _number(seed: int, step: int) -> int:
+def _seed_of_step(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) % 2**62
 
 
 def _draw(data: TrainingData, seed: int, step: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(_number(seed, step))
+    generator = torch.Generator().manual_seed(_seed_of_step(seed, step))
     rows = torch.randint(len(data.x_0), (size,), generator=generator)
     noise = torch.randn(size, *data.x_0.shape[1:], generator=generator)
     return data.x_0[rows], noise, even_times(size, generator), rows
 
 
 def noise_schedule(betas: str) -> DDIMScheduler:
-    """The schedule that `Setting.betas` names, with v-prediction."""
+    """The scheduler with the noise schedule that `TrainingSetting.betas` names, for v-prediction."""
     if betas == "scaled_linear":
         return build_scheduler()
     return DDIMScheduler(
@@ -154,34 +163,38 @@ def noise_schedule(betas: str) -> DDIMScheduler:
     )
 
 
-def _ddim_loss(
-    scheduler: DDIMScheduler, network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None
-) -> Tensor:
-    steps = (t * len(scheduler.alphas_cumprod)).long()
-    x_t = scheduler.add_noise(x_0, noise, steps)
-    predicted = network(x_t, steps / len(scheduler.alphas_cumprod), labels)
-    return mse_loss(predicted.float(), scheduler.get_velocity(x_0, noise, steps))
-
-
-def _flow_loss(network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-    """Straight paths (arXiv 2210.02747, arXiv 2209.03003): x_t = (1 - t) x_0 + t eps, velocity eps - x_0."""
-    share = t.view(-1, 1, 1, 1)
-    return mse_loss(network((1 - share) * x_0 + share * noise, t, labels).float(), noise - x_0)
-
-
-def loss_of(setting: Setting) -> Loss:
-    """What a network minimises."""
+def loss_of(setting: TrainingSetting) -> Loss:
+    """The loss that a network minimises."""
     return _flow_loss if setting.objective == "flow" else partial(_ddim_loss, noise_schedule(setting.betas))
 
 
+def _ddim_loss(
+    scheduler: DDIMScheduler, network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None
+) -> Tensor:
+    timesteps = (t * len(scheduler.alphas_cumprod)).long()
+    x_t = scheduler.add_noise(x_0, noise, timesteps)
+    predicted = network(x_t, timesteps / len(scheduler.alphas_cumprod), labels)
+    return mse_loss(predicted.float(), scheduler.get_velocity(x_0, noise, timesteps))
+
+
+def _flow_loss(network: SmallDenoiser, x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """Flow matching along straight paths (arXiv 2210.02747, arXiv 2209.03003)."""
+    sigma = t.view(-1, 1, 1, 1)
+    level = NoiseLevel(1 - sigma, sigma)
+    predicted = network(add_noise(x_0, noise, level), t, labels).float()
+    return mse_loss(predicted, prediction_target(x_0, noise, level, "flow_prediction"))
+
+
 @torch.inference_mode()
-def sample(network: SmallDenoiser, setting: Setting, x: Tensor, labels: Tensor | None, *, steps: int) -> Tensor:
-    """Samples from noise.
+def sample(
+    network: SmallDenoiser, setting: TrainingSetting, x: Tensor, labels: Tensor | None, *, steps: int
+) -> Tensor:
+    """Sample from noise.
 
     Args:
         network: trained for the setting.
         setting: objective and noise schedule.
-        x: (B, C, H, W), standard normal.
+        x: noise, (B, C, H, W), standard normal.
         labels: (B,), or None.
         steps: network calls.
 
@@ -190,33 +203,36 @@ def sample(network: SmallDenoiser, setting: Setting, x: Tensor, labels: Tensor |
     """
     if setting.objective == "flow":
         times = torch.linspace(1, 0, steps + 1, device=x.device)
-        for t, later in pairwise(times):
-            x = x + (later - t) * network(x, t.expand(len(x)), labels).float()
+        for t, following in pairwise(times):
+            x = x + (following - t) * network(x, t.expand(len(x)), labels).float()
         return x
     scheduler = noise_schedule(setting.betas)
     scheduler.set_timesteps(steps)
-    for t in scheduler.timesteps:
-        time = (t / len(scheduler.alphas_cumprod)).to(x.device).expand(len(x))
-        x = scheduler.step(network(x, time, labels).float(), t, x).prev_sample
+    for timestep in scheduler.timesteps:
+        t = (timestep / len(scheduler.alphas_cumprod)).to(x.device).expand(len(x))
+        x = scheduler.step(network(x, t, labels).float(), timestep, x).prev_sample
     return x
 
 
-def judge_network(
+def measure_network(
     network: SmallDenoiser,
     data: TrainingData,
-    setting: Setting,
+    setting: TrainingSetting,
     *,
     seed: int,
     options: RunOptions,
     device: torch.device,
 ) -> dict[str, dict[str, float]]:
-    """Quality by number of sampling steps; noise and labels are the same for all networks of a seed."""
-    generator = torch.Generator().manual_seed(_number(seed, 900_000))
+    """The quality of a network's samples, by number of sampling steps.
+
+    Noise and labels are the same for all networks of a seed.
+    """
+    generator = torch.Generator().manual_seed(_seed_of_step(seed, 900_000))
     noise = torch.randn(options.samples, *data.x_0.shape[1:], generator=generator).to(device)
     labels = (torch.arange(options.samples) % data.classes).to(device) if data.classes else None
     found = {}
     for steps in setting.sampling:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
             x = sample(network, setting, noise, labels, steps=steps)
-        found[str(steps)] = data.measure(x, labels)
+        found[str(steps)] = data.judge.measure(x, labels)
     return found

@@ -162,9 +162,7 @@ BASELINES: dict[str, type[_Baseline]] = {cls.name: cls for cls in (DwtDct, DwtDc
 """By the name that results call them."""
 
 
-def load_baselines(
-    names: Iterable[str], size: tuple[int, int] = (128, 128)
-) -> tuple[list[Contestant], dict[str, str]]:
+def load_baselines(names: Iterable[str], size: tuple[int, int]) -> tuple[list[Contestant], dict[str, str]]:
     """Baselines by name, ready to mark.
 
     Args:
@@ -209,8 +207,8 @@ def _imported(module: str, baseline: _Baseline) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"The baseline {baseline.name} needs {error.name or module}; run `pip install 'privgen[baselines]'`, or pass "
-            "--no-baselines (baselines=() in Python)."
+            f"The baseline {baseline.name} needs {error.name or module}; run `pip install 'privgen[baselines]'`, or "
+            "pass --no-baselines (baselines=False in Python)."
         ) from error
 
 

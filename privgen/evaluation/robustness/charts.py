@@ -1,22 +1,56 @@
-"""Charts of a robustness evaluation as SVG texts, which take their colours from the page that they are in."""
+"""Charts of a robustness evaluation: how many marks are found against what an attack costs in quality."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from privgen.evaluation.intervals import Measured
-from privgen.evaluation.robustness.scores import LEVELS, Curve
+from privgen.evaluation.plots import new_figure
+from privgen.evaluation.robustness.curves import LEVELS, Curve
 
 
-WIDTH, HEIGHT = 300, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 10, 34
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_MARKS = ("circle", "square", "diamond", "triangle", "cross", "ring")
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn; shapes tell methods apart where colours do not.
+
+    Attributes:
+        colour: as CSS and matplotlib write it.
+        marker: matplotlib's name of the shape.
+        sign: the same shape as a character, for legends in text.
+    """
+
+    colour: str
+    marker: str
+    sign: str
+
+
+STYLES = (
+    Style("#1f5fbf", "o", "●"),
+    Style("#0f8a80", "s", "■"),
+    Style("#c2540a", "D", "◆"),
+    Style("#a3267e", "^", "▲"),
+    Style("#6b7a00", "v", "▼"),
+    Style("#7a4fd0", "x", "✕"),
+)
+"""Of the first method, the second, and so on; a seventh method looks like the first."""
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """The style of each method, by name.
+
+    Args:
+        names: of the methods, in the order of the results.
+    """
+    return {name: STYLES[place % len(STYLES)] for place, name in enumerate(names)}
 
 
 def loss_range(curves: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
-    """What the axes of losses of all methods' charts show, so that charts can be compared.
+    """The range of losses that all charts show, so that you can compare them; at least from 0 to 1.
 
     Args:
         curves: of each method, by name of the attack.
@@ -25,81 +59,27 @@ def loss_range(curves: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
     return min([0.0, *losses]), max([1.0, *losses])
 
 
-def curve_chart(name: str, curves: Mapping[str, Curve], order: Sequence[str], span: tuple[float, float]) -> str:
-    """Rate of detection against loss of quality under one attack, a line a method.
+def curve_chart(curves: Mapping[str, Curve], drawn_as: Mapping[str, Style], span: tuple[float, float]) -> Figure:
+    """A chart of one attack: fraction of marks found against loss of quality, a line for each method.
 
     Args:
-        name: of the attack.
-        curves: by method; those without a curve are left out.
-        order: of the methods, which says their colours and marks.
-        span: losses at the ends of the axis.
+        curves: by method.
+        drawn_as: the style of each method.
+        span: losses at the left and right end of the axis, see `loss_range`.
     """
-    drawn = [_line(curves[method], method, order.index(method), span) for method in order if method in curves]
-    label = f"{name}: share of marks found at 1e-3 against loss of quality"
-    head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-    return "".join([head, _axes(span), *drawn, "</svg>"])
-
-
-def legend_mark(place: int) -> str:
-    """The colour and mark of the method at a place, for a legend."""
-    return f'<svg class="key" viewBox="-7 -7 14 14" aria-hidden="true">{_mark(0, 0, place, "")}</svg>'
-
-
-def mean_bar(measured: Measured, place: int) -> str:
-    """A share in [0, 1] as a bar with its interval."""
-    x = [max(0.0, min(1.0, value)) * 100 for value in (measured.value, measured.low, measured.high)]
-    whisker = "" if measured.low != measured.low else f'<path class="whisker" d="M{x[1]:.1f} 5H{x[2]:.1f}"/>'
-    bar = f'<rect class="fill m{place}" width="{x[0]:.1f}" height="10" rx="1.5"/>'
-    return f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{bar}{whisker}</svg>'
-
-
-def _axes(span: tuple[float, float]) -> str:
-    parts = []
-    for level in sorted({0.0, 0.5, 1.0, *LEVELS.values()}):
-        y = _y(level)
-        kind = "level" if level in LEVELS.values() else "grid"
-        parts.append(f'<path class="{kind}" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
-        if level != 1.0:
-            parts.append(f'<text x="{_LEFT - 4}" y="{y + 3:.1f}" text-anchor="end">{level:g}</text>')
-    step = 0.5 if span[1] - span[0] < 3 else 1.0
-    ticks = [step * i for i in range(-20, 41) if span[0] <= step * i <= span[1]]
-    for tick in ticks:
-        x = _x(tick, span)
-        parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 13}" text-anchor="middle">{tick:g}</text>')
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle">loss of quality</text>')
-    return "".join(parts)
-
-
-def _line(curve: Curve, method: str, place: int, span: tuple[float, float]) -> str:
-    points = [(_x(loss, span), _y(rate)) for loss, rate in zip(curve.losses, curve.rates, strict=True)]
-    path = f'<path class="line m{place}" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>'
-    marks = [
-        _mark(x, y, place, f"{method}, strength {strength:g}: {rate:.3f} found, loss of quality {loss:.2f}")
-        for (x, y), strength, loss, rate in zip(points, curve.strengths, curve.losses, curve.rates, strict=True)
-    ]
-    return "".join([path if len(points) > 1 else "", *marks])
-
-
-def _mark(x: float, y: float, place: int, title: str) -> str:
-    """A method's mark; shapes tell methods apart where colours do not."""
-    shapes = {
-        "circle": '<circle r="3.6"/>',
-        "square": '<rect x="-3.2" y="-3.2" width="6.4" height="6.4"/>',
-        "diamond": '<path d="M0-4.6 4.6 0 0 4.6-4.6 0Z"/>',
-        "triangle": '<path d="M0-4.2 4.2 3.4H-4.2Z"/>',
-        "cross": '<path class="open" d="M-3.4-3.4 3.4 3.4M-3.4 3.4 3.4-3.4"/>',
-        "ring": '<circle class="open" r="3.4"/>',
-    }
-    shape = shapes[_MARKS[place % len(_MARKS)]]
-    label = f"<title>{escape(title)}</title>" if title else ""
-    return f'<g class="mark m{place}" transform="translate({x:.1f} {y:.1f})">{label}{shape}</g>'
-
-
-def _x(loss: float, span: tuple[float, float]) -> float:
-    return _LEFT + (WIDTH - _LEFT - _RIGHT) * (loss - span[0]) / (span[1] - span[0])
-
-
-def _y(rate: float) -> float:
-    return _TOP + (HEIGHT - _TOP - _BOTTOM) * (1 - rate)
+    figure = new_figure(3.2, 2.2)
+    axes = figure.add_subplot()
+    for level in LEVELS.values():
+        axes.axhline(level, color="#8a8d94", linewidth=0.8, linestyle=(0, (4, 3)))
+    for name, curve in reversed(list(curves.items())):  # so that the first method lies on top
+        style = drawn_as[name]
+        axes.plot(curve.losses, curve.rates, color=style.colour, marker=style.marker, markersize=4.5, linewidth=1.4)
+    margin = 0.04 * (span[1] - span[0])
+    axes.set(xlim=(span[0] - margin, span[1] + margin), ylim=(-0.05, 1.05), yticks=(0, 0.5, *LEVELS.values(), 1))
+    axes.set_yticklabels(["0", "0.5", *(f"{level:g}" for level in LEVELS.values()), ""])
+    axes.tick_params(labelsize=7, colors="#55585f")
+    axes.set_xlabel("loss of quality", fontsize=8, color="#55585f")
+    axes.grid(color="#e4e2dd", linewidth=0.6)
+    axes.spines[:].set_color("#c9c7c1")
+    axes.set_axisbelow(True)
+    return figure

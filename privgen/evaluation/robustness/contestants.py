@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from privgen.evaluation.watermark.readings import Bits, Generation, Weighed, as_saved
+from privgen.errors import PrivgenError
+from privgen.evaluation.watermark.generation import Generation, as_saved
+from privgen.evaluation.watermark.model import WatermarkModel
+from privgen.evaluation.watermark.readings import Bits, Weighed
 from privgen.io.fingerprints import weights_fingerprint
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import N_BITS, ExtractorLike, config_value
@@ -23,10 +26,6 @@ from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.logits import read_logits, to_reader
 from privgen.watermark.read.search import SEARCH, AlignedReader
 from privgen.watermark.write.mark_spec import Carrier
-
-
-if TYPE_CHECKING:
-    from privgen.evaluation.watermark.marking import WatermarkModel
 
 
 Reader: TypeAlias = Callable[[Tensor], Tensor]
@@ -160,29 +159,46 @@ def read_weighed(reader: Reader, images: Tensor) -> Weighed:
         return weigh_bits(reader(images))
 
 
-def on_generated(
-    carrier: Carrier, generation: Generation, model: WatermarkModel, reader: Reader | None = None
-) -> Contestant:
+def reader_of(model: WatermarkModel, search: bool | None = None) -> Reader:
+    """What reads a model's marks.
+
+    Args:
+        model: its extractor reads images as they are.
+        search: also look for marks in images that were cut out or turned; None does so if the model has an aligner.
+
+    Raises:
+        PrivgenError: a search was asked for, and the model has no aligner.
+    """
+    if search is not False:
+        try:
+            return SearchingReader(AlignedReader(model.networks.extractor, model.networks.aligner))
+        except PrivgenError:
+            if search:
+                raise
+    return ExtractorReader(model.extractor)
+
+
+def on_generated(carrier: Carrier, generation: Generation, model: WatermarkModel, reader: Reader) -> Contestant:
     """Our mark, written while an image is generated.
 
     Args:
         carrier: what it is written with; the model has it.
         generation: the images.
-        model: generates, and reads by default.
-        reader: reads instead of the model's extractor; one argument, see `Reader`.
+        model: writes the marks.
+        reader: reads them.
     """
-    mapper = model.mappers[carrier]
-    reads = reader or ExtractorReader(model.extractor)
 
     def mark(numbers: Sequence[int], plain: Tensor, keys: Sequence[Key]) -> Tensor:
-        return generation.images(numbers, **model.marking(carrier, keys))
+        with model.marking(generation, keys, carrier):
+            return generation.images(numbers)
 
-    n_bits = int(config_value(model.extractor, "n_bits", N_BITS))
+    mapper = model.networks.mapper(carrier)
     settings = {key: value for key, value in dict(getattr(mapper, "config", {})).items() if not key.startswith("_")}
-    rounds = model.rounds(carrier)
-    fitted = f" refined {rounds} for {ExtractorReader(model.extractor)!r}" if rounds else ""
-    identity = f"{carrier} {weights_fingerprint(mapper)[:8]} {settings} {reads!r}{fitted}"
-    return Contestant(carrier, n_bits, identity, mark, reads)
+    identity = f"{carrier} {weights_fingerprint(mapper)[:8]} {settings} {reader!r}"
+    if steps := model.spec(carrier).robust_steps:
+        identity += f" fitted in {steps} steps to {ExtractorReader(model.extractor)!r}"
+    n_bits = int(config_value(model.extractor, "n_bits", N_BITS))
+    return Contestant(carrier, n_bits, identity, mark, reader)
 
 
 def on_pixels(method: MarkingMethod, *, slow: bool = False, version: str = "") -> Contestant:

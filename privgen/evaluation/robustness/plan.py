@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from privgen.attacks import (
     Attack,
@@ -20,6 +19,7 @@ from privgen.attacks import (
 )
 from privgen.attacks.base import as_label
 from privgen.errors import PrivgenError, UsageError
+from privgen.evaluation.watermark.model import WatermarkModel
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,45 @@ class Planned:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class RobustnessPlan:
+    """What is measured, and on how much.
+
+    Attributes:
+        preset: a key of `PRESETS`.
+        n: images, at least 2; None is the preset's number.
+        negatives: images without a mark, each compared with all keys; None is the preset's number.
+        seed: of prompts, noise, keys and attacks.
+        attacks: names of attacks, or their keys such as `jpeg_50`, among those of the preset; empty is all.
+        methods: carriers and baselines; empty is the model's carriers, as many as the preset takes, and all baselines
+            that the preset has time for.
+        baselines: whether the watermarks of other packages take part.
+        search: whether our marks are also looked for in images that were cut out or turned; None is yes if the model
+            has an aligner.
+        perceptual: compare images by ST-LPIPS and FD-MNv2 too, where they are installed.
+        prompts: taken in turn; empty is captions of held-out scenes.
+    """
+
+    preset: str = "quick"
+    n: int | None = None
+    negatives: int | None = None
+    seed: int = 0
+    attacks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    baselines: bool = True
+    search: bool | None = None
+    perceptual: bool = True
+    prompts: tuple[str, ...] = ()
+
+    def sized_preset(self) -> Preset:
+        """The preset, with the plan's own numbers of images.
+
+        Raises:
+            UsageError: there is no such preset, or there are fewer than two images, or no negative.
+        """
+        return get_preset(self.preset, self.n, self.negatives)
+
+
 def get_preset(name: str, n: int | None = None, negatives: int | None = None) -> Preset:
     """A preset by its name, with other numbers of images.
 
@@ -132,27 +171,24 @@ def get_preset(name: str, n: int | None = None, negatives: int | None = None) ->
     return replace(preset, n=n or preset.n, negatives=negatives or preset.negatives)
 
 
-def plan_attacks(
-    preset: Preset, *, model: str, pipeline: Any, device: str = "auto", only: Sequence[str] = ()
-) -> list[Planned]:
-    """The attacks of a preset, distortions first; what one lacks is found out here.
+def plan_attacks(preset: Preset, model: WatermarkModel, *, only: Sequence[str] = ()) -> list[Planned]:
+    """The attacks of a preset, distortions first, ready to run.
 
     Args:
-        preset: how much.
-        model: name of the model, whose pixel denoiser purifies.
-        pipeline: the model itself, which regenerates.
-        device: of the denoiser.
-        only: names of attacks, or keys such as `jpeg_50`; empty means all.
+        preset: how much is run.
+        model: its pipeline regenerates images, and its pixel denoiser purifies them.
+        only: names of attacks, or keys such as `jpeg_50`; empty is all.
 
     Raises:
         UsageError: an entry of `only` that the preset does not run.
     """
+    pipeline, device = model.pipeline, model.networks.placement.device
     makers: dict[str, Callable[..., Attack]] = {
         "vae": partial(VaeRoundTrip, model=pipeline),
         "regeneration": partial(Regeneration, model=pipeline),
         "rinsing": partial(Rinsing, model=pipeline),
-        "diffpure": partial(_purifier, DiffPure, model, device),
-        "gridpure": partial(_purifier, GrIDPure, model, device),
+        "diffpure": partial(_purifier, DiffPure, model.name, device),
+        "gridpure": partial(_purifier, GrIDPure, model.name, device),
         "super_resolution": partial(SuperResolution, device=device),
     }
     planned = []

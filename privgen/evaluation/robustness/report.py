@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from privgen.environment import Environment
-from privgen.evaluation.intervals import Measured, finite, intervals, values
+from privgen.evaluation.intervals import Measured, ci95, values
+from privgen.evaluation.record import Report
+from privgen.evaluation.robustness.curves import Curve
 from privgen.evaluation.robustness.plan import Planned
-from privgen.evaluation.robustness.scores import Curve
-from privgen.evaluation.text_to_image.evaluate import RESULTS
-from privgen.io.files import refuse_existing, write_text
 
 
 PAGE = "robustness.html"
@@ -65,7 +59,7 @@ class MethodScores:
             "clean": _figures(self.clean),
             "attacks": {key: None if figures is None else _figures(figures) for key, figures in self.attacks.items()},
             "curves": {name: _curve(curve) for name, curve in self.curves.items()},
-            "ci95": intervals(self.means),
+            "ci95": ci95(self.means),
         }
 
 
@@ -85,26 +79,7 @@ class Lead:
 
 
 @dataclass(frozen=True)
-class ExampleImage:
-    """An image to show.
-
-    Attributes:
-        pixels: (3, H, W) in [0, 1].
-        title: what it is.
-        matches: bits that agree with the key.
-        n_bits: of how many.
-        p_value: corrected for the places where the mark was searched for.
-    """
-
-    pixels: Tensor = field(repr=False)
-    title: str
-    matches: int
-    n_bits: int
-    p_value: float = 1.0
-
-
-@dataclass(frozen=True)
-class RobustnessEvaluation:
+class RobustnessEvaluation(Report):
     """What was measured.
 
     Attributes:
@@ -115,9 +90,8 @@ class RobustnessEvaluation:
         left_out: why methods of the comparison were not measured, by name.
         lead: None without baselines, or without distortions.
         environment: versions.
-        marked: images without a mark and with each method's.
-        attacked: one marked image under every attack.
         command: that makes the same results.
+        pages: the HTML page; see `privgen.evaluation.robustness.page`.
     """
 
     settings: Mapping[str, Any]
@@ -127,39 +101,34 @@ class RobustnessEvaluation:
     left_out: Mapping[str, str]
     lead: Lead | None
     environment: Environment
-    marked: Sequence[ExampleImage] = field(repr=False)
-    attacked: Sequence[ExampleImage] = field(repr=False)
     command: str
+    pages: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
-    def record(self) -> dict[str, Any]:
-        """The numbers in the terms of JSON; what cannot be said is None."""
+    def figures(self) -> dict[str, Any]:
+        """All numbers by name; what was not measured is None."""
         own = {method.name: method.record() for method in self.methods if not method.baseline}
         empty: dict[str, Any] = {**dict.fromkeys(("mean_tpr_1e-3", "mean_tpr_1e-6", "clean")), "attacks": {}}
         headline = own[self.carrier] if self.carrier else empty
         missing = dict.fromkeys(self.left_out)
         lead = {"lead_over_best_baseline": self.lead.tpr, "psnr_lead_db": self.lead.psnr_db} if self.lead else {}
         baselines = {method.name: method.record() for method in self.methods if method.baseline}
-        record: dict[str, Any] = finite(
-            {
-                **self.settings,
-                "carrier": self.carrier,
-                **{name: value for name, value in headline.items() if name not in ("n", "ci95")},
-                "mean_over": [entry.key for entry in self.planned if entry.middle],
-                "lead_over_best_baseline": None,
-                "psnr_lead_db": None,
-                **values(lead),
-                "best_baseline": self.lead.baseline if self.lead else None,
-                "carriers": own,
-                "baselines": {**baselines, **missing},
-                "not_run": {entry.key: entry.reason for entry in self.planned if entry.reason},
-                "left_out": dict(self.left_out),
-                "note": NOTE,
-                "command": self.command,
-                "ci95": {**headline.get("ci95", {}), **intervals(lead)},
-                "environment": asdict(self.environment),
-            }
-        )
-        return record
+        return {
+            **self.settings,
+            "carrier": self.carrier,
+            **{name: value for name, value in headline.items() if name not in ("n", "ci95")},
+            "mean_over": [entry.key for entry in self.planned if entry.middle],
+            "lead_over_best_baseline": None,
+            "psnr_lead_db": None,
+            **values(lead),
+            "best_baseline": self.lead.baseline if self.lead else None,
+            "carriers": own,
+            "baselines": {**baselines, **missing},
+            "not_run": {entry.key: entry.reason for entry in self.planned if entry.reason},
+            "left_out": dict(self.left_out),
+            "note": NOTE,
+            "command": self.command,
+            "ci95": {**headline.get("ci95", {}), **ci95(lead)},
+        }
 
     def summary(self) -> dict[str, Any]:
         """The most important numbers, for people."""
@@ -179,30 +148,9 @@ class RobustnessEvaluation:
             "not_run": record["not_run"],
         }
 
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write `results.json` and the page.
-
-        Raises:
-            PrivgenError: a file exists and may not be replaced, or cannot be written.
-        """
-        from privgen.evaluation.robustness.page import draw_page
-
-        write_text(Path(folder) / PAGE, draw_page(self), overwrite=overwrite)
-        write_text(Path(folder) / RESULTS, json.dumps(self.record(), indent=2) + "\n", overwrite=overwrite)
-
-
-def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Refuse a folder that holds results, before time is spent.
-
-    Raises:
-        PrivgenError: it holds some, and they may not be replaced.
-    """
-    for name in (RESULTS, PAGE):
-        refuse_existing(Path(folder) / name, overwrite=overwrite)
-
 
 def _figures(figures: Mapping[str, Measured]) -> dict[str, Any]:
-    return {"n": figures["bit_accuracy"].n, **values(figures), "ci95": intervals(figures)}
+    return {"n": figures["bit_accuracy"].n, **values(figures), "ci95": ci95(figures)}
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How faithful a pipeline's autoencoder is, to scenes, to photographs and to faint textures."""
+"""How faithfully does an autoencoder reproduce scenes, photographs and faint textures?"""
 
 from importlib.resources import files
 from pathlib import Path
@@ -14,41 +14,39 @@ from tqdm import tqdm
 from privgen.data.patterns import TEXTURES, texture
 from privgen.data.photos import load_photos, random_crop
 from privgen.data.scenes import TEXTURE_RMS, draw_scene
+from privgen.diffusion.latents import decode, encode
 from privgen.evaluation.intervals import Measured, mean
 from privgen.metrics.quality import psnr
 
 
 def heldout_photos() -> Path:
-    """The packaged photographs that no shipped model has seen."""
+    """The folder of packaged photographs that no shipped model has seen."""
     return Path(str(files("privgen"))) / "data" / "photos" / "heldout"
 
 
 @torch.no_grad()
 def reconstruct(vae: Any, images: Tensor, *, batch_size: int = 8, progress: str = "") -> Tensor:
-    """Encode pictures, to the mean of the encoder's distribution, and decode them.
+    """Encode images to the mean of the encoder's distribution, and decode them.
 
     Args:
         vae: an autoencoder of Diffusers.
         images: (batch, 3, height, width) in [0, 1].
-        batch_size: pictures at a time.
-        progress: what the progress bar on standard error says; without it there is none.
+        batch_size: images at a time.
+        progress: text of a progress bar on standard error; an empty text shows no bar.
 
     Returns:
         The same shape in float32 on the CPU, not clipped.
     """
-    decoded = []
-    for x in tqdm(images.split(batch_size), desc=progress, unit="batch", disable=not progress):
-        posterior = vae.encode((2 * x - 1).to(vae.device, vae.dtype)).latent_dist
-        decoded.append(vae.decode(posterior.mode()).sample.float().cpu() / 2 + 0.5)
-    return torch.cat(decoded)
+    batches = tqdm(images.split(batch_size), desc=progress, unit="batch", disable=not progress)
+    return torch.cat([decode(vae, encode(vae, x)).cpu() for x in batches])
 
 
 def psnr_of_scenes(vae: Any, n: int, seed: int, size: int) -> Measured:
-    """Mean PSNR in dB of scenes that went through an autoencoder.
+    """The mean PSNR of scenes after an autoencoder, in dB.
 
     Args:
         vae: an autoencoder of Diffusers.
-        n: number of scenes.
+        n: how many scenes.
         seed: of the first scene.
         size: side in pixels.
     """
@@ -56,11 +54,13 @@ def psnr_of_scenes(vae: Any, n: int, seed: int, size: int) -> Measured:
 
 
 def psnr_of_crops(vae: Any, seed: int, size: int, folder: Path) -> Measured:
-    """Mean PSNR in dB of photographs: of each one square at a random place and zoom, drawn as training draws them.
+    """The mean PSNR of crops of photographs after an autoencoder, in dB.
+
+    Each photograph gives one square at a random place and zoom, as in training.
 
     Args:
         vae: an autoencoder of Diffusers.
-        seed: of places and zooms, which lie log-uniformly between the photograph's own pixels and all of it.
+        seed: of places and zooms. Zooms are log-uniform, from the photograph's own pixels to the whole photograph.
         size: side in pixels.
         folder: of the photographs.
     """
@@ -71,7 +71,9 @@ def psnr_of_crops(vae: Any, seed: int, size: int, folder: Path) -> Measured:
 
 
 def psnr_of_whole_photos(vae: Any, size: int, folder: Path) -> Measured:
-    """Mean PSNR in dB of photographs: of each the largest square in its middle, resized; the harder of the two.
+    """The mean PSNR of whole photographs after an autoencoder, in dB.
+
+    Each photograph gives the largest square in its middle, resized. This is harder than crops.
 
     Args:
         vae: an autoencoder of Diffusers.
@@ -82,13 +84,13 @@ def psnr_of_whole_photos(vae: Any, size: int, folder: Path) -> Measured:
 
 
 def texture_gain(vae: Any, n: int, seed: int, size: int) -> Measured:
-    """How much of a faint texture an autoencoder lets through: 1 for all of it.
+    """How much of a faint texture an autoencoder preserves; 1 is all of it.
 
-    For a scene x and a texture w of the contrast that scenes have: <D(E(x + w)) - D(E(x)), w> / |w|^2.
+    For a scene x and a texture w with the contrast of training scenes, this is <D(E(x + w)) - D(E(x)), w> / |w|^2.
 
     Args:
         vae: an autoencoder of Diffusers.
-        n: number of scenes, each with the next texture in turn.
+        n: how many scenes; they take the textures in turn.
         seed: of the first scene.
         size: side in pixels.
     """
@@ -99,9 +101,9 @@ def texture_gain(vae: Any, n: int, seed: int, size: int) -> Measured:
     return mean((difference * w).mean((1, 2, 3)) / w.square().mean((1, 2, 3)))
 
 
-def _psnr(vae: Any, what: str, pictures: list[NDArray[np.float32]]) -> Measured:
-    images = torch.from_numpy(np.stack(pictures))
-    return mean(psnr(reconstruct(vae, images, progress=what).clamp(0, 1), images))
+def _psnr(vae: Any, progress: str, pixels: list[NDArray[np.float32]]) -> Measured:
+    images = torch.from_numpy(np.stack(pixels))
+    return mean(psnr(reconstruct(vae, images, progress=progress).clamp(0, 1), images))
 
 
 def _whole(photo: NDArray[np.uint8], size: int) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What an extractor reads from images without a mark: generated ones and photographs."""
+"""What an extractor reads from images without a mark: generated images and photographs."""
 
 import os
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ import torch
 from tqdm import tqdm
 
 from privgen import __version__
-from privgen.evaluation.watermark.marking import WatermarkModel
-from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Generation, Readings, joined, read
+from privgen.evaluation.watermark.generation import Generation
+from privgen.evaluation.watermark.model import WatermarkModel
+from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Readings, joined, read
 from privgen.io.fingerprints import settings_fingerprint, weights_fingerprint
 from privgen.io.images import load_image
 from privgen.io.journal import Journal
@@ -20,7 +21,7 @@ from privgen.watermark.protocols import ExtractorLike
 
 
 LOG = "negatives.jsonl"
-"""In the output folder: what was read from generated images, so that an interrupted run goes on."""
+"""Name of the file, in the output folder, that keeps what was read from generated images."""
 
 _NETWORKS = ("unet", "vae", "text_encoder")
 
@@ -32,7 +33,7 @@ class Negatives:
     Attributes:
         generated: from generated images.
         photographs: from photographs.
-        training: how many of the photographs are training ones.
+        training: how many of the photographs are from the training set.
     """
 
     generated: Readings
@@ -43,6 +44,18 @@ class Negatives:
     def all(self) -> Readings:
         """Both kinds together."""
         return joined([self.generated, self.photographs])
+
+    def counts(self, keys: int) -> dict[str, int]:
+        """How many there are of each kind, and of pairs with so many keys, as results call them."""
+        generated, photographs = len(self.generated[CLEAN]), len(self.photographs[CLEAN])
+        return {
+            "negatives": generated + photographs,
+            "negatives_generated": generated,
+            "negatives_photos": photographs,
+            "negatives_photos_training": self.training,
+            "negative_keys": keys,
+            "negative_pairs": (generated + photographs) * keys,
+        }
 
 
 class NegativesLog:
@@ -82,13 +95,13 @@ class NegativesLog:
 
 
 def read_generated(generation: Generation, extractor: ExtractorLike, numbers: range, log: NegativesLog) -> Readings:
-    """Generate unmarked images and read them; those that the log has are not generated again.
+    """Generate unmarked images and read them; what the log holds is not generated again.
 
     Args:
         generation: what to generate.
         extractor: reads the images.
         numbers: of the images, at least one.
-        log: takes down what is read.
+        log: keeps what is read.
     """
     parts = [log.get(i) for i in numbers if log.has(i)]
     missing = [i for i in numbers if not log.has(i)]
@@ -116,7 +129,7 @@ def read_photos(paths: Sequence[Path], extractor: ExtractorLike) -> Readings:
 
 
 def fingerprint(model: WatermarkModel, generation: Generation) -> str:
-    """What readings of unmarked images depend on, as 16 hexadecimal digits: weights, settings, seed and version."""
+    """Sixteen hexadecimal digits for all that readings depend on: weights, settings, seed and version."""
     networks = [*(getattr(model.pipeline, name) for name in _NETWORKS), model.extractor]
     weights = [
         weights_fingerprint(network, sorted({str(value.dtype) for value in network.state_dict().values()}))
@@ -124,7 +137,8 @@ def fingerprint(model: WatermarkModel, generation: Generation) -> str:
         if isinstance(network, torch.nn.Module)
     ]
     attacks = {name: repr(attack) for name, attack in ATTACKS.items()}
-    settings = [generation.seed, generation.prompts, generation.steps, generation.guidance_scale, attacks, __version__]
+    sampled = [generation.sampling.steps, generation.guidance_scale, generation.sampling.negative_prompt]
+    settings = [generation.seed, generation.prompts, sampled, attacks, __version__]
     return settings_fingerprint(weights, settings, model.pipeline.scheduler.to_json_string())[:16]
 
 

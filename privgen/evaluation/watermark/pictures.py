@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from privgen.data.sheets import contact_sheet, picture
+from privgen.evaluation.plots import as_image, new_panels
+from privgen.evaluation.watermark.calibration import tails
 from privgen.evaluation.watermark.marking import Example
-from privgen.metrics.detection import calibration
 from privgen.watermark.read.p_values import threshold_matches
 
 
@@ -47,25 +48,19 @@ def draw_negatives(matches: ArrayLike, n_bits: int) -> Image.Image:
         matches: of pairs of an image and a key, any shape, 0..n_bits.
         n_bits: number of bits.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     counts = np.bincount(np.ravel(matches), minlength=n_bits + 1)
-    measured, binomial = calibration(matches, n_bits)
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    histogram, tails = figure.subplots(1, 2)
+    measured, binomial = tails(matches, n_bits)
+    figure, (histogram, tail) = new_panels(2, columns=2, width=5, height=4)
     k = np.arange(n_bits + 1)
     histogram.bar(k, counts / counts.sum(), color="tab:blue", alpha=0.6, label="unmarked images")
     histogram.plot(k, -np.diff(binomial, append=0), "k.-", linewidth=0.8, label=f"Binomial({n_bits}, 1/2)")
-    histogram.set_ylabel("share of pairs")
-    _draw_tails(tails, measured, binomial, 1 / counts.sum())
-    for axes in (histogram, tails):
+    histogram.set_ylabel("fraction of pairs")
+    _draw_tails(tail, measured, binomial, 1 / counts.sum())
+    for axes in (histogram, tail):
         axes.set_xlabel(f"matches of {n_bits} bits")
         axes.legend(fontsize=9)
         axes.grid(alpha=0.3)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return as_image(figure, dpi=100)
 
 
 def _draw_tails(axes: "Axes", measured: NDArray[np.float64], binomial: NDArray[np.float64], least: float) -> None:
@@ -79,7 +74,7 @@ def _draw_tails(axes: "Axes", measured: NDArray[np.float64], binomial: NDArray[n
             axes.axvline(threshold, color="tab:red", linewidth=0.8, linestyle="--")
             axes.text(threshold, 1, f"{fpr:g}", color="tab:red", fontsize=8, va="top")
     axes.set_ylim(1e-7, 1.5)
-    axes.set_ylabel("share of pairs with at least so many")
+    axes.set_ylabel("fraction of pairs with at least so many")
 
 
 def _small(pixels: Tensor) -> Image.Image:

@@ -1,39 +1,33 @@
-"""From what was read to figures: shares with their intervals, the negatives' calibration, and the results file."""
+"""The report of a watermark evaluation: rates of detection, quality, and how unmarked images read."""
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from privgen.data.sheets import save_picture
 from privgen.environment import Environment
-from privgen.evaluation.intervals import Measured, finite, fraction, intervals, mean, median, values
-from privgen.evaluation.text_to_image.evaluate import RESULTS
+from privgen.evaluation.intervals import Measured, ci95, fraction, mean, median, values
+from privgen.evaluation.record import Report
+from privgen.evaluation.watermark.calibration import calibrate, tails
 from privgen.evaluation.watermark.marking import MarkedImages
 from privgen.evaluation.watermark.negatives import Negatives
-from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Bits, Weighed
-from privgen.io.files import refuse_existing, write_text
-from privgen.metrics.detection import calibration
+from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, RATES, Bits
 from privgen.watermark.read.bits import count_matches
-from privgen.watermark.read.p_values import p_values_of
 from privgen.watermark.write.mark_spec import CARRIERS, Carrier
 
 
-RATES = {"1e-3": 1e-3, "1e-6": 1e-6}
-"""False-positive rates that detections are counted at."""
+FILES = (*(f"{carrier}{kind}.png" for carrier in CARRIERS for kind in ("", "-photos")), "negatives.png")
+"""Pictures that `WatermarkEvaluation.save` may write."""
 
 NOTE = (
     "Every unmarked image is compared with the same keys. Training photographs, which the extractor may have seen "
     "without a mark, count as negatives only; marks are measured on held-out photographs."
 )
+"""Goes into every record."""
 
-_SETTINGS = ("model", "n", "seed", "steps", "guidance_scale", "robust_steps", "carrier")
 _HEADLINES = (
     *("bit_accuracy", "tpr_1e-3", "tpr_1e-6", "psnr_db", "ssim", "time_ratio", "trainable_parameters"),
     *ATTACKS,
@@ -47,7 +41,7 @@ class CarrierScores:
     Attributes:
         trainable_parameters: of the network that makes a mark from a message.
         n: generated images.
-        unchanged: how many of them the mark left as they were; their PSNR is infinite and not in the mean.
+        unchanged: how many of them the mark did not change; their PSNR is infinite and left out of the mean.
         measures: on generated images.
         photos_n: photographs.
         photos: measures on photographs; empty if there were none.
@@ -63,36 +57,27 @@ class CarrierScores:
     def record(self) -> dict[str, Any]:
         """The numbers as a mapping, photographs and intervals nested in it."""
         counts = {name: getattr(self, name) for name in ("n", "unchanged", "trainable_parameters")}
-        photos = {"n": self.photos_n, **values(self.photos), "ci95": intervals(self.photos)} if self.photos else None
-        return {**counts, **values(self.measures), "photos": photos, "ci95": intervals(self.measures)}
+        photos = {"n": self.photos_n, **values(self.photos), "ci95": ci95(self.photos)} if self.photos else None
+        return {**counts, **values(self.measures), "photos": photos, "ci95": ci95(self.measures)}
 
 
 @dataclass(frozen=True)
-class WatermarkEvaluation:
-    """What was measured, and pictures of it.
+class WatermarkEvaluation(Report):
+    """How well marks are found, and how often they are found where none is.
 
     Attributes:
-        model: its name.
-        n: pairs of a marked and an unmarked image, by carrier.
-        seed: of scenes, prompts, noise and keys.
-        steps: denoising steps.
-        guidance_scale: scale of classifier-free guidance.
-        robust_steps: rounds in which marks of the carrier `latent` were fitted to their image.
+        settings: model, n (pairs of a marked and an unmarked image for each carrier), seed, and how images were
+            generated and marked.
         carrier: the one whose figures are the headlines: the model's default if it was measured; None if none was.
         carriers: scores by carrier; None for one that was not asked for or that the model lacks.
         negatives: counts of unmarked images.
         unmarked: what was measured on them; see `unmarked_scores`.
-        fpr_clean: share of pairs of an unmarked image and a key that are detected at 1e-6.
+        fpr_clean: fraction of pairs of an unmarked image and a key that are detected at 1e-6.
         environment: versions.
         pictures: by name.
     """
 
-    model: str
-    n: int
-    seed: int
-    steps: int
-    guidance_scale: float
-    robust_steps: int
+    settings: Mapping[str, Any]
     carrier: Carrier | None
     carriers: Mapping[Carrier, CarrierScores | None]
     negatives: Mapping[str, int]
@@ -101,12 +86,13 @@ class WatermarkEvaluation:
     environment: Environment
     pictures: Mapping[str, Image.Image] = field(repr=False, compare=False)
 
-    def record(self) -> dict[str, Any]:
-        """The numbers in the terms of JSON; what cannot be said is None."""
+    def figures(self) -> dict[str, Any]:
+        """All numbers by name; what was not measured is None."""
         carriers = {name: scores.record() if scores else None for name, scores in self.carriers.items()}
         chosen: dict[str, Any] = (carriers[self.carrier] if self.carrier else None) or {"photos": None, "ci95": {}}
-        record = {
-            **{name: getattr(self, name) for name in _SETTINGS},
+        return {
+            **self.settings,
+            "carrier": self.carrier,
             **dict.fromkeys(_HEADLINES),
             **{name: value for name, value in chosen.items() if name not in ("n", "ci95")},
             "fpr_clean": self.fpr_clean.value,
@@ -114,45 +100,24 @@ class WatermarkEvaluation:
             "negatives_note": NOTE,
             "carriers": carriers,
             "unmarked": self.unmarked,
-            "ci95": {**chosen["ci95"], **intervals({"fpr_clean": self.fpr_clean})},
-            "environment": asdict(self.environment),
+            "ci95": {**chosen["ci95"], **ci95({"fpr_clean": self.fpr_clean})},
         }
-        readable: dict[str, Any] = finite(record)
-        return readable
 
     def summary(self) -> dict[str, Any]:
-        """The record for people: without intervals, versions and the calibration."""
-        hidden = ("ci95", "environment", "unmarked")
-        summary: dict[str, Any] = _without(self.record(), hidden)
+        """The record without intervals, versions and calibration, for people to read."""
+        summary: dict[str, Any] = _without(self.record(), ("ci95", "environment", "unmarked"))
         return summary
-
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the pictures and `results.json`.
-
-        Raises:
-            PrivgenError: a file exists and may not be replaced, or cannot be written.
-        """
-        for name, image in self.pictures.items():
-            save_picture(image, Path(folder) / f"{name}.png", overwrite=overwrite)
-        write_text(Path(folder) / RESULTS, json.dumps(self.record(), indent=2) + "\n", overwrite=overwrite)
-
-
-def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Refuse a folder that holds files which an evaluation writes, before time is spent on one.
-
-    Raises:
-        PrivgenError: it holds one, and it may not be replaced.
-    """
-    sheets = [f"{carrier}{kind}.png" for carrier in CARRIERS for kind in ("", "-photos")]
-    for name in (RESULTS, *sheets, "negatives.png"):
-        refuse_existing(Path(folder) / name, overwrite=overwrite)
 
 
 def marked_scores(marked: MarkedImages) -> dict[str, Measured]:
-    """Bit accuracies and rates of detection, clean and attacked; quality; and time, where there are times.
+    """How well marked images are read, clean and after each attack, and what the mark costs.
 
     Args:
         marked: at least one image.
+
+    Returns:
+        By name: bit accuracies and rates of detection at `RATES`; `psnr_db` over the images that changed, and `ssim`;
+        and `time_ratio` where times were taken.
     """
     n_bits = marked.messages.shape[1]
     measures = {}
@@ -167,57 +132,24 @@ def marked_scores(marked: MarkedImages) -> dict[str, Measured]:
     return measures | ({"time_ratio": median(marked.time_ratios)} if marked.time_ratios else {})
 
 
-def unmarked_scores(negatives: Negatives, keys_bits: Bits) -> dict[str, Any]:
-    """Calibration of the extractor on images without a mark.
+def unmarked_scores(negatives: Negatives, messages: Bits) -> dict[str, Any]:
+    """How images without a mark are read.
 
     Args:
         negatives: what was read.
-        keys_bits: (keys, n_bits), the keys that every image is compared with.
+        messages: (keys, n_bits), the bits of the keys that every image is compared with.
 
     Returns:
-        By attack the figures of `calibrate` on all images; by kind of image those without an attack; and under `curve`
-        the share of pairs with at least so many matches beside P(K >= matches) for K ~ Binomial(n_bits, 1/2).
+        The figures of `calibrate`: on all images by attack, and without an attack by kind of image. Under `curve` the
+        two tails of `tails`, for each number of matches.
     """
-    scores: dict[str, Any] = {name: calibrate(read, keys_bits) for name, read in negatives.all.items()}
-    scores["generated"] = calibrate(negatives.generated[CLEAN], keys_bits)
-    scores["photographs"] = calibrate(negatives.photographs[CLEAN], keys_bits)
-    n_bits = keys_bits.shape[1]
-    measured, binomial = calibration(count_matches(negatives.all[CLEAN] > 0, keys_bits), n_bits)
+    scores: dict[str, Any] = {name: calibrate(read, messages) for name, read in negatives.all.items()}
+    scores["generated"] = calibrate(negatives.generated[CLEAN], messages)
+    scores["photographs"] = calibrate(negatives.photographs[CLEAN], messages)
+    n_bits = messages.shape[1]
+    measured, binomial = tails(count_matches(negatives.all[CLEAN] > 0, messages), n_bits)
     curve = {"matches": list(range(n_bits + 1)), "measured": measured.tolist(), "binomial": binomial.tolist()}
     return {**scores, "curve": curve}
-
-
-def calibrate(read: Weighed, keys_bits: Bits) -> dict[str, Any]:
-    """How far readings of unmarked images are from fair coins.
-
-    Args:
-        read: (images, n_bits), what was read.
-        keys_bits: (keys, n_bits).
-
-    Returns:
-        Counts; false-positive rates with intervals; mean and standard deviation of the matches beside the binomial
-        ones; the largest false-positive rate of one key; and the largest |mean - 0.5| of a bit beside the one that
-        fair bits exceed with a probability of 5 %.
-    """
-    from scipy.stats import norm
-
-    images, n_bits = read.shape
-    matches, p = count_matches(read > 0, keys_bits), p_values_of(read, keys_bits, "weighted")
-    rates = {f"fpr_{name}": fraction((p <= fpr).ravel()) for name, fpr in RATES.items()}
-    of_keys = (p <= RATES["1e-3"]).mean(axis=0)
-    return {
-        "images": images,
-        "pairs": matches.size,
-        **values(rates),
-        "worst_key_fpr_1e-3": float(of_keys.max()),
-        "matches_mean": float(matches.mean()),
-        "matches_std": float(matches.std()),
-        "matches_mean_binomial": n_bits / 2,
-        "matches_std_binomial": math.sqrt(n_bits) / 2,
-        "bit_bias": float(np.abs((read > 0).mean(axis=0) - 0.5).max()),
-        "bit_bias_by_chance": float(norm.ppf(1 - 0.025 / n_bits)) / (2 * math.sqrt(images)),
-        "ci95": intervals(rates),
-    }
 
 
 def _without(value: Any, names: Sequence[str]) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from torch import Tensor
 
 from privgen.diffusion.latents import scale, shift
@@ -22,7 +21,7 @@ from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike, config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, Token, encode_with_token, token_embeddings
 from privgen.watermark.write.callbacks import LatentMarkCallback, WatermarkCallback
-from privgen.watermark.write.mark_spec import MarkSpec
+from privgen.watermark.write.mark_spec import Carrier, MarkSpec, with_token_carrier
 from privgen.watermark.write.robust_mark import RobustMarker
 
 
@@ -48,24 +47,31 @@ class CallMark:
 
 
 @contextmanager
-def marking(pipe: DiffusionPipeline, keys: Sequence[Key], networks: Networks, spec: MarkSpec) -> Iterator[None]:
+def marking(
+    pipe: DiffusionPipeline, keys: Sequence[Key], networks: Networks, spec: MarkSpec, token: Token | None = None
+) -> Iterator[None]:
     """Have a pipeline mark what it generates inside the block; afterwards it is as before.
 
     Args:
         pipe: a text-to-image pipeline.
-        keys: whose marks: one key for all images, or one for each image of a call.
-        networks: their mappers make the marks.
+        keys: whose marks: one key for all images, or one for each image of a call; none if a token is given.
+        networks: their mappers make the marks, if no token is given.
         spec: how the marks are written.
+        token: writes the marks of all images.
 
     Raises:
-        UsageError: a pipeline that cannot be marked so, or no key.
+        UsageError: a pipeline that cannot be marked so, no key and no token, or a token that cannot write so.
     """
-    if not keys:
+    if token is not None:
+        carrier: Carrier = "token"
+        mark = CallMark((), with_token_carrier(spec), token)
+    elif keys:
+        carrier = spec.carrier or networks.default_carrier
+        extractor = networks.extractor if spec.robust_steps else None
+        mark = CallMark(tuple(keys), replace(spec, carrier=carrier), extractor=extractor)
+        mark = replace(mark, **{f"{carrier}_mapper": networks.mapper(carrier)})
+    else:
         raise UsageError("Name at least one key.")
-    carrier = spec.carrier or networks.default_carrier
-    extractor = networks.extractor if spec.robust_steps else None
-    mark = CallMark(tuple(keys), replace(spec, carrier=carrier), extractor=extractor)
-    mark = replace(mark, **{f"{carrier}_mapper": networks.mapper(carrier)})
     by_call = carrier == "token" or spec.tau is not None
     if by_call and family_of(pipe).name != "stable-diffusion":
         what = "The carrier token" if carrier == "token" else "tau"
@@ -236,6 +242,9 @@ def _check_channels(residual: Tensor, channels: int) -> None:
 
 def _first_timestep(pipe: Any, call: Mapping[str, Any]) -> float:
     """Where denoising begins, on the scale of 1000."""
+    # Imported here, because it imports Stable Diffusion with all that its pipelines may need.
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+
     scheduler = copy.deepcopy(pipe.scheduler)
     steps = (call["num_inference_steps"], "cpu", call.get("timesteps"), call.get("sigmas"))
     timesteps, _ = retrieve_timesteps(scheduler, *steps)

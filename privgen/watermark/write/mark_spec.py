@@ -1,11 +1,11 @@
 """How a mark is written: the value that all writers take."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
-from privgen.watermark.token import check_tau
+from privgen.watermark.token import Token, check_tau
 
 
 Carrier = Literal["token", "latent"]
@@ -59,9 +59,44 @@ class KeyMark:
     """Whose mark is written, and how.
 
     Attributes:
-        key: whose mark.
+        key: whose mark; None if a token alone says so.
         spec: how it is written.
+        token: of the key, to write with instead of the token that the model's mapper makes; the carrier is "token".
+
+    Raises:
+        UsageError: neither key nor token, a token of another key, or a token and the carrier "latent".
     """
 
-    key: Key
+    key: Key | None
     spec: MarkSpec = field(default_factory=MarkSpec)
+    token: Token | None = None
+
+    def __post_init__(self) -> None:
+        if self.token is None:
+            if self.key is None:
+                raise UsageError("Give a key or a token.")
+            return
+        if self.key is not None and self.key.key_id != self.token.key_id:
+            raise UsageError(
+                f"The token is of the key {self.token.key_id}, and the key {self.key.name} is {self.key.key_id}; give "
+                "one of them alone."
+            )
+        object.__setattr__(self, "spec", with_token_carrier(self.spec))
+
+    @property
+    def key_id(self) -> str:
+        """Public id of the key."""
+        owner = self.key if self.key is not None else self.token
+        assert owner is not None  # checked when the value was made
+        return owner.key_id
+
+
+def with_token_carrier(spec: MarkSpec) -> MarkSpec:
+    """A spec for a mark that a token writes.
+
+    Raises:
+        UsageError: it names the carrier "latent", or robust steps.
+    """
+    if spec.carrier == "latent":
+        raise UsageError("A token cannot write with the carrier latent; leave the carrier out.")
+    return replace(spec, carrier="token")

@@ -11,7 +11,7 @@ no token. || . ||^2 is the mean over a latent's elements.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -27,11 +27,15 @@ from privgen.watermark.protocols import ExtractorLike, key_bits
 from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, text_models
 
 
-Attack = Callable[..., Tensor]
-"""Called as `attack(images, generator=[one for each image])`, images (B, 3, H, W) in [0, 1]; differentiable."""
+class Attack(Protocol):
+    """Images to attacked images, differentiable; the attacks of `privgen.attacks` are such."""
+
+    def __call__(self, images: Tensor, /, *, generator: Sequence[torch.Generator]) -> Tensor:
+        """Map (B, 3, H, W) in [0, 1] to the same, with one generator for each image."""
+        ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class OptimiseOptions:
     """How a token is learned.
 
@@ -51,6 +55,10 @@ class OptimiseOptions:
         starts: how many chains are run before the first step; prompts take turns. One for each prompt by default.
         start_steps: DDIM steps of each chain.
         checkpointing: recompute U-Net and decoder in the backward pass, for half the memory or less.
+        attack: changes the images between decoder and extractor, so that the mark learns to survive it. It must be
+            differentiable.
+        init: embedding (vectors, dim) to begin with, such as a mapper's token for the key; None draws random numbers
+            of the mean and spread of the text encoder's own embeddings.
 
     Raises:
         ValueError: a number out of its range.
@@ -69,6 +77,8 @@ class OptimiseOptions:
     starts: int | None = None
     start_steps: int = 20
     checkpointing: bool = True
+    attack: Attack | None = None
+    init: Token | Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -123,8 +133,6 @@ def optimise_token(
     *,
     prompts: Sequence[str],
     options: OptimiseOptions | None = None,
-    attack: Attack | None = None,
-    init: Token | Tensor | None = None,
     generator: torch.Generator | None = None,
     accelerator: Accelerator | None = None,
     progress: Callable[[OptimiseStep], None] | None = None,
@@ -139,10 +147,7 @@ def optimise_token(
         extractor: images to message logits, differentiable.
         key: whose message.
         prompts: what the token is learned with, appended to them.
-        options: numbers of the method.
-        attack: between decoder and extractor.
-        init: embedding (vectors, dim) to begin with, such as a mapper's token for this key; by default random numbers
-            of the mean and spread of the text encoder's own embeddings.
+        options: how the token is learned.
         generator: of all randomness, on the CPU; one with PyTorch's fixed default seed by default.
         accelerator: of a run on several processes; each takes a part of the batch, and the result is that of one
             process up to rounding.
@@ -158,8 +163,8 @@ def optimise_token(
         raise ValueError("expected at least one prompt, got none")
     modules = [module for module in (*pipe.components.values(), extractor) if isinstance(module, nn.Module)]
     with frozen(modules), torch.enable_grad():
-        task = _Objective(pipe, extractor, key, list(prompts), options, attack, generator or torch.Generator())
-        embedding = nn.Parameter(task.first_embedding(init))
+        task = _Objective(pipe, extractor, key, list(prompts), options, generator or torch.Generator())
+        embedding = nn.Parameter(task.first_embedding())
         history = tuple(_learn(task, embedding, accelerator, progress))
     metadata = {"method": "optimised", "base_model": _name_of(pipe)}
     return OptimiseResult(Token(embedding, key.key_id, options.tau, metadata=metadata), history)
@@ -204,11 +209,10 @@ class _Objective:
         key: Key,
         prompts: list[str],
         options: OptimiseOptions,
-        attack: Attack | None,
         generator: torch.Generator,
     ) -> None:
-        self.pipe, self.extractor, self.prompts, self.options = pipe, extractor, prompts, options
-        self.attack, self.generator = attack, generator
+        self.pipe, self.extractor, self.prompts = pipe, extractor, prompts
+        self.options, self.generator = options, generator
         text_models(pipe)  # refuses pipelines of another kind before anything is computed
         self.device = pipe._execution_device
         self.message = key_bits([key], extractor)
@@ -223,8 +227,9 @@ class _Objective:
             self.embeds, self.negative = embeds, embeds if negative is None else negative
             self.starts = [self._start(index) for index in range(options.starts or len(prompts))]
 
-    def first_embedding(self, init: Token | Tensor | None) -> Tensor:
+    def first_embedding(self) -> Tensor:
         """(vectors, dim) float32."""
+        init = self.options.init
         table = self.pipe.text_encoder.get_input_embeddings().weight.detach().float()
         shape = (self.options.vectors, table.shape[1])
         if init is None:
@@ -253,8 +258,8 @@ class _Objective:
         trajectory = self.denoiser.run(z_tau, self.timesteps, marked, negative)
         latent_loss = torch.stack([mse_loss(*pair) for pair in zip(trajectory, reference, strict=True)]).mean()
         images = decode_images(self.pipe.vae, trajectory[-1], checkpointing=self.options.checkpointing)
-        if self.attack is not None:
-            images = self.attack(images, generator=[generator])
+        if self.options.attack is not None:
+            images = self.options.attack(images, generator=[generator])
         logits = self.extractor(images.to(self.message.device)).float()
         if not logits.requires_grad:
             raise ValueError("expected gradients through attack and extractor; use a differentiable attack")

@@ -8,8 +8,10 @@ from privgen.attacks import get_attack
 from privgen.errors import UsageError
 from privgen.evaluation.adaptive.evaluate import NONE, attack_each, evaluate_adaptive, measure
 from privgen.evaluation.adaptive.images import generated_material, photograph_material
-from privgen.evaluation.watermark.marking import load_watermark_model
-from privgen.evaluation.watermark.readings import draw_keys
+from privgen.evaluation.adaptive.plan import AdaptivePlan
+from privgen.evaluation.watermark.generation import draw_keys
+from privgen.evaluation.watermark.model import load_watermark_model
+from privgen.hub import Placement
 from privgen.metrics.quality import psnr
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.logits import read_logits
@@ -17,7 +19,7 @@ from privgen.watermark.read.logits import read_logits
 
 @pytest.fixture(scope="module")
 def model(marked_model):
-    return load_watermark_model(marked_model, device="cpu", carriers=("latent",))
+    return load_watermark_model(marked_model, Placement("cpu"), carriers=("latent",))
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +38,21 @@ def key():
 
 
 def test_photographs(model, folders, key):
-    material = photograph_material(model, "latent", key, n=2, collected=5, seed=0, **folders)
+    material = photograph_material(model, "latent", key, AdaptivePlan(n=2, collected=5, **folders))
     assert material.plain.shape == material.marked.shape == (2, 3, 32, 32)
     assert material.collected_marked.shape == material.collected_unmarked.shape == (5, 3, 32, 32)
     for images in vars(material).values():
         torch.testing.assert_close(images * 255, (images * 255).round(), atol=1e-4, rtol=0)
     assert psnr(material.marked, material.plain).min() == pytest.approx(38.1, abs=0.1)
-    again = photograph_material(model, "latent", key, n=2, collected=5, seed=0, **folders)
+    again = photograph_material(model, "latent", key, AdaptivePlan(n=2, collected=5, **folders))
     assert all(torch.equal(a, b) for a, b in zip(vars(material).values(), vars(again).values(), strict=True))
-    more = photograph_material(model, "latent", key, n=9, collected=5, seed=1, **folders)
+    more = photograph_material(model, "latent", key, AdaptivePlan(n=9, collected=5, seed=1, **folders))
     assert len(more.plain) == 3, "there are no more photographs"
     assert not torch.equal(more.collected_unmarked, material.collected_unmarked)
 
 
 def test_generated_images(model, key):
-    material = generated_material(model, "latent", key, n=2, collected=2, seed=0)
+    material = generated_material(model, "latent", key, AdaptivePlan(n=2, collected=2))
     assert [len(images) for images in vars(material).values()] == [2, 2, 2, 2]
     assert 15 < psnr(material.marked, material.plain).min() < 80
     assert not torch.equal(material.collected_marked, material.marked)
@@ -60,13 +62,13 @@ def test_measures(model, key):
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     message = key_bits([key], model.extractor).numpy().astype(np.uint8)
     matches = ((read_logits(images, model.extractor) > 0).numpy() == message).sum(1)
-    found = measure(model, message, images, images)
+    found = measure(model.extractor, message, images, images)
     assert "psnr_db" not in found
     assert found["bit_accuracy"].value == pytest.approx(matches.mean() / 48)
     assert found["detected_1e-3"].value == (matches >= 36).mean()
     assert found["detected_1e-6"].n == 3
     changed = torch.cat([images[:1], (images[1:] + 0.1).clamp(0, 1)])
-    quality = measure(model, message, changed, images)["psnr_db"]
+    quality = measure(model.extractor, message, changed, images)["psnr_db"]
     assert quality.n == 2
     assert quality.value == pytest.approx(float(psnr(changed[1:], images[1:]).mean()))
 
@@ -80,7 +82,8 @@ def test_images_are_attacked_each_by_itself():
 
 @pytest.fixture(scope="module")
 def result(model, folders):
-    return evaluate_adaptive(model, n=3, collected=6, epsilons=(8.0,), steps=10, fit_steps=5, seed=1, **folders)
+    plan = AdaptivePlan(n=3, collected=6, epsilons=(8.0,), steps=10, fit_steps=5, seed=1, **folders)
+    return evaluate_adaptive(model, plan)
 
 
 def test_an_attacker_with_the_extractor_wins(result):
@@ -105,11 +108,11 @@ def test_everything_is_there(result, tmp_path):
     assert len(result.table()) == len(result.removal) + len(result.forgery)
 
 
-def test_errors(model, folders):
+def test_errors(model):
     with pytest.raises(ValueError, match="expected n and collected of at least 2, got 1 and 5"):
-        evaluate_adaptive(model, n=1, collected=5)
+        AdaptivePlan(n=1, collected=5)
     with pytest.raises(UsageError, match="has no mapper for the carrier token"):
-        evaluate_adaptive(model, carrier="token")
+        evaluate_adaptive(model, AdaptivePlan(carrier="token"))
 
 
 def test_the_command(cli, marked_model, tmp_path, monkeypatch, folders):
@@ -118,23 +121,8 @@ def test_the_command(cli, marked_model, tmp_path, monkeypatch, folders):
     (tmp_path / "photos" / "heldout").symlink_to(folders["heldout"])
     (tmp_path / "photos" / "train").symlink_to(folders["training"])
     monkeypatch.setattr("privgen.evaluation.adaptive.images.heldout_photos", lambda: tmp_path / "photos" / "heldout")
-    small = (
-        "--n",
-        2,
-        "--collected",
-        3,
-        "--epsilon",
-        4,
-        "--steps",
-        2,
-        "--fit-steps",
-        2,
-        "--carrier",
-        "latent",
-        "--device",
-        "cpu",
-    )
-    options = ("--model", marked_model, *small, "-o", tmp_path / "results")
+    small = ("--n", 2, "--collected", 3, "--epsilon", 4, "--steps", 2, "--fit-steps", 2, "--carrier", "latent")
+    options = ("--model", marked_model, *small, "--device", "cpu", "-o", tmp_path / "results")
     result = cli("evaluate", "adaptive", *options, "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from privgen.evaluation.hallucination.chess_boards import START, draw_board, is_in_check, pseudo_moves, random_position
+from privgen.evaluation.hallucination.chess_boards import (
+    START,
+    draw_board,
+    is_in_check,
+    pseudo_legal_moves,
+    random_position,
+)
 
 
 def board(fen):
@@ -12,9 +18,9 @@ def board(fen):
 
 
 def legal(signs, white):
-    """What is left of the pseudo-legal moves."""
+    """The pseudo-legal moves that leave no own king in check."""
     found = []
-    for source, target, piece in pseudo_moves(signs, white):
+    for source, target, piece in pseudo_legal_moves(signs, white):
         after = list(signs)
         after[source], after[target] = ".", piece
         found += [] if is_in_check("".join(after), white) else [(source, target, piece)]
@@ -59,10 +65,11 @@ def test_who_has_moved_is_not_in_check():
         assert not is_in_check(position.board, not position.white_to_move)
 
 
-def test_pictures():
-    picture = draw_board(START)
-    assert (picture.shape, picture.dtype) == ((3, 128, 128), np.float32)
-    assert (picture.min() >= 0, picture.max() <= 1) == (True, True)
-    assert np.array_equal(picture[:, :16, :16], draw_board("r" + "." * 63)[:, :16, :16])
+def test_images():
+    image = draw_board(START)
+    assert (image.shape, image.dtype) == ((3, 128, 128), np.float32)
+    assert 0 <= image.min() <= image.max() <= 1
+    # A square looks the same whatever stands elsewhere.
+    assert np.array_equal(image[:, :16, :16], draw_board("r" + "." * 63)[:, :16, :16])
     squares = {draw_board(piece + "." * 63)[:, :16, :16].tobytes() for piece in ".KQRBNPkqrbnp"}
     assert len(squares) == 13

@@ -1,4 +1,4 @@
-"""Hallucinated shares at equal content."""
+"""Fractions of hallucinated samples at equal content."""
 
 import math
 
@@ -8,8 +8,8 @@ import torch
 
 from privgen.data.shapes import PlacedShape, draw_shapes
 from privgen.evaluation.hallucination.chess_boards import START, draw_board, random_position
-from privgen.evaluation.hallucination.chess_rules import count_left
-from privgen.evaluation.hallucination.content import MOST, content_figures, matched_reduction, without_strata
+from privgen.evaluation.hallucination.chess_rules import count_moved_pieces
+from privgen.evaluation.hallucination.content import MAX_CONTENT, content_figures, matched_reduction, without_strata
 from privgen.metrics.shapes import count_kinds
 
 
@@ -32,15 +32,15 @@ def test_fewer_wrong_at_every_content_are_a_reduction():
     assert matched_reduction(samples((0, 10, 1), (3, 90, 36)), plain) == pytest.approx(0.5)
 
 
-def test_what_is_never_shown_is_no_better():
+def test_a_content_that_is_never_drawn_counts_as_plain():
     plain = samples((0, 50, 10), (3, 50, 40))
     assert matched_reduction(samples((0, 10, 0)), plain) == pytest.approx(1 - 0.4 / 0.5)
 
 
-def test_much_is_one_stratum():
-    figures = samples((MOST, 1, 1), (MOST + 7, 3, 0))
-    assert figures[f"wrong with content {MOST}"] == 0.25
-    assert figures["content"] == pytest.approx(MOST + 7 * 3 / 4)
+def test_large_contents_are_one_stratum():
+    figures = samples((MAX_CONTENT, 1, 1), (MAX_CONTENT + 7, 3, 0))
+    assert figures[f"wrong with content {MAX_CONTENT}"] == 0.25
+    assert figures["content"] == pytest.approx(MAX_CONTENT + 7 * 3 / 4)
 
 
 def test_nothing_wrong_has_no_ratio():
@@ -51,11 +51,11 @@ def test_strata_are_left_out():
     assert set(without_strata({"hallucinated": 0.5, **samples((2, 3, 1))})) == {"hallucinated", "content"}
 
 
-def test_squares_that_were_left():
+def test_moved_pieces():
     moved = START[:12] + "." + START[13:28] + "p" + START[29:]
     played = [random_position(3, i, max_plies=20).board for i in range(20)]
     pictures = torch.from_numpy(np.stack([draw_board(board) for board in (START, moved, *played)]))
-    left = count_left(pictures).tolist()
+    left = count_moved_pieces(pictures).tolist()
     assert left[:2] == [0, 1]
     expected = [sum(now != then for now, then in zip(board, START, strict=True) if then != ".") for board in played]
     assert left[2:] == expected

@@ -1,18 +1,17 @@
 import pytest
 
-from privgen.evaluation.hallucination import scenes as hallucination_scenes
 from privgen.evaluation.hallucination.evaluate import evaluate_hallucination
-from privgen.evaluation.hallucination.methods import Method
+from privgen.evaluation.hallucination.methods import SamplingMethod
 from privgen.evaluation.hallucination.plan import Plan
 from privgen.evaluation.hallucination.scenes import SceneRun, Scenes
 from privgen.hallucination.amplification import Amplification
 
 
 FEW = {
-    "plain": Method("ddim"),
-    "same": Method("ddim", amplification=Amplification(1.0)),
-    "spoilt": Method("ddim", amplification=Amplification(0.0)),
-    "reject 0.2": Method("ddim", reject=0.2),
+    "plain": SamplingMethod("ddim"),
+    "same": SamplingMethod("ddim", amplification=Amplification(1.0)),
+    "spoilt": SamplingMethod("ddim", amplification=Amplification(0.0)),
+    "reject 0.2": SamplingMethod("ddim", reject=0.2),
 }
 
 
@@ -41,15 +40,10 @@ def test_record_of_scenes(result):
     assert strip.width >= 128
 
 
-def test_rejecting_costs_no_more_calls(monkeypatch):
-    called = []
-    batches = hallucination_scenes.generate_batches
-
-    def counted(pipeline, prompts, seeds, **options):
-        called.append(len(prompts) * (options["steps"] + 1))
-        return batches(pipeline, prompts, seeds, **options)
-
-    monkeypatch.setattr(hallucination_scenes, "generate_batches", counted)
-    SceneRun(Scenes(steps=12), 0, samples=4).figures(FEW["reject 0.2"])
-    assert called == [5 * 9]
-    assert called[0] <= 4 * 12
+def test_rejecting_costs_no_more_calls():
+    run, rows = SceneRun(Scenes(steps=12), 0, samples=4), []
+    run.pipeline.unet.register_forward_hook(lambda network, args, output: rows.append(len(args[0])))
+    run.figures(FEW["reject 0.2"])
+    # Five scenes are drawn to keep four. Guidance doubles the rows of a step, but not those of the detector.
+    assert rows == [10] * 8 + [5]
+    assert len(rows) * 5 <= 12 * 4

@@ -1,6 +1,8 @@
+import importlib.util
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -8,29 +10,43 @@ import torch
 from accelerate.state import AcceleratorState
 
 from privgen.attacks import get_attack
-from privgen.errors import PrivgenError, UsageError
+from privgen.diffusion.sampling import Sampling
+from privgen.errors import PrivgenError
+from privgen.evaluation.record import check_output
 from privgen.evaluation.robustness.contestants import ExtractorReader, on_generated
 from privgen.evaluation.robustness.evaluate import evaluate_robustness
 from privgen.evaluation.robustness.log import LOG, Log
-from privgen.evaluation.robustness.plan import get_preset, plan_attacks
-from privgen.evaluation.robustness.report import PAGE, check_output
-from privgen.evaluation.robustness.run import Work, attacked, measure
-from privgen.evaluation.watermark.marking import load_watermark_model
-from privgen.evaluation.watermark.readings import CLEAN, Generation, as_saved, draw_keys
+from privgen.evaluation.robustness.page import ExampleImage, Examples, draw_page
+from privgen.evaluation.robustness.plan import RobustnessPlan, get_preset, plan_attacks
+from privgen.evaluation.robustness.report import PAGE
+from privgen.evaluation.robustness.run import Comparison, attacked, measure
+from privgen.evaluation.watermark.generation import Generation, as_saved, draw_keys
+from privgen.evaluation.watermark.model import load_watermark_model
+from privgen.evaluation.watermark.readings import CLEAN
 from privgen.evaluation.workers import Processes, processes
+from privgen.hub import Placement
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.logits import read_logits
 
 
 PROMPTS = ("a cat", "a red car", "a clock")
-SMALL = {"n": 3, "seed": 3, "batch_size": 2, "steps": 2, "prompts": PROMPTS, "device": "cpu"}
+CPU = Placement("cpu")
+SAMPLING = Sampling(steps=2, batch_size=2)
 ATTACKS = ("jpeg", "rotation_10", "vae", "diffpure")
+SMALL = RobustnessPlan(n=3, seed=3, attacks=ATTACKS, baselines=False, prompts=PROMPTS)
 KEYS = {"jpeg_50", "rotation_10", "vae_1", "diffpure_100"}
+
+
+def needs(*modules):
+    """Skips a test where the extra is not installed."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    reason = f"needs {', '.join(missing)}: pip install 'privgen[baselines]'"
+    return pytest.mark.skipif(bool(missing), reason=reason)
 
 
 @pytest.fixture(scope="module")
 def model(model_folder):
-    return load_watermark_model(model_folder, device="cpu")
+    return load_watermark_model(model_folder, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +56,7 @@ def large_model(model_folder, tmp_path_factory):
     shutil.copytree(model_folder, folder)
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 64}))
-    return load_watermark_model(folder, carriers=["latent"], device="cpu")
+    return load_watermark_model(folder, CPU, carriers=["latent"])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +66,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(model, folder):
-    return evaluate_robustness(model, **SMALL, attacks=ATTACKS, baselines=(), folder=folder)
+    return evaluate_robustness(model, SMALL, SAMPLING, folder=folder)
 
 
 @pytest.fixture
@@ -60,13 +76,11 @@ def alone():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def work(model, **options):
-    generation = Generation(model.pipeline, 3, PROMPTS, **{"batch_size": 2, "steps": 2, **options})
-    planned = plan_attacks(
-        get_preset("quick", 3), model=model.name, pipeline=model.pipeline, device="cpu", only=["noise", "jpeg"]
-    )
-    contestants = [on_generated("latent", generation, model)]
-    return Work(contestants, planned, generation, draw_keys(3, torch.Generator().manual_seed(3), "image"), 3, 3)
+def comparison(model):
+    generation = Generation(model.pipeline, 3, PROMPTS, SAMPLING)
+    planned = plan_attacks(get_preset("quick", 3), model, only=["noise", "jpeg"])
+    contestants = [on_generated("latent", generation, model, ExtractorReader(model.extractor))]
+    return Comparison(contestants, planned, generation, draw_keys(3, torch.Generator().manual_seed(3), "image"), 3, 3)
 
 
 # The evaluation
@@ -100,7 +114,7 @@ def test_networks_look_only_where_they_are_asked(model, monkeypatch):
 
     monkeypatch.setattr("privgen.evaluation.robustness.run.perceive", perceive)
     measured = [
-        evaluate_robustness(model, **SMALL, attacks=["jpeg_50"], baselines=(), perceptual=perceptual).record()
+        evaluate_robustness(model, replace(SMALL, attacks=("jpeg_50",), perceptual=perceptual), SAMPLING).record()
         for perceptual in (True, False)
     ]
     assert asked == [2, 2, 1, 1], "two batches without an attack and with one, in the first evaluation only"
@@ -120,12 +134,11 @@ def test_intervals_hold_the_values(result):
 def test_more_negatives_are_read_where_they_are_missing(model, folder, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(folder, again)
-    more = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, baselines=(), folder=again).record()
-    fresh = evaluate_robustness(model, **SMALL, negatives=3, attacks=ATTACKS, baselines=()).record()
-    assert more == fresh
+    more = evaluate_robustness(model, replace(SMALL, negatives=3), SAMPLING, folder=again).record()
+    assert more == evaluate_robustness(model, replace(SMALL, negatives=3), SAMPLING).record()
     assert more["attacks"]["jpeg_50"]["ci95"]["fpr_1e-3"]["n"] == 3 * 3
-    fewer = evaluate_robustness(model, **SMALL, negatives=1, attacks=ATTACKS, baselines=(), folder=again).record()
-    assert fewer == evaluate_robustness(model, **SMALL, negatives=1, attacks=ATTACKS, baselines=()).record()
+    fewer = evaluate_robustness(model, replace(SMALL, negatives=1), SAMPLING, folder=again).record()
+    assert fewer == evaluate_robustness(model, replace(SMALL, negatives=1), SAMPLING).record()
 
 
 def test_a_rerun_takes_up_what_was_read(result, model, folder, tmp_path):
@@ -135,7 +148,7 @@ def test_a_rerun_takes_up_what_was_read(result, model, folder, tmp_path):
     again.mkdir()
     # Interrupted in the middle of a line.
     (again / LOG).write_text("".join(lines[:5]) + lines[5][:40])
-    resumed = evaluate_robustness(model, **SMALL, attacks=ATTACKS, baselines=(), folder=again)
+    resumed = evaluate_robustness(model, SMALL, SAMPLING, folder=again)
     assert resumed.record() == result.record()
     assert set((again / LOG).read_text().splitlines(keepends=True)) == set(lines)  # half a batch is there twice
     # What the log says is believed.
@@ -143,16 +156,18 @@ def test_a_rerun_takes_up_what_was_read(result, model, folder, tmp_path):
     for row in changed:
         row["marked"] = [-weight for weight in row["marked"]]
     (again / LOG).write_text("".join(json.dumps(row) + "\n" for row in changed))
-    believed = evaluate_robustness(model, **SMALL, attacks=ATTACKS, baselines=(), folder=again).record()
+    believed = evaluate_robustness(model, SMALL, SAMPLING, folder=again).record()
     assert believed["clean"]["tpr_1e-3"] == 0
     # But not of another seed.
-    other = evaluate_robustness(model, **SMALL | {"seed": 4}, attacks=["jpeg"], baselines=(), folder=again)
+    other = evaluate_robustness(model, replace(SMALL, seed=4, attacks=("jpeg",)), SAMPLING, folder=again)
     assert other.record()["clean"]["tpr_1e-3"] == 1
 
 
+@needs("imwatermark", "blind_watermark")
 def test_baselines_take_the_same_attacks(large_model):
     methods = ("latent", "dwtDctSvd", "blind_watermark")
-    record = evaluate_robustness(large_model, **SMALL | {"n": 2}, attacks=["jpeg_50"], methods=methods).record()
+    plan = replace(SMALL, n=2, attacks=("jpeg_50",), methods=methods, baselines=True)
+    record = evaluate_robustness(large_model, plan, SAMPLING).record()
     baselines = record["baselines"]
     assert baselines.keys() == {"dwtDctSvd", "blind_watermark"}
     for scores in baselines.values():
@@ -168,12 +183,17 @@ def test_baselines_take_the_same_attacks(large_model):
     )
 
 
-def test_baselines_alone_and_images_without_room(model, large_model):
-    options = SMALL | {"n": 2, "attacks": ["jpeg_50"]}
-    alone = evaluate_robustness(large_model, **options, methods=["dwtDctSvd"]).record()
+@needs("imwatermark")
+def test_baselines_alone(large_model):
+    plan = replace(SMALL, n=2, attacks=("jpeg_50",), baselines=True, methods=("dwtDctSvd",))
+    alone = evaluate_robustness(large_model, plan, SAMPLING).record()
     assert (alone["carrier"], alone["mean_tpr_1e-3"], alone["attacks"]) == (None, None, {})
     assert alone["baselines"]["dwtDctSvd"]["attacks"]["jpeg_50"]["n"] == 2
-    record = evaluate_robustness(model, **options).record()
+
+
+def test_baselines_without_room(model):
+    plan = replace(SMALL, n=2, attacks=("jpeg_50",), baselines=True)
+    record = evaluate_robustness(model, plan, SAMPLING).record()
     assert record["baselines"].keys() == {"dwtDct", "dwtDctSvd", "rivaGan", "blind_watermark"}
     assert set(record["baselines"].values()) == {None}
     assert "got 16 in an image of 32x32" in record["left_out"]["dwtDct"]
@@ -184,9 +204,8 @@ def test_another_reader(model):
     def reversed_signs(images):
         return -read_logits(images, model.extractor)
 
-    record = evaluate_robustness(
-        model, **SMALL | {"n": 2}, attacks=["jpeg_50"], baselines=(), read=reversed_signs
-    ).record()
+    plan = replace(SMALL, n=2, attacks=("jpeg_50",))
+    record = evaluate_robustness(model, plan, SAMPLING, reader=reversed_signs).record()
     assert record["clean"]["bit_accuracy"] < 0.2
     assert "reversed_signs" in record["reader"]
 
@@ -197,30 +216,31 @@ def test_another_reader(model):
         ({"preset": "slow"}, "No preset is called 'slow'"),
         ({"n": 1}, "--n must be at least 2"),
         ({"negatives": 0}, "--negatives must be at least 1"),
-        ({"attacks": ["jpg"]}, "--attack jpg is not among those of the preset quick"),
-        ({"methods": ["dct"]}, "No method is called 'dct'; choose from token, latent, dwtDct"),
-        ({"methods": ["dwtDct"], "baselines": ()}, "No method is left to measure"),
-        ({"methods": ["dwtDct"]}, "got 16 in an image of 32x32"),
+        ({"attacks": ("jpg",)}, "--attack jpg is not among those of the preset quick"),
+        ({"methods": ("dct",)}, "No method is called 'dct'; choose from token, latent, dwtDct"),
+        ({"methods": ("dwtDct",), "baselines": False}, "No method is left to measure"),
+        ({"methods": ("dwtDct",)}, "got 16 in an image of 32x32"),
+        ({"search": True}, "has no aligner"),
     ],
 )
 def test_bad_input(options, message, model):
-    with pytest.raises(UsageError, match=message):
-        evaluate_robustness(model, **options)
+    with pytest.raises(PrivgenError, match=message):
+        evaluate_robustness(model, RobustnessPlan(**options))
 
 
 # Running
 
 
 def test_processes_share_the_work(model, alone):
-    whole = measure(work(model), Log(None, {}), Processes())
-    parts = [measure(work(model), Log(None, {}), Processes(rank, 2)) for rank in (0, 1)]
+    whole = measure(comparison(model), Log(None, {}), Processes())
+    parts = [measure(comparison(model), Log(None, {}), Processes(rank, 2)) for rank in (0, 1)]
     assert {row.image for row in parts[0]} == {0, 1}
     assert {row.image for row in parts[1]} == {2}
     assert sorted(map(repr, parts[0] + parts[1])) == sorted(map(repr, whole))
 
 
 def test_a_row_is_what_reading_by_hand_says(model):
-    job = work(model)
+    job = comparison(model)
     rows = {(row.attack, row.image): row for row in measure(job, Log(None, {}), Processes())}
     marked = job.contestants[0].mark([2], job.generation.images([2]), [job.keys[2]])
     noisy = attacked(get_attack("noise"), "noise_0_05", marked, [2], 3)
@@ -246,7 +266,7 @@ def test_a_process_that_is_alone(monkeypatch):
 
 
 def test_readers_are_told_apart(model, model_folder):
-    other = load_watermark_model(model_folder, device="cpu")
+    other = load_watermark_model(model_folder, CPU)
     assert repr(ExtractorReader(model.extractor)) == repr(ExtractorReader(other.extractor))
     with torch.no_grad():
         next(iter(other.extractor.parameters())).add_(1)
@@ -277,12 +297,13 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_else(result, folder):
-    check_output(folder)
+    check_output(folder, [PAGE])
     result.save(folder)
     text = (folder / PAGE).read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
-    assert len(page.loaded) == 1 + 2 + 3  # plain, marked and difference of both sorts; three attacks
+    # Plain, marked and difference of both sorts; three attacks; and the charts of these attacks.
+    assert len(page.loaded) == 1 + 2 + 3 + 3
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
     assert not re.search(r"<script|@import|url\(", text)
     words = " ".join(page.words)
@@ -290,8 +311,18 @@ def test_the_page_needs_nothing_else(result, folder):
         assert word in words
     assert json.loads((folder / "results.json").read_text()) == result.record()
     with pytest.raises(PrivgenError, match=r"results.json exists"):
-        check_output(folder)
-    check_output(folder, overwrite=True)
+        check_output(folder, [PAGE])
+    check_output(folder, [PAGE], overwrite=True)
+
+
+def test_names_are_no_html(result):
+    named = replace(result, settings={**result.settings, "model": "<b>&"}, left_out={"<i>": '"too" large'})
+    image = ExampleImage(torch.zeros(3, 4, 4), "a <cat>", 47, 48, 1e-9)
+    text = draw_page(named, Examples(image, [image], []))
+    assert Page(text).open == []
+    for written in ("&lt;b&gt;&amp;", "&lt;i&gt; was not measured: &#34;too&#34; large", 'alt="a &lt;cat&gt;"'):
+        assert written in text
+    assert "<b>&" not in text
 
 
 @pytest.mark.slow
@@ -311,7 +342,7 @@ def test_the_page_in_a_browser(result, tmp_path, width):
         "<script>"
         "onload = () => { const d = document.querySelector('iframe').contentDocument; const r = d.documentElement;"
         "document.querySelector('pre').textContent = JSON.stringify({wide: r.scrollWidth, seen: r.clientWidth,"
-        "images: [...d.images].map(i => i.naturalWidth), charts: d.querySelectorAll('.card svg').length}); }</script>"
+        "images: [...d.images].map(i => i.naturalWidth), charts: d.querySelectorAll('.card img').length}); }</script>"
     )
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom")
     command = [

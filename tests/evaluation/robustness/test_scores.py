@@ -6,19 +6,14 @@ import pytest
 from privgen.attacks import list_attacks
 from privgen.errors import PrivgenError, UsageError
 from privgen.evaluation.intervals import Measured
+from privgen.evaluation.robustness.curves import MOST_DB, Crossing, curves_of, fit_losses, fit_scale
+from privgen.evaluation.robustness.curves import crossing as crossing_of
 from privgen.evaluation.robustness.log import LOG, Log, Row
 from privgen.evaluation.robustness.plan import PRESETS, Planned, attack_key, get_preset, plan_attacks, strengths
-from privgen.evaluation.robustness.scores import (
-    MOST_DB,
-    Crossing,
-    curves_of,
-    fit_losses,
-    fit_scale,
-    matches_of,
-    mean_detected,
-    score,
-)
-from privgen.evaluation.robustness.scores import crossing as crossing_of
+from privgen.evaluation.robustness.scores import matches_of, mean_detected, score
+from privgen.evaluation.watermark.model import WatermarkModel
+from privgen.hub import Placement
+from privgen.watermark.networks import Networks
 
 
 BITS = 16
@@ -141,9 +136,9 @@ def test_barred_strengths_are_among_those_run(name):
 
 def test_plan(tiny_pipe, tmp_path):
     tiny_pipe.save_pretrained(tmp_path / "model")
-    preset = get_preset("standard", 30, 5)
-    options = {"model": str(tmp_path / "model"), "pipeline": tiny_pipe, "device": "cpu"}
-    planned = plan_attacks(preset, **options)
+    preset, folder = get_preset("standard", 30, 5), str(tmp_path / "model")
+    model = WatermarkModel(folder, Networks(folder, Placement("cpu")))
+    planned = plan_attacks(preset, model)
     middle = [entry for entry in planned if entry.middle]
     assert {entry.name for entry in middle} == {kind.name for kind in list_attacks("D")}
     assert len(middle) == len(list_attacks("D"))
@@ -160,7 +155,7 @@ def test_plan(tiny_pipe, tmp_path):
     assert jpegs == [90, 50, 10]  # mild to hard
     assert [by_key[f"jpeg_{strength}"].n for strength in jpegs] == [preset.ends, 30, preset.ends]
     assert (by_key["crop_0_75"].n, by_key["crop_0_5"].n, by_key["crop_0_9"].n) == (30, 30, preset.ends)
-    chosen = plan_attacks(preset, **options, only=["jpeg_50", "rinsing"])
+    chosen = plan_attacks(preset, model, only=["jpeg_50", "rinsing"])
     assert [entry.key for entry in chosen] == ["jpeg_50", "rinse_2x", "rinse_4x"]
 
 
@@ -170,7 +165,7 @@ def test_plan(tiny_pipe, tmp_path):
         (lambda: get_preset("slow"), "No preset is called 'slow'; choose from quick, standard"),
         (lambda: get_preset("quick", 1), "--n must be at least 2, got 1"),
         (
-            lambda: plan_attacks(get_preset("quick"), model="x", pipeline=None, only=["jpeg_51"]),
+            lambda: plan_attacks(get_preset("quick"), WatermarkModel("mini", Networks()), only=["jpeg_51"]),
             "--attack jpeg_51 is not among those of the preset quick; choose from all, blur",
         ),
     ],

@@ -1,5 +1,5 @@
 import json
-import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from PIL import Image
 
 from privgen.data.patterns import TEXTURES, texture
 from privgen.data.scenes import TEXTURE_RMS
-from privgen.diffusion.sampling import generate, generate_batches
+from privgen.diffusion.sampling import Sampling
 from privgen.errors import PrivgenError
-from privgen.evaluation.intervals import fraction, mean
+from privgen.evaluation.record import check_output
 from privgen.evaluation.text_to_image import autoencoder
-from privgen.evaluation.text_to_image.evaluate import check_output, evaluate_model
+from privgen.evaluation.text_to_image.evaluate import evaluate_model
 from privgen.evaluation.text_to_image.textures import texture_response
 from privgen.models.classifier import SceneClassifier
 
@@ -57,91 +57,37 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-class Plain:
-    """An autoencoder that loses `loss` of the contrast around grey."""
+class Fading:
+    """An autoencoder whose latents are pixels, and which loses `loss` of their contrast around grey."""
 
-    device, dtype = torch.device("cpu"), torch.float32
+    device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace()
 
     def __init__(self, loss=0.0):
         self.loss = loss
 
     def encode(self, x):
-        return type("Output", (), {"latent_dist": type("Posterior", (), {"mode": lambda _: x})()})()
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=x))
 
-    def decode(self, z):
-        return type("Output", (), {"sample": (1 - self.loss) * z})()
-
-
-# Generating
-
-
-def test_pictures_are_those_of_the_pipeline(pipeline):
-    prompts, seeds = ["a cat", "a car", "a clock"], [5, 7, 9]
-    images = generate(pipeline, prompts, seeds, batch_size=2, steps=2, guidance_scale=2.0)
-    assert images.shape == (3, 3, 32, 32)
-    assert images.dtype == torch.float32
-    expected = pipeline(
-        "a clock",
-        num_inference_steps=2,
-        guidance_scale=2.0,
-        generator=torch.Generator().manual_seed(9),
-        output_type="pt",
-    ).images
-    torch.testing.assert_close(images[2:], expected, atol=1e-4, rtol=0)
-    alone = generate(pipeline, prompts, seeds, batch_size=1, steps=2, guidance_scale=2.0)
-    torch.testing.assert_close(images, alone, atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("before", [None, {"disable": False, "leave": True}])
-def test_the_pipeline_is_left_as_it_was(before, pipeline, monkeypatch):
-    if before is None:
-        monkeypatch.delattr(pipeline, "_progress_bar_config", raising=False)
-    else:
-        monkeypatch.setattr(pipeline, "_progress_bar_config", before, raising=False)
-    next(generate_batches(pipeline, ["a cat"], [0], steps=1))
-    assert getattr(pipeline, "_progress_bar_config", None) == before
-    with pytest.raises(ValueError, match="divisible by 8"):
-        next(generate_batches(pipeline, ["a cat"], [0], steps=1, height=7, width=7))
-    assert getattr(pipeline, "_progress_bar_config", None) == before
-
-
-def test_arguments_go_to_the_pipeline(pipeline):
-    latents = torch.zeros(2, 4, 16, 16)
-    same = generate(pipeline, ["a cat"] * 2, [0, 1], steps=1, latents=latents)
-    assert torch.allclose(same[0], same[1], atol=1e-4)
-
-
-def test_seeds_must_match(pipeline):
-    with pytest.raises(ValueError, match="got 2, 1 and 8"):
-        next(generate_batches(pipeline, ["a cat", "a car"], [0]))
+    def decode(self, z, return_dict=True):
+        assert not return_dict
+        return ((1 - self.loss) * z,)
 
 
 # Measures
 
 
-def test_spreads():
-    assert fraction([True] * 10).value == 1
-    assert fraction([True, False] * 50).low == pytest.approx(0.398, abs=1e-3)
-    measured = mean([1.0, 2.0, 3.0])
-    assert (measured.value, measured.n) == (2, 3)
-    assert measured.high - 2 == pytest.approx(1.96 / 3**0.5)
-    assert math.isnan(mean([1.0]).low)
-    with pytest.raises(ValueError, match="expected at least one value, got none"):
-        mean([])
-
-
 def test_a_perfect_autoencoder_keeps_everything(photos):
-    assert autoencoder.texture_gain(Plain(), 3, 0, 64).value == pytest.approx(1, abs=1e-4)
-    assert autoencoder.texture_gain(Plain(0.25), 3, 0, 64).value == pytest.approx(0.75, abs=1e-4)
-    assert autoencoder.psnr_of_scenes(Plain(), 3, 0, 32).value > 100
+    assert autoencoder.texture_gain(Fading(), 3, 0, 64).value == pytest.approx(1, abs=1e-4)
+    assert autoencoder.texture_gain(Fading(0.25), 3, 0, 64).value == pytest.approx(0.75, abs=1e-4)
+    assert autoencoder.psnr_of_scenes(Fading(), 3, 0, 32).value > 100
     crops, whole = (
-        autoencoder.psnr_of_crops(Plain(0.1), 0, 32, photos),
-        autoencoder.psnr_of_whole_photos(Plain(0.1), 32, photos),
+        autoencoder.psnr_of_crops(Fading(0.1), 0, 32, photos),
+        autoencoder.psnr_of_whole_photos(Fading(0.1), 32, photos),
     )
     assert (crops.n, whole.n) == (2, 2)
     assert 20 < whole.value < 50
-    assert crops == autoencoder.psnr_of_crops(Plain(0.1), 0, 32, photos)
-    assert crops != autoencoder.psnr_of_crops(Plain(0.1), 1, 32, photos)
+    assert crops == autoencoder.psnr_of_crops(Fading(0.1), 0, 32, photos)
+    assert crops != autoencoder.psnr_of_crops(Fading(0.1), 1, 32, photos)
 
 
 def test_packaged_photographs():
@@ -156,15 +102,15 @@ def test_texture_response(generator):
     other = 0.01 * torch.from_numpy(texture("cork", 64))
     response = texture_response(plain + amounts * TEXTURE_RMS * fields + other, plain, words)
     assert response.contrast.tolist() == pytest.approx([1, 0.5, 0], abs=1e-3)
-    share = TEXTURE_RMS**2 / (TEXTURE_RMS**2 + 0.01**2)
-    assert response.energy[0].item() == pytest.approx(share, rel=0.01)
+    fraction = TEXTURE_RMS**2 / (TEXTURE_RMS**2 + 0.01**2)
+    assert response.energy[0].item() == pytest.approx(fraction, rel=0.01)
     assert response.first.tolist() == [True, False, False]
     assert texture_response(plain, plain, words).contrast.tolist() == pytest.approx([0, 0, 0])
 
 
 @pytest.mark.parametrize("shapes", [((2, 3, 8, 8), (1, 3, 8, 8)), ((2, 3, 8, 8), (2, 3, 8, 8)), ((1, 3, 8, 9),) * 2])
 def test_texture_response_needs_pairs(shapes):
-    with pytest.raises(ValueError, match="expected two equal batches of square pictures"):
+    with pytest.raises(ValueError, match="expected two equal batches of square images"):
         texture_response(torch.zeros(shapes[0]), torch.zeros(shapes[1]), [TEXTURES[0]])
 
 
@@ -179,7 +125,8 @@ def classifier():
 @pytest.fixture(scope="module")
 def evaluate(pipeline, classifier):
     def run(photos, **options):
-        return evaluate_model(pipeline, classifier, name="tiny", n=6, batch_size=4, steps=2, photos=photos, **options)
+        sampling = Sampling(2, batch_size=4)
+        return evaluate_model(pipeline, classifier, name="tiny", n=6, sampling=sampling, photos=photos, **options)
 
     return run
 
@@ -192,6 +139,7 @@ def test_an_evaluation(evaluate, photos, tmp_path):
         assert interval["low"] <= record[name] <= interval["high"]
     assert record["ci95"]["one_object_accuracy"]["n"] == 3
     assert record["ci95"]["classifier_accuracy"]["n"] == 30
+    assert (record["steps"], record["guidance_scale"]) == (2, 3)
     assert record["environment"]["packages"]["torch"]
     assert record["seconds_per_image"] > 0
 

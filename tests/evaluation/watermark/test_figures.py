@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from privgen.evaluation.intervals import median
+from privgen.evaluation.watermark.calibration import calibrate, tails
 from privgen.evaluation.watermark.marking import Example, MarkedImages
 from privgen.evaluation.watermark.pictures import draw_negatives, marks_sheet
 from privgen.evaluation.watermark.readings import CLEAN
-from privgen.evaluation.watermark.report import calibrate, marked_scores
+from privgen.evaluation.watermark.report import marked_scores
 from privgen.watermark.read.bits import weigh_bits
 
 
@@ -55,14 +55,13 @@ def test_scores_of_marked_images():
     assert marked_scores(unchanged)["time_ratio"].value == 2
 
 
-def test_median():
-    measured = median([5, 1, 4, 2, 3, 6])
-    assert (measured.value, measured.n, measured.low, measured.high) == (3.5, 6, 1, 6)
-    assert math.isnan(median([1.0, 2.0]).low)
-    covered = sum(
-        found.low <= 0 <= found.high for found in map(median, np.random.default_rng(0).normal(size=(1000, 25)))
-    )
-    assert 0.94 < covered / 1000 < 0.99
+def test_tails():
+    measured, theory = tails(np.random.default_rng(0).binomial(48, 0.5, (500, 20)), 48)
+    assert measured.shape == theory.shape == (49,)
+    assert measured[0] == theory[0] == 1
+    assert np.abs(measured - theory).max() < 0.02
+    # Of the matches 0, 2, 2 and 3 of 3 bits, so many are at least 0, 1, 2 and 3.
+    assert tails([[0, 2], [2, 3]], 3)[0].tolist() == [1, 0.75, 0.75, 0.25]
 
 
 # Pictures

@@ -8,7 +8,7 @@ from privgen.attacks import Rinsing
 from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.sampling import Sampling
 from privgen.errors import UsageError
-from privgen.evaluation.watermark.readings import Generation
+from privgen.evaluation.watermark.generation import Generation
 from privgen.hub import load_extra, load_pipeline
 from privgen.io.images import load_image
 from privgen.pipelines.generation import generate_files
@@ -17,6 +17,7 @@ from privgen.watermark.key import Key, Secret
 from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.logits import read_logits
+from privgen.watermark.watermark import Watermark
 from privgen.watermark.write.callbacks import LatentMarkCallback
 from privgen.watermark.write.mark_spec import KeyMark, MarkSpec
 from privgen.watermark.write.marker import Marker
@@ -118,10 +119,11 @@ def test_more_bits_are_left_by_rinsing(mini):
     target = key_bits(keys, mini.extractor) > 0.5
     right, psnr = {}, {}
     for rounds in (0, 5):
-        mark = {"carrier": "latent", "robust_steps": rounds}
-        marked = torch.cat(
-            [generation.images(numbers[i : i + 8], keys=keys[i : i + 8], **mark) for i in range(0, 16, 8)]
-        )
+        parts = []
+        for i in (0, 8):
+            with Watermark(Networks("mini")).on(mini, keys[i : i + 8], carrier="latent", robust_steps=rounds):
+                parts.append(generation.images(numbers[i : i + 8]))
+        marked = torch.cat(parts)
         psnr[rounds] = float((-20 * torch.log10(rms(marked - plain))).mean())
         generators = [torch.Generator().manual_seed(i) for i in numbers]
         rinsed = Rinsing(model=mini, strength=2)(marked, generator=generators)
