@@ -10,9 +10,7 @@ from privgen.cli.groups import Group
 from privgen.cli.output import echo
 
 
-@click.group(
-    cls=Group, epilog=options.examples("privgen key new alice", "privgen key list", "privgen key show alice")
-)
+@click.group(cls=Group, epilog=options.examples("privgen key new alice", "privgen key list", "privgen key show alice"))
 def key() -> None:
     """Make and show keys.
 
