@@ -102,8 +102,8 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             token_mapper: instead of the attribute.
             latent_mapper: instead of the attribute.
             extractor: instead of the attribute.
-            robust_steps: rounds in which the residual of the carrier latent is fitted to its image, so that it survives
-                regeneration; see `privgen.watermark.write.robust_mark`.
+            robust_steps: rounds in which the residual of the carrier latent is fitted to its image, so that it
+                survives regeneration; see `privgen.watermark.write.robust_mark`.
             **kwargs: what `StableDiffusionPipeline` takes by name.
 
         Returns:

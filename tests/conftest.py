@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 
 # Before torch and huggingface_hub are imported: one thread, so that sums round alike on every machine and two workers
-# do not get into each other's way; no network; and an empty cache, so that what a developer has downloaded changes no test.
+# do not get into each other's way; no network; and an empty cache, so that what a developer has downloaded changes no
+# test.
 _cache = TemporaryDirectory(prefix="privgen-tests-")
 os.environ |= {
     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

@@ -56,7 +56,7 @@ def test_attention_layers_are_those_that_see_the_text(tiny):
     seen = []
     for name, layer in attention_layers(pipe).items():
         layer.register_forward_pre_hook(
-            lambda module, args, kwargs, name=name: seen.append((name, kwargs["encoder_hidden_states"].shape[1])),
+            lambda _, args, kwargs, name=name: seen.append((name, kwargs["encoder_hidden_states"].shape[1])),
             with_kwargs=True,
         )
     pipe("a cat", num_inference_steps=1, output_type="latent")

@@ -1,8 +1,8 @@
 """Marks that an earlier version made are made and read in the same way: `tests/fixtures/marks` holds its files.
 
 photo.png is a photograph of 200 x 134 pixels; photo_latent.png, photo_token.png and photo_robust.png are marked with
-carol.key (robust: three steps); generated_*.png show "a rocket on a blue background", seed 5; turned.png and cropped.png
-come from photo_latent.png. detected.json is what that version read from them, with the search.
+carol.key (robust: three steps); generated_*.png show "a rocket on a blue background", seed 5; turned.png and
+cropped.png come from photo_latent.png. detected.json is what that version read from them, with the search.
 """
 
 import json

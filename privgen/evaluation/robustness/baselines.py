@@ -1,8 +1,8 @@
 """Other packages' watermarks, in the interface of ours: invisible-watermark (MIT) and blind-watermark (MIT).
 
-Both come with the extra `baselines`. Their inner classes are used, because invisible-watermark's outer ones refuse images
-below 256 x 256 pixels, and blind-watermark's prints to standard output. Marks and decisions on bits are the packages'
-own, defects and defaults included; their images are 8-bit BGR, as they expect.
+Both come with the extra `baselines`. Their inner classes are used, because invisible-watermark's outer ones refuse
+images below 256 x 256 pixels, and blind-watermark's prints to standard output. Marks and decisions on bits are the
+packages' own, defects and defaults included; their images are 8-bit BGR, as they expect.
 
 Each takes one bit a block of 8 x 8 pixels, again and again over the image: a 128 px image has 256 blocks, so that a
 message of 48 bits is there five times in a channel, which dwtDct and dwtDctSvd write into one channel and

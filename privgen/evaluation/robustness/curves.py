@@ -24,8 +24,8 @@ LEVELS = {"0_95": 0.95, "0_70": 0.70}
 """True-positive rates for which results say at what loss of quality an attack reaches them."""
 
 MOST_DB = 60.0
-"""Higher PSNRs, such as that of an unchanged image, count as 60 dB when quality is scaled. Rounding to 8 bits alone gives
-58.9 dB."""
+"""Higher PSNRs, such as that of an unchanged image, count as 60 dB when quality is scaled. Rounding to 8 bits alone
+gives 58.9 dB."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ class DiffusionRecipe:
         learn_variance: learn the variance of the reverse steps too (arXiv 2102.09672). The saved pipeline samples
             with Diffusers' DDPMScheduler, the only one that uses it.
         vlb_weight: of the variational bound that it is learnt by.
-        precision_weight: of a penalty on small variances, see `privgen.hallucination.learned_variance.precision_penalty`.
+        precision_weight: of a penalty on small variances, see
+            `privgen.hallucination.learned_variance.precision_penalty`.
     """
 
     vae: Path = Path("runs/vae/model/vae")
