@@ -12,6 +12,7 @@ from torch import Tensor
 
 from privgen.data.photos import load_photos, random_crop
 from privgen.data.scenes import PREVIEW_SEED, draw_scene
+from privgen.models.initialise import seeded_weights
 from privgen.training.loop import Batch, Task, sample_generator
 
 
@@ -62,8 +63,7 @@ class VaeTask(Task):
         super().__init__()
         self.recipe, self.seed = recipe, seed
         if vae is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+            with seeded_weights(seed):
                 vae = build_vae(recipe)
         self.vae = vae.to(memory_format=torch.channels_last)
         if recipe.decoder_only:

@@ -16,6 +16,7 @@ from privgen.data.scenes import COLOURS, NOUNS, PREVIEW_SEED, SceneSpec, draw, d
 from privgen.data.sheets import contact_sheet, picture
 from privgen.metrics.scenes import judge
 from privgen.models.classifier import SceneClassifier
+from privgen.models.initialise import seeded_weights
 from privgen.training.loop import Batch, Task
 
 
@@ -56,9 +57,7 @@ class ClassifierTask(Task):
     def __init__(self, recipe: ClassifierRecipe, seed: int) -> None:
         super().__init__()
         self.recipe, self.seed = recipe, seed
-        with torch.random.fork_rng(devices=[]):
-            # Diffusers' models draw their first weights from the global generator.
-            torch.manual_seed(seed)  # noqa: TID251
+        with seeded_weights(seed):
             classifier = SceneClassifier(channels=recipe.channels)
         self.classifier = classifier.to(memory_format=torch.channels_last)
         self.vae = _frozen_vae(recipe)

@@ -20,6 +20,7 @@ from torch import Tensor
 from privgen.data.photos import load_photos, random_crop
 from privgen.data.scenes import PREVIEW_SEED, draw_scene
 from privgen.data.sheets import picture
+from privgen.models.initialise import seeded_weights
 from privgen.training.loop import Batch, Task, sample_generator
 
 
@@ -75,8 +76,7 @@ class DenoiserTask(Task):
         super().__init__()
         self.recipe, self.seed = recipe, seed
         self.scheduler = build_scheduler()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+        with seeded_weights(seed):
             unet = build_denoiser(recipe)
         self.unet = unet.to(memory_format=torch.channels_last)
         self.photos = load_photos(recipe.photos) if recipe.photo_fraction > 0 else ()

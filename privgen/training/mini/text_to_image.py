@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from privgen.hallucination.learned_variance import HybridLoss, hybrid_loss
+from privgen.models.initialise import seeded_weights
 from privgen.models.tokenizer import build_tokenizer, scene_words
 from privgen.noise_assignment.assign import assign_noise
 from privgen.training.loop import Batch, Task, sample_generator
@@ -146,8 +147,7 @@ class DiffusionTask(Task):
         self.vae.to(memory_format=torch.channels_last)
         self.tokenizer = build_tokenizer(scene_words(), recipe.max_length)
         self.scheduler = build_variance_scheduler() if recipe.learn_variance else build_scheduler()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+        with seeded_weights(seed):
             unet = build_unet(recipe, self.vae.config.latent_channels)
             self.text_encoder = build_text_encoder(recipe, self.tokenizer)
         self.unet = unet.to(memory_format=torch.channels_last)

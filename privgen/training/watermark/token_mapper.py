@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from privgen.data.scenes import SceneSpec, sample_spec
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images
 from privgen.models.extractor import Extractor
+from privgen.models.initialise import seeded_weights
 from privgen.models.latent_encoder import encoder_config
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import Batch, Task, sample_generator
@@ -115,8 +116,7 @@ class MapperTask(Task):
         if (recipe.networks / "token_mapper").is_dir():
             return TokenMapper.from_pretrained(recipe.networks / "token_mapper")
         table = self.text_encoder.get_input_embeddings().weight
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # noqa: TID251 - layers are initialised from the global generator only
+        with seeded_weights(self.seed):
             return TokenMapper(
                 self.extractor.config.n_bits,
                 recipe.vectors,
@@ -248,6 +248,5 @@ def _pretrained(folder: Path, vae: AutoencoderKL, seed: int) -> tuple[Extractor,
     """The extractor to go on with, and the residual encoder that belongs to it."""
     if (folder / "extractor").is_dir():
         return Extractor.from_pretrained(folder / "extractor"), LatentMapper.from_pretrained(folder / "latent_mapper")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
+    with seeded_weights(seed):
         return Extractor(n_bits=N_BITS, pilots=_PILOTS, **encoder_config(vae)), None

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from privgen.metrics.scenes import load_classifier
 from privgen.models.extractor import Extractor
+from privgen.models.initialise import seeded_weights
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import LoopOptions
 from privgen.training.mini.classifier import ClassifierRecipe
@@ -31,8 +32,7 @@ def script(root):
 @pytest.fixture(scope="module")
 def networks():
     """Untrained ones, by the name of their folder."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded_weights(0):
         mappers = {
             "latent_mapper": LatentMapper(48, channels=4, size=16, strength=0.1),
             "token_mapper": TokenMapper(48, vectors=2, width=32, hidden=8),

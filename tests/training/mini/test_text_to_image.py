@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from privgen.errors import PrivgenError
+from privgen.models.initialise import seeded_weights
 from privgen.training.loop import LoopOptions, fit, sample_generator
 from privgen.training.mini.autoencoder import VaeRecipe, build_vae
 from privgen.training.mini.text_to_image import DiffusionRecipe, DiffusionTask
@@ -37,8 +38,7 @@ def fresh_accelerate():
 def recipe(tmp_path_factory):
     """A small model in the latents of a small autoencoder."""
     folder = tmp_path_factory.mktemp("inputs")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded_weights(0):
         build_vae(VaeRecipe(channels=(8, 8, 8, 8), latent_channels=2)).save_pretrained(folder / "vae")
     return DiffusionRecipe(
         vae=folder / "vae",

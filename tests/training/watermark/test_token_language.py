@@ -11,6 +11,7 @@ from PIL import Image
 
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
 from privgen.hub import load_extra, load_pipeline
+from privgen.models.initialise import seeded_weights
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import LoopOptions, fit
 from privgen.training.mini.autoencoder import VaeRecipe, build_vae
@@ -41,8 +42,7 @@ def fresh_accelerate():
 def recipe(tmp_path_factory):
     """A small model, as `privgen train diffusion` makes it, and patterns to write in two by two cells."""
     folder = tmp_path_factory.mktemp("inputs")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded_weights(0):
         build_vae(VaeRecipe(channels=(8, 8, 8, 8), latent_channels=2)).save_pretrained(folder / "vae")
         LatentMapper(N_BITS, channels=2, size=16, strength=0.3).save_pretrained(folder / "latent_mapper")
     latents = folder / "latents.safetensors"

@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from privgen.data.scenes import sample_spec
 from privgen.models.extractor import Extractor
+from privgen.models.initialise import seeded_weights
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.scene_latents import scene_seed
 from privgen.training.watermark.token_mapper import MapperRecipe, MapperTask
@@ -25,8 +26,7 @@ def recipe(tiny, tmp_path):
     """A tiny pipeline, whose tokenizer spells captions by letters and so has room for short ones and few vectors."""
     pipe = tiny.tiny_pipeline("sd21")
     pipe.save_pretrained(tmp_path / "model")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded_weights(0):
         Extractor.from_vae(pipe.vae, N_BITS, 4).save_pretrained(tmp_path / "networks" / "extractor")
         LatentMapper(N_BITS, channels=4, size=16, strength=0.1).save_pretrained(
             tmp_path / "networks" / "latent_mapper"
