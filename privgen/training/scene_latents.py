@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from privgen.data.scenes import draw, sample_spec
+from privgen.diffusion.latents import encode
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
 from privgen.io.tensor_cache import load_or_make, load_tensors
@@ -92,7 +93,7 @@ def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int,
     latents, ids = [], []
     for first in tqdm(range(0, count, batch_size), desc="encoding scenes", unit="batch"):
         specs = [sample_spec(scene_seed(seed, i)) for i in range(first, min(first + batch_size, count))]
-        pixels = torch.from_numpy(np.stack([draw(spec).pixels for spec in specs])).to(vae.device)
-        latents.append((vae.encode(2 * pixels - 1).latent_dist.mean * vae.config.scaling_factor).half().cpu())
+        pixels = torch.from_numpy(np.stack([draw(spec).pixels for spec in specs]))
+        latents.append(encode(vae, pixels).half().cpu())
         ids.append(tokenize(tokenizer, [spec.caption for spec in specs]).short())
     return {"latents": torch.cat(latents).contiguous(), "ids": torch.cat(ids)}

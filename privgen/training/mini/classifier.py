@@ -14,6 +14,7 @@ from privgen.data.flaws import blur, spoil, warp
 from privgen.data.patterns import PATTERNS
 from privgen.data.scenes import COLOURS, NOUNS, PREVIEW_SEED, SceneSpec, draw, draw_scene
 from privgen.data.sheets import contact_sheet, picture
+from privgen.diffusion.latents import decode, encode
 from privgen.metrics.scenes import judge
 from privgen.models.classifier import SceneClassifier
 from privgen.models.initialise import seeded_weights
@@ -110,9 +111,8 @@ class ClassifierTask(Task):
     def _decoded(self, pixels: Tensor, chosen: Tensor) -> Tensor:
         if self.vae is None or not bool(chosen.any()):
             return pixels
-        latents = self.vae.encode(2 * pixels[chosen] - 1).latent_dist.mean
         decoded = pixels.clone()
-        decoded[chosen] = (self.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+        decoded[chosen] = decode(self.vae, encode(self.vae, pixels[chosen])).clamp(0, 1)
         return decoded
 
     @torch.no_grad()
