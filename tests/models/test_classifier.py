@@ -21,7 +21,7 @@ def classifier():
 class Oracle:
     """Says what it was made to say, whatever it sees."""
 
-    config = SceneClassifier(channels=(8,)).config
+    config = SceneClassifier((8,), 128).config
     device = "cpu"
 
     def __init__(self, *answers):
