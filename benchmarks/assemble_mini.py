@@ -257,7 +257,7 @@ def run_option(kind: str, note: str = "") -> Callable[[Command], Command]:
     help="Take the last checkpoint of this run, although it has exported a model. Repeatable.",
 )
 @click.option(
-    "--carrier", type=click.Choice(CARRIERS), help="Carrier that the model recommends; by default as before."
+    "--carrier", type=click.Choice(CARRIERS), help="Carrier that the model recommends; by default the old one."
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=MINI, help="Folder of the model.")
 @click.option("--overwrite", is_flag=True, help="Replace parts of a folder that exists.")

@@ -8,7 +8,7 @@ from privgen.metrics.scenes import load_classifier
 from privgen.models.extractor import Extractor
 from privgen.models.mappers import TokenMapper
 from privgen.training.loop import _Run
-from privgen.training.watermark.token_language import TokenRecipe
+from privgen.training.watermark.token_language import TokenLanguageRecipe
 
 
 SMALL = ("--set", "classifier.channels=[8]", "--set", "loop.batch_size=2", "--set", "loop.log_every=1")
@@ -117,7 +117,7 @@ def test_one_after_the_other(chain):
     assert extractor.config.n_bits == tokens.config.n_bits
     assert tokens.config.width == 16
     words = TokenMapper.from_pretrained(folder / "token" / "model" / "privgen" / "token_mapper")
-    assert (words.config.vectors, words.config.width) == (TokenRecipe().cells ** 2, 16)
+    assert (words.config.vectors, words.config.width) == (TokenLanguageRecipe().cells ** 2, 16)
     assert (folder / "token" / "model" / "model_index.json").is_file()
     pipe = StableDiffusionPipeline.from_pretrained(folder / "diffusion" / "model", safety_checker=None)
     assert pipe.unet.config.cross_attention_dim == 16

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from privgen.errors import PrivgenError
 from privgen.models.initialise import seeded_weights
 from privgen.models.tokenizer import build_tokenizer, scene_words
-from privgen.training.mini.autoencoder import VaeRecipe, build_vae
+from privgen.training.mini.autoencoder import AutoencoderRecipe, build_autoencoder
 from privgen.training.scene_latents import load_or_encode_scenes, load_scenes, scenes_fingerprint, tokenize
 
 
@@ -24,7 +24,7 @@ def tokenizer():
 @pytest.fixture
 def vae():
     with seeded_weights(0):
-        return build_vae(VaeRecipe(channels=(8, 8, 8, 8), latent_channels=2)).eval()
+        return build_autoencoder(AutoencoderRecipe(channels=(8, 8, 8, 8), latent_channels=2)).eval()
 
 
 @pytest.fixture

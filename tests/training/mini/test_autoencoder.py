@@ -4,13 +4,13 @@ import torch
 from diffusers import AutoencoderKL
 
 from privgen.data.scenes import PREVIEW_SEED, draw_scene
-from privgen.training.mini.autoencoder import VaeRecipe, VaeTask
+from privgen.training.mini.autoencoder import AutoencoderRecipe, AutoencoderTask
 
 
 @pytest.mark.parametrize("levels", [1, 3])
 def test_any_number_of_levels(levels, tmp_path):
-    recipe = VaeRecipe(channels=(8,) * levels, latent_channels=2, crop=32, photo_fraction=0.0)
-    task = VaeTask(recipe, 0)
+    recipe = AutoencoderRecipe(channels=(8,) * levels, latent_channels=2, crop=32, photo_fraction=0.0)
+    task = AutoencoderTask(recipe, 0)
     scalars = task(task.batch([0, 1]))
     scalars["loss"].backward()
     assert all(value.isfinite() for value in scalars.values())

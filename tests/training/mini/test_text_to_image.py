@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from privgen.errors import PrivgenError
 from privgen.models.initialise import seeded_weights
 from privgen.training.loop import LoopOptions, fit, sample_generator
-from privgen.training.mini.autoencoder import VaeRecipe, build_vae
-from privgen.training.mini.text_to_image import DiffusionRecipe, DiffusionTask
+from privgen.training.mini.autoencoder import AutoencoderRecipe, build_autoencoder
+from privgen.training.mini.text_to_image import TextToImageRecipe, TextToImageTask
 from privgen.training.recipes import Recipe
 from privgen.training.run import export_average
 
@@ -21,7 +21,7 @@ LOOP = LoopOptions(steps=4, batch_size=12, learning_rate=1e-3, warmup=1, seed=3,
 INDICES = list(range(24, 36))
 
 
-class Quiet(DiffusionTask):
+class Quiet(TextToImageTask):
     """Without pictures, which take long."""
 
     def preview(self):
@@ -39,8 +39,8 @@ def recipe(tmp_path_factory):
     """A small model in the latents of a small autoencoder."""
     folder = tmp_path_factory.mktemp("inputs")
     with seeded_weights(0):
-        build_vae(VaeRecipe(channels=(8, 8, 8, 8), latent_channels=2)).save_pretrained(folder / "vae")
-    return DiffusionRecipe(
+        build_autoencoder(AutoencoderRecipe(channels=(8, 8, 8, 8), latent_channels=2)).save_pretrained(folder / "vae")
+    return TextToImageRecipe(
         vae=folder / "vae",
         latents=folder / "latents.safetensors",
         scenes=20,

@@ -14,10 +14,10 @@ from privgen.hub import load_extra, load_pipeline
 from privgen.models.initialise import seeded_weights
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import LoopOptions, fit
-from privgen.training.mini.autoencoder import VaeRecipe, build_vae
-from privgen.training.mini.text_to_image import DiffusionRecipe, DiffusionTask
-from privgen.training.watermark.attention_loss import AddressLoss
-from privgen.training.watermark.token_language import TokenRecipe, TokenTask
+from privgen.training.mini.autoencoder import AutoencoderRecipe, build_autoencoder
+from privgen.training.mini.text_to_image import TextToImageRecipe, TextToImageTask
+from privgen.training.watermark.attention_loss import AttentionLoss
+from privgen.training.watermark.token_language import TokenLanguageRecipe, TokenLanguageTask
 from privgen.watermark.token import encode_with_token, token_embeddings
 
 
@@ -25,7 +25,7 @@ N_BITS, WORDS = 4, 4
 LOOP = LoopOptions(steps=40, batch_size=16, learning_rate=1e-2, warmup=1, ema_decay=0.5, preview_every=1000)
 
 
-class Quiet(TokenTask):
+class Quiet(TokenLanguageTask):
     """Without pictures, which take long."""
 
     def preview(self):
@@ -43,12 +43,12 @@ def recipe(tmp_path_factory):
     """A small model, as `privgen train diffusion` makes it, and patterns to write in two by two cells."""
     folder = tmp_path_factory.mktemp("inputs")
     with seeded_weights(0):
-        build_vae(VaeRecipe(channels=(8, 8, 8, 8), latent_channels=2)).save_pretrained(folder / "vae")
+        build_autoencoder(AutoencoderRecipe(channels=(8, 8, 8, 8), latent_channels=2)).save_pretrained(folder / "vae")
         LatentMapper(N_BITS, channels=2, size=16, strength=0.3).save_pretrained(folder / "latent_mapper")
     latents = folder / "latents.safetensors"
     shape = {"channels": (16, 16), "heads": (2, 2), "text_width": 16, "text_layers": 1, "max_length": 24}
-    DiffusionTask(DiffusionRecipe(vae=folder / "vae", latents=latents, scenes=20, **shape), 0).export(folder / "model")
-    return TokenRecipe(
+    TextToImageTask(TextToImageRecipe(vae=folder / "vae", latents=latents, scenes=20, **shape), 0).export(folder / "model")
+    return TokenLanguageRecipe(
         model=folder / "model",
         networks=folder,
         latents=latents,
@@ -162,7 +162,7 @@ def test_photographs_are_said_nothing_of(recipe, root):
 def test_the_loss_of_addresses_is_zero_where_every_position_finds_its_word(recipe):
     task = Quiet(recipe, 0)
     layer = task.unet.up_blocks[0].attentions[0].transformer_blocks[0].attn2
-    addresses = AddressLoss([layer], 2)
+    addresses = AttentionLoss([layer], 2)
     torch.nn.init.zeros_(layer.to_q.weight)
     torch.nn.init.zeros_(layer.to_k.weight)
     half = layer.to_q.out_features // 2  # of the heads

@@ -9,7 +9,7 @@ from privgen.models.extractor import Extractor
 from privgen.models.initialise import seeded_weights
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.scene_latents import scene_seed
-from privgen.training.watermark.token_mapper import MapperRecipe, MapperTask
+from privgen.training.watermark.token_mapper import TokenMapperRecipe, TokenMapperTask
 from privgen.watermark.token import token_embeddings
 
 
@@ -33,7 +33,7 @@ def recipe(tiny, tmp_path):
         )
     latents = {"latents": torch.randn(SCENES, 4, 16, 16).half(), "ids": torch.zeros(SCENES, 77, dtype=torch.int16)}
     save_file(latents, tmp_path / "latents.safetensors")
-    return MapperRecipe(
+    return TokenMapperRecipe(
         model=tmp_path / "model",
         networks=tmp_path / "networks",
         latents=tmp_path / "latents.safetensors",
@@ -46,7 +46,7 @@ def recipe(tiny, tmp_path):
 
 
 def test_only_the_mapper_learns(recipe):
-    task = MapperTask(recipe, 0)
+    task = TokenMapperTask(recipe, 0)
     short = [i for i in range(SCENES) if len(sample_spec(scene_seed(0, i)).caption) < 60]
     batch = task.batch([0, 1])
     batch["scene"] = torch.tensor((short * 2)[:2])
@@ -61,7 +61,7 @@ def test_only_the_mapper_learns(recipe):
 def test_training_goes_on_from_a_mapper_that_is_there(recipe):
     kept = TokenMapper(N_BITS, 3, DIM, tau=120, complement=True)
     kept.save_pretrained(recipe.networks / "token_mapper")
-    task = MapperTask(recipe, 0)
+    task = TokenMapperTask(recipe, 0)
     assert (task.token_mapper.config.vectors, task.tau) == (3, 120)
     assert torch.equal(task.token_mapper.direct.weight, kept.direct.weight)
 
