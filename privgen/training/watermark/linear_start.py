@@ -78,21 +78,20 @@ def load_or_solve_code(
     Raises:
         PrivgenError: the file cannot be read or written, or was made for another autoencoder or with other settings.
     """
-    n_bits, pilots, images, cycles, ridge = astuple(settings)
-    fingerprint = weights_fingerprint(
-        vae, [_VERSION, n_bits, pilots, images, cycles, ridge, len(photos), repr(attack)]
-    )
+    made_of = [_VERSION, Canvas.of_vae(vae).size, *astuple(settings), len(photos), repr(attack)]
+    fingerprint = weights_fingerprint(vae, made_of)
+    return load_or_make(path, fingerprint, lambda: _solve(vae, photos, settings, attack), "a linear code")
 
-    def solve() -> dict[str, Tensor]:
-        content = _content(vae, photos, images, attack)
-        response = measure_response(vae, content.examples)
-        channels, height, width = content.shape
-        smooth = low_frequencies(channels, height, width, cycles)
-        code = solve_code(content.covariance, response, n_bits + pilots, span=smooth, ridge=ridge)
-        patterns, filters = mixed(code, content.covariance, response, n_bits, ridge)
-        return {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}
 
-    return load_or_make(path, fingerprint, solve, "a linear code")
+def _solve(vae: Any, photos: Photos, settings: CodeSettings, attack: BaseAttack | None) -> dict[str, Tensor]:
+    content = _content(vae, photos, settings.images, attack)
+    response = measure_response(vae, content.examples)
+    channels, height, width = content.shape
+    smooth = low_frequencies(channels, height, width, settings.cycles)
+    n_filters, ridge = settings.n_bits + settings.pilots, settings.ridge
+    code = solve_code(content.covariance, response, n_filters, span=smooth, ridge=ridge)
+    patterns, filters = mixed(code, content.covariance, response, settings.n_bits, ridge)
+    return {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}
 
 
 def mixed(
