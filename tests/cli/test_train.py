@@ -123,12 +123,13 @@ def test_one_after_the_other(chain):
     extractor = Extractor.from_pretrained(folder / "token-mapper" / "model" / "extractor")
     tokens = TokenMapper.from_pretrained(folder / "token-mapper" / "model" / "token_mapper")
     assert extractor.config.n_bits == tokens.config.n_bits
+    assert extractor.config.size == 64
     assert tokens.config.width == 16
     words = TokenMapper.from_pretrained(folder / "token-language" / "model" / "privgen" / "token_mapper")
     assert (words.config.vectors, words.config.width) == (TokenLanguageRecipe().cells ** 2, 16)
     assert (folder / "token-language" / "model" / "model_index.json").is_file()
     pipe = StableDiffusionPipeline.from_pretrained(folder / "text-to-image" / "model", safety_checker=None)
-    assert pipe.unet.config.cross_attention_dim == 16
+    assert (pipe.unet.config.cross_attention_dim, pipe.unet.config.sample_size) == (16, 8)
     other = run("text-to-image")
     assert other.exit_code == 2
     assert "text-to-image.immiscible: True there, False now" in " ".join(other.stderr.split())
