@@ -22,9 +22,13 @@ from tqdm import tqdm
 
 from privgen.errors import PrivgenError
 from privgen.io.files import write_text
+from privgen.io.journal import Journal
 from privgen.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from privgen.training.muon import Muon
 
+
+LOSSES = "loss.jsonl"
+"""Name of the loss curve's file in the folder of a run."""
 
 Batch = dict[str, Tensor]
 """The samples of a step, by name."""
@@ -149,6 +153,7 @@ class _Run:
         self.step = 0
         self.saved_at = time.monotonic()
         self.sums: dict[str, float] = {}
+        self.curve = Journal(folder / LOSSES)
 
     def progress(self, last: int) -> Iterator[int]:
         quiet = not self.accelerator.is_main_process
@@ -189,8 +194,7 @@ class _Run:
         self.sums = {}
         if self.accelerator.is_main_process:
             self.bar.set_postfix(loss=f"{row['loss']:.4f}")
-            with self._path("loss.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, **row}) + "\n")
+            self.curve.append([{"step": self.step, **row}])
 
     def _path(self, name: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -222,11 +226,10 @@ class _Run:
 
     def _forget_after(self, step: int) -> None:
         """Drop the lines of the loss curve that will be written again."""
-        curve = self.folder / "loss.jsonl"
-        if self.accelerator.is_main_process and curve.exists():
-            # What follows the last line break was being written when the run was killed.
-            rows = [line for line in curve.read_text().split("\n")[:-1] if json.loads(line)["step"] <= step]
-            write_text(curve, "".join(f"{row}\n" for row in rows), overwrite=True)
+        if self.accelerator.is_main_process and (self.folder / LOSSES).exists():
+            kept = [row for row in self.curve.read(dict) if row["step"] <= step]
+            text = "".join(f"{json.dumps(row)}\n" for row in kept)
+            write_text(self.folder / LOSSES, text, overwrite=True)
 
     def show(self, step: int) -> None:
         if not self.accelerator.is_main_process:

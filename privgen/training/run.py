@@ -14,7 +14,7 @@ from privgen.errors import PrivgenError, UsageError
 from privgen.hub import resolve_device
 from privgen.io.files import write_text
 from privgen.training.checkpoints import load_average, read_step
-from privgen.training.loop import fit
+from privgen.training.loop import LOSSES, fit
 from privgen.training.loss_curve import draw_loss_curve, read_curve
 from privgen.training.recipes import Recipe, differences, dump_recipe, load_recipe
 
@@ -92,7 +92,7 @@ def train(
     with accelerator.main_process_first():
         task = recipe.task()
     fit(task, recipe.loop, target, accelerator=accelerator, stop_at=stop_at, on_save=lambda: _draw_curve(target))
-    curve = target / "loss.jsonl"
+    curve = target / LOSSES
     losses = read_curve(curve).get("loss", []) if curve.exists() else []
     loss = losses[-1][1] if losses else None
     return Training(recipe.kind, target / "model", read_step(target), recipe.loop.steps, loss)
@@ -139,7 +139,7 @@ def _check_inputs(recipe: Recipe) -> None:
 
 def _draw_curve(folder: Path) -> None:
     """Draw the loss curve of a run, if it has a line already."""
-    curve = folder / "loss.jsonl"
+    curve = folder / LOSSES
     if curve.exists() and read_curve(curve):
         draw_loss_curve(curve, folder / "loss.png")
 
