@@ -1,20 +1,21 @@
-"""Puts the models of training runs together into one folder such as privgen/models/mini.
+"""Put the models of training runs together into one folder such as privgen/models/mini.
 
-    python benchmarks/assemble_mini.py --diffusion runs/diffusion --vae runs/vae --extractor runs/extractor \
-        --token runs/token --classifier runs/classifier --overwrite
+    python benchmarks/assemble_mini.py --text-to-image runs/text-to-image --autoencoder runs/autoencoder \
+        --extractor runs/extractor --token-language runs/token-language --classifier runs/classifier --overwrite
 
-The result is an ordinary Diffusers folder with this package's networks in privgen/. Weights are stored in half
+The result is an ordinary Diffusers folder with the networks of this package in privgen/. Weights are stored in half
 precision and load in single precision. A run that has not ended gives the averaged weights of its last checkpoint.
-With --overwrite, whatever no run is named for stays as it is, the README too.
+With --overwrite, only the parts whose runs you name are replaced; all else stays as it is, the README too.
 """
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -23,7 +24,6 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from privgen.attacks.training_distortion import training_distortion
 from privgen.data.scenes import PREVIEW_SEED, draw_scene
 from privgen.errors import PrivgenError
 from privgen.models.aligner import Aligner
@@ -38,43 +38,46 @@ from privgen.watermark.write.mark_spec import CARRIERS
 MINI = Path(__file__).parents[1] / "privgen" / "models" / "mini"
 TEXT_TO_IMAGE = {name: name for name in ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")}
 EXTRACTOR, LATENT_MAPPER, TOKEN_MAPPER = "privgen/extractor", "privgen/latent_mapper", "privgen/token_mapper"
-# What a run's model folder holds, and where it goes. A run that trains others' parts further comes after them.
+# For each kind of run, what its model folder holds, and where this goes. A run that trains parts of other runs further
+# comes after these.
 PARTS = {
-    "diffusion": TEXT_TO_IMAGE,
-    "token": {**TEXT_TO_IMAGE, TOKEN_MAPPER: TOKEN_MAPPER},
-    "vae": {"vae": "vae"},
+    "text-to-image": TEXT_TO_IMAGE,
+    "token-language": {**TEXT_TO_IMAGE, TOKEN_MAPPER: TOKEN_MAPPER},
+    "autoencoder": {"vae": "vae"},
     "extractor": {"extractor": EXTRACTOR, "latent_mapper": LATENT_MAPPER},
-    "mapper": {"extractor": EXTRACTOR, "latent_mapper": LATENT_MAPPER, "token_mapper": TOKEN_MAPPER},
+    "token-mapper": {"extractor": EXTRACTOR, "latent_mapper": LATENT_MAPPER, "token_mapper": TOKEN_MAPPER},
     "aligner": {"aligner": "privgen/aligner"},
     "denoiser": {".": "privgen/denoiser"},
     "classifier": {"classifier": "privgen/classifier"},
 }
-# What makes a folder a model of that kind.
+# For each kind of run, what its model folder must hold.
 ESSENTIAL = {
-    "diffusion": "unet",
-    "token": TOKEN_MAPPER,
-    "vae": "vae",
+    "text-to-image": "unet",
+    "token-language": TOKEN_MAPPER,
+    "autoencoder": "vae",
     "extractor": "extractor",
-    "mapper": "token_mapper",
+    "token-mapper": "token_mapper",
     "aligner": "aligner",
     "denoiser": ".",
     "classifier": "classifier",
 }
 JUDGES = {"extractor": Extractor, "aligner": Aligner, "classifier": SceneClassifier}
-# A few numbers that a whole message depends on.
+# Few numbers on which whole messages depend; they are stored in single precision.
 EXACT = ("mean", "whitening")
 SCENES = 64
-# Bits of unmarked scenes lie around zero, so that rounding turns one in a few thousand.
+# Logits of unmarked scenes lie around zero, so rounding turns the sign of one in a few thousand.
 MAY_CHANGE = 2e-3
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def take_run(kind: str, run: Path, staging: Path, *, checkpoint: bool) -> str:
-    """Replace the parts that a run has trained; says what was taken."""
+    """Replace the parts that a run has trained, and say what was taken."""
     with exported(kind, run, checkpoint=checkpoint) as (model, source):
         found = {name: place for name, place in PARTS[kind].items() if (model / name).exists()}
         if ESSENTIAL[kind] not in found:
             raise PrivgenError(f"{model} holds no {kind}; name the folder of a run of `privgen train {kind}`.")
-        if kind == "vae" and (staging / "vae").is_dir():
+        if kind == "autoencoder" and (staging / "vae").is_dir():
             check_same_encoder(model / "vae", staging / "vae")
         for name, place in found.items():
             target = staging / place
@@ -87,7 +90,7 @@ def take_run(kind: str, run: Path, staging: Path, *, checkpoint: bool) -> str:
 
 @contextmanager
 def exported(kind: str, run: Path, *, checkpoint: bool) -> Iterator[tuple[Path, str]]:
-    """A folder with a run's model, and what to call it."""
+    """A folder with the model of a run, and its description."""
     if not run.is_dir():
         raise PrivgenError(f"There is no run in {run}.")
     if (run / "model").is_dir() and not checkpoint:
@@ -95,38 +98,39 @@ def exported(kind: str, run: Path, *, checkpoint: bool) -> Iterator[tuple[Path, 
         return
     with tempfile.TemporaryDirectory() as folder:
         recipe = load_recipe(kind, run / RECIPE if (run / RECIPE).is_file() else None)
-        if kind == "diffusion":  # its scenes are not needed any more
+        if kind == "text-to-image":  # one scene is enough, because nothing is trained any more
             few = replace(recipe.model, scenes=1, latents=Path(folder) / "latents.safetensors")
             recipe = Recipe(kind, few, recipe.loop)
-        step = export_average(recipe, run, Path(folder) / "model", device="cpu", distortion=training_distortion)
+        step = export_average(recipe, run, Path(folder) / "model", device="cpu")
         yield Path(folder) / "model", f"{run}/checkpoint, averaged weights of step {step} of {recipe.loop.steps}"
 
 
 def check_same_encoder(new: Path, old: Path) -> None:
-    """Refuse an autoencoder for whose latents the text-to-image model was not trained."""
+    """Refuse an autoencoder whose encoder is not the one that the text-to-image model was trained with."""
     ours, theirs = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (new, old))
     names = [name for name in ours.keys() | theirs.keys() if name.startswith(("encoder.", "quant_conv."))]
     if not all(
         name in ours and name in theirs and torch.equal(ours[name].half(), theirs[name].half()) for name in names
     ):
         raise PrivgenError(
-            "The autoencoder has another encoder than the one that the text-to-image model was trained in."
+            "The autoencoder has another encoder than the one that the text-to-image model was trained with; name a "
+            "run that has trained its decoder only."
         )
 
 
 def patterns(folder: Path) -> Tensor:
-    """What marks are made of in a model's folder, whatever their strength."""
+    """The patterns of a model's marks, scaled to the same strength for all models."""
     stored = load_file(folder / LATENT_MAPPER / "diffusion_pytorch_model.safetensors")["patterns"].float()
     return stored / stored.square().sum(dim=0).mean().sqrt()
 
 
 def same(some: Tensor, others: Tensor) -> bool:
-    """Whether they are the same up to the rounding to half precision."""
+    """Whether two tensors are equal up to the rounding of half precision."""
     return some.shape == others.shape and torch.allclose(some, others, rtol=0.01, atol=1e-3)
 
 
 def halve(folder: Path) -> str:
-    """Store a network in half precision, unless that changes what it decides; says what it did."""
+    """Store a network in half precision, unless that changes its decisions, and say what was done."""
     (file,) = folder.glob("*.safetensors")
     whole = load_file(file)
     if all(value.dtype != torch.float32 for name, value in whole.items() if name not in EXACT):
@@ -148,7 +152,7 @@ def halve(folder: Path) -> str:
 
 @torch.no_grad()
 def decisions(network: Extractor | Aligner | SceneClassifier) -> Tensor:
-    """What a network says of scenes that no training draws, one row a scene."""
+    """The decisions of a network about scenes that no training run draws, one row for each scene."""
     said = network(torch.from_numpy(np.stack([draw_scene(PREVIEW_SEED + i).pixels for i in range(SCENES)])))
     if isinstance(said, Tensor):
         return said > 0
@@ -156,7 +160,7 @@ def decisions(network: Extractor | Aligner | SceneClassifier) -> Tensor:
 
 
 def set_carrier(staging: Path, carrier: str | None) -> None:
-    """Keep or set the carrier that the model recommends, and see that its mapper is there."""
+    """Set the carrier that the model recommends, or keep it, and check that its mapper is there."""
     file = staging / CONFIG
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if carrier is not None:
@@ -169,7 +173,7 @@ def set_carrier(staging: Path, carrier: str | None) -> None:
 
 
 def tidy(staging: Path) -> None:
-    """Take out where things were trained, and let everybody read the rest."""
+    """Remove the paths of training runs, and let everybody read the files."""
     for config in [*staging.rglob("config.json"), staging / "model_index.json"]:
         entries = json.loads(config.read_text(encoding="utf-8"))
         if entries.pop("_name_or_path", None) is not None:
@@ -181,7 +185,7 @@ def tidy(staging: Path) -> None:
 def assemble(
     runs: Mapping[str, Path], output: Path, *, checkpoint: tuple[str, ...], carrier: str | None, overwrite: bool
 ) -> None:
-    """Make the folder; until it is complete and has been loaded, what was there stays."""
+    """Make the folder. The old one stays until the new one is complete and has been loaded."""
     staging, old = (output.with_name(f".{output.name}.{name}") for name in ("new", "old"))
     shutil.rmtree(staging, ignore_errors=True)
     if old.exists() and not output.exists():  # killed between the two renames below
@@ -202,19 +206,19 @@ def assemble(
 
 
 def fill(staging: Path, runs: Mapping[str, Path], *, checkpoint: tuple[str, ...], carrier: str | None) -> None:
-    """Put the runs' parts over what is there."""
-    renewed = {"token", "mapper"} & set(runs)
+    """Replace the parts of a folder that runs have trained."""
+    renewed = {"token-language", "token-mapper"} & set(runs)
     old_patterns = None if renewed or not (staging / TOKEN_MAPPER).is_dir() else patterns(staging)
     for kind in PARTS:
         if kind in runs:
             click.echo(f"{kind}: {take_run(kind, runs[kind], staging, checkpoint=kind in checkpoint)}")
     if old_patterns is not None and not same(old_patterns, patterns(staging)):
         raise PrivgenError(
-            "The token mapper that is there writes other patterns than this extractor reads; name --token or --mapper "
-            "as well."
+            "The token mapper that is there writes other patterns than this extractor reads; name --token-language or "
+            "--token-mapper as well."
         )
     if not (staging / "model_index.json").is_file():
-        raise PrivgenError("There is no text-to-image model to put the others beside; name --diffusion.")
+        raise PrivgenError("There is no text-to-image model to put the others beside; name --text-to-image.")
     set_carrier(staging, carrier)
     tidy(staging)
     for file in sorted(staging.rglob("*.safetensors")):
@@ -223,7 +227,7 @@ def fill(staging: Path, runs: Mapping[str, Path], *, checkpoint: tuple[str, ...]
 
 
 def report(folder: Path) -> None:
-    """Print what lies in the folder, in megabytes."""
+    """Print the sizes of the parts of a folder, in megabytes."""
     parts = [path for path in sorted(folder.iterdir()) if path.name != "privgen"]
     for part in [*parts, *sorted((folder / "privgen").glob("*")), folder]:
         files = [part] if part.is_file() else [path for path in part.rglob("*") if path.is_file()]
@@ -231,26 +235,34 @@ def report(folder: Path) -> None:
         click.echo(f"{size / 1e6:8.2f} MB  {part.relative_to(folder.parent)}")
 
 
+def run_option(kind: str, note: str = "") -> Callable[[Command], Command]:
+    """An option that names a run of a kind."""
+    text = f"Run of `privgen train {kind}`{note and ', '}{note}."
+    return click.option(f"--{kind}", type=click.Path(path_type=Path), help=text)
+
+
 @click.command(help=__doc__.split("\n")[0])
-@click.option("--diffusion", type=click.Path(path_type=Path), help="Run of `privgen train diffusion`.")
-@click.option("--token", type=click.Path(path_type=Path), help="Run of `privgen train token`, instead of --diffusion.")
-@click.option("--vae", type=click.Path(path_type=Path), help="Run of `privgen train vae`, with the same encoder.")
-@click.option("--extractor", type=click.Path(path_type=Path), help="Run of `privgen train extractor`.")
-@click.option("--aligner", type=click.Path(path_type=Path), help="Run of `privgen train aligner`.")
-@click.option("--denoiser", type=click.Path(path_type=Path), help="Run of `privgen train denoiser`.")
-@click.option("--mapper", type=click.Path(path_type=Path), help="Run of `privgen train mapper`.")
-@click.option("--classifier", type=click.Path(path_type=Path), help="Run of `privgen train classifier`.")
+@run_option("text-to-image")
+@run_option("token-language", "instead of --text-to-image")
+@run_option("autoencoder", "with the same encoder")
+@run_option("extractor")
+@run_option("aligner")
+@run_option("denoiser")
+@run_option("token-mapper")
+@run_option("classifier")
 @click.option(
     "--checkpoint",
     type=click.Choice(list(PARTS)),
     multiple=True,
-    help="Take this run's last checkpoint although it has exported a model before; repeatable.",
+    help="Take the last checkpoint of this run, although it has exported a model. Repeatable.",
 )
-@click.option("--carrier", type=click.Choice(CARRIERS), help="Default carrier; by default the one that was there.")
+@click.option(
+    "--carrier", type=click.Choice(CARRIERS), help="Carrier that the model recommends; by default the old one."
+)
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=MINI, help="Folder of the model.")
 @click.option("--overwrite", is_flag=True, help="Replace parts of a folder that exists.")
 def main(checkpoint: tuple[str, ...], carrier: str | None, output: Path, overwrite: bool, **runs: Path | None) -> None:
-    named = {kind: run for kind, run in runs.items() if run is not None}
+    named = {name.replace("_", "-"): run for name, run in runs.items() if run is not None}
     missing = [kind for kind in checkpoint if kind not in named]
     if missing:
         raise click.UsageError(f"--checkpoint {missing[0]} needs the run: name --{missing[0]}.")

@@ -1,8 +1,8 @@
-"""Remakes the folder of photographs that privgen ships, from packages whose licences allow it.
+"""Make the folder of photographs that privgen ships, from packages whose licences allow it.
 
-Which photographs, from where and under which licence is said by photos.json beside this script and by nothing else.
-A path "a.rcc!b" means entry b of the Qt resource file a. Debian packages are only unpacked, never installed. Needs
-apt-get, dpkg and pip; run "apt-get update" first. The same Pillow gives the same bytes.
+The file photos.json beside this script lists the photographs, with their packages and licences. A path "a.rcc!b" means
+entry b of the Qt resource file a. Debian packages are unpacked, but not installed. The script needs apt-get, dpkg and
+pip; run "apt-get update" first. The same version of Pillow gives the same bytes.
 """
 
 import argparse
@@ -83,7 +83,7 @@ class Photo:
 
 
 def read_list(path: Path) -> tuple[dict[str, Source], list[Photo]]:
-    """The allow-list, refused as a whole if a licence or split is not a known one or a name is used twice."""
+    """Read the list of photographs. It is refused if a licence or split is unknown, or a name is used twice."""
     listed = json.loads(path.read_text(encoding="utf-8"))
     sources = {name: Source(name, **fields) for name, fields in listed["sources"].items()}
     photos = [Photo(**fields) for fields in listed["photos"]]
@@ -96,20 +96,20 @@ def read_list(path: Path) -> tuple[dict[str, Source], list[Photo]]:
 
 
 def fetch(source: Source, folder: Path) -> Path:
-    """Download a package and return its archive, which an earlier run may have left in the folder."""
+    """Download a package, unless its archive is in the folder already, and return the path of the archive."""
     pattern = f"{source.name.replace('-', '_')}-*.whl" if source.kind == "pypi" else f"{source.name}_*.deb"
     if not list(folder.glob(pattern)):
         if source.kind == "pypi":
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
             subprocess.run([*pip, f"{source.name}=={source.version}"], cwd=folder, check=True)
         else:
-            # No version: a point release of Debian removes the one before it, and the checksums tell a change.
+            # Without a version, because Debian removes old ones. The checksums tell whether a photograph changed.
             subprocess.run(["apt-get", "download", "--quiet", source.name], cwd=folder, check=True)
     return next(folder.glob(pattern))
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack a .deb or a wheel into a folder of its own name."""
+    """Unpack a .deb or a wheel into a folder that has its name."""
     target = folder / archive.stem
     if archive.suffix == ".deb":
         subprocess.run(["dpkg", "-x", archive, target], check=True)
@@ -120,7 +120,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def rcc_entries(blob: bytes) -> Iterator[tuple[str, bytes]]:
-    """Path and content of every file of a binary Qt resource, of those not compressed with zstd."""
+    """Path and content of each file in a binary Qt resource; files that zstd has compressed are left out."""
     magic, version, tree, data, names = struct.unpack_from(">4s4I", blob)
     if magic != b"qres":
         raise ValueError("expected a binary Qt resource file")
@@ -151,12 +151,12 @@ def rcc_entries(blob: bytes) -> Iterator[tuple[str, bytes]]:
 
 @lru_cache(maxsize=1)
 def read_rcc(path: Path) -> dict[str, bytes]:
-    """All files of a Qt resource; photographs of one resource are asked for in a row."""
+    """All files of a Qt resource. The last one is kept, because its photographs are needed one after the other."""
     return dict(rcc_entries(path.read_bytes()))
 
 
 def original(photo: Photo, root: Path) -> bytes:
-    """The photograph's bytes in the unpacked package, refused if they are not those that were looked at."""
+    """The bytes of a photograph in the unpacked package. They are refused if they are not those that were checked."""
     file, _, entry = photo.path.partition("!")
     blob = read_rcc(root / file)[entry] if entry else (root / file).read_bytes()
     if hashlib.sha256(blob).hexdigest() != photo.sha256:
@@ -165,7 +165,7 @@ def original(photo: Photo, root: Path) -> bytes:
 
 
 def shipped(blob: bytes, side: int) -> bytes:
-    """The photograph as JPEG, its longer side at most `side`, upright, without metadata."""
+    """A photograph as JPEG, upright and without metadata, with a longer side of at most `side` pixels."""
     with Image.open(io.BytesIO(blob)) as image:
         rgb = ImageOps.exif_transpose(image).convert("RGB")
     scale = side / max(rgb.size)
@@ -178,7 +178,7 @@ def shipped(blob: bytes, side: int) -> bytes:
 
 
 def credit(photo: Photo, source: Source) -> str:
-    """The photograph's row of the table of credits."""
+    """The row of a photograph in the table of credits."""
     title = f"[{photo.title}](<{photo.origin}>)" if photo.origin else photo.title
     if photo.changes:
         title += f" ({photo.changes})"
@@ -188,7 +188,7 @@ def credit(photo: Photo, source: Source) -> str:
 
 
 def credits_page(sources: dict[str, Source], photos: list[Photo]) -> str:
-    """CREDITS.md: what is here, the licences, and a row for every photograph."""
+    """The text of CREDITS.md: what is there, the licences, and a row for each photograph."""
     counts = {split: sum(photo.split == split for photo in photos) for split in SPLITS}
     used = sorted({photo.licence for photo in photos})
     licences = ", ".join(f"[{name}]({LICENCES[name]})" if LICENCES[name] else name for name in used)
@@ -199,7 +199,7 @@ def credits_page(sources: dict[str, Source], photos: list[Photo]) -> str:
 
 
 def collect(listing: Path, out: Path, work: Path) -> int:
-    """Download, unpack, check and write everything; return the photographs' total size in bytes."""
+    """Download, unpack, check and write all photographs; return their total size in bytes."""
     sources, photos = read_list(listing)
     roots = {name: unpack(fetch(source, work), work) for name, source in sources.items()}
     for split in SPLITS:

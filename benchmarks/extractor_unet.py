@@ -1,4 +1,4 @@
-"""What the extractor's U-Net brings: marks that are left after regeneration, read with it and by the filters alone.
+"""Measure what the extractor's U-Net brings: read marks after regeneration with it, and with the filters alone.
 
 python benchmarks/extractor_unet.py --n 128 --seed 0 [--json]
 """
@@ -27,13 +27,13 @@ from privgen.watermark.watermark import Watermark
 
 
 BATCH = 16
-TIMED = 20  # readings of a batch, each of one right after the other
+TIMED = 20  # readings of a batch by each reader, in turn
 
 Read = Callable[[Tensor], Tensor]
 
 
 def figures(logits: Tensor, messages: Tensor) -> dict[str, float]:
-    """Rates of detection, and bits that are right, of logits (N, n_bits) of images with these messages."""
+    """Detection rates and bit accuracy of logits (N, n_bits) of images with these messages."""
     pairs = zip(weigh_bits(logits), messages, strict=True)
     p = np.array([p_values_of(read[None], message[None], "weighted")[0, 0] for read, message in pairs])
     right = ((logits > 0) == (messages > 0.5)).float().mean()
@@ -45,7 +45,7 @@ def figures(logits: Tensor, messages: Tensor) -> dict[str, float]:
 
 
 def reading_ratio(images: Tensor, one: Read, other: Read) -> float:
-    """How much longer the first reads than the other, median."""
+    """The median ratio of the times that two readers take."""
     ratios = []
     for _ in range(TIMED):
         start = perf_counter()
@@ -68,7 +68,7 @@ def main(n: int, seed: int, times: tuple[int, ...], as_json: bool) -> None:
     extractor: Any = load_extra("extractor", "mini")
     filters = copy.deepcopy(extractor)
     filters.unet = None
-    filters.reset_whitening()  # it was measured with the U-Net; for keys drawn at random p-values hold without it
+    filters.reset_whitening()  # it was measured with the U-Net; for random keys, p-values hold without it
     generation = Generation(pipe, seed, sampling=Sampling(batch_size=BATCH))
     keys = draw_keys(n, torch.Generator().manual_seed(seed), "unet")
     logits: dict[int, list[tuple[Tensor, Tensor]]] = {count: [] for count in times}

@@ -1,8 +1,8 @@
-"""How well text alone writes a message: bit accuracy against vectors, strength, tau and guidance, and what they cost.
+"""Measure how well text alone writes messages, for several vectors, strengths, tau and guidance scales.
 
-Every row is one setting: the same prompts, seeds and random messages, generated without and with the token. With
-fewer vectors the last words of a token say nothing, and their cells of the canvas stay unmarked. The strength
-multiplies what words say.
+Each row is one setting. All settings have the same prompts, seeds and random messages; images are generated without
+and with the token. With fewer vectors, the last words of a token say nothing, and their cells of the canvas stay
+unmarked. The strength is a factor on what words say.
 
     python benchmarks/token_curve.py --n 32 --vectors 16 --vectors 12 --vectors 8 --json
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import torch
+from scipy.stats import binom
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,11 +29,11 @@ from privgen.watermark.key import Key
 from privgen.watermark.protocols import key_bits
 
 
-FIRST_SCENE = 5 * 10**12
+FIRST_SCENE = 5 * 10**12  # the first of the scenes that no training run draws
 
 
 def changed(mapper: TokenMapper, vectors: int, strength: float, complement: bool) -> TokenMapper:
-    """The model's mapper, quieter or louder, saying something with its first words only."""
+    """The mapper of the model, with a factor on what its words say, and without what the last words say."""
     said = TokenMapper.from_config({**mapper.config, "complement": complement})
     said.load_state_dict(mapper.state_dict())
     with torch.no_grad():
@@ -43,28 +44,28 @@ def changed(mapper: TokenMapper, vectors: int, strength: float, complement: bool
 
 
 def measure(marked: Tensor, plain: Tensor, keys: Sequence[Key], extractor: Any) -> dict[str, float]:
-    """Figures of one setting."""
+    """The figures of one setting."""
     rounded = (marked * 255).round() / 255
     with torch.no_grad():
         logits = torch.cat([extractor(part) for part in rounded.split(16)])
     right = ((logits > 0).float() == key_bits(keys, extractor)).float()
-    matches = right.sum(1)
+    p_values = binom.sf(right.sum(1).numpy() - 1, right.shape[1], 0.5)
     return {
         "bit_accuracy": round(float(right.mean()), 4),
-        "tpr_1e-6": round(float((matches >= 41 / 48 * right.shape[1] - 1e-6).float().mean()), 4),
+        "tpr_1e-6": round(float((p_values <= 1e-6).mean()), 4),
         "psnr_db": round(float(psnr(rounded, plain).mean()), 2),
     }
 
 
 @click.command()
 @click.option("--model", default="mini", show_default=True)
-@click.option("--n", type=click.IntRange(2), default=32, show_default=True, help="Images a setting.")
+@click.option("--n", type=click.IntRange(2), default=32, show_default=True, help="Images of each setting.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--vectors", type=int, multiple=True, default=(16,), show_default=True, help="That say something.")
+@click.option("--vectors", type=int, multiple=True, default=(16,), show_default=True, help="Words that say something.")
 @click.option("--strength", type=float, multiple=True, default=(1.0,), show_default=True)
 @click.option("--tau", type=int, multiple=True, default=(75,), show_default=True)
 @click.option("--guidance-scale", type=float, multiple=True, default=(3.0,), show_default=True)
-@click.option("--plain-negative", is_flag=True, help="Leave the negative prompt as it is.")
+@click.option("--plain-negative", is_flag=True, help="Put no token into the negative prompt.")
 @click.option("--json", "as_json", is_flag=True)
 def main(
     model: str,
@@ -73,7 +74,7 @@ def main(
     vectors: tuple[int, ...],
     strength: tuple[float, ...],
     tau: tuple[int, ...],
-    guidance: tuple[float, ...],
+    guidance_scale: tuple[float, ...],
     plain_negative: bool,
     as_json: bool,
 ) -> None:
@@ -89,7 +90,7 @@ def main(
     seeds = [1000 * seed + i for i in range(n)]
     keys = draw_keys(n, torch.Generator().manual_seed(seed), "curve")
     rows = []
-    for scale in guidance:
+    for scale in guidance_scale:
         sampling = Sampling(guidance_scale=scale)
         plain = generate(pipe, prompts, seeds, sampling)
         for ((count, factor), mapper), at in tqdm(list(product(mappers.items(), tau)), desc=f"guidance {scale:g}"):

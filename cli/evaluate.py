@@ -53,7 +53,7 @@ def evaluate() -> None:
 @evaluate.command(
     epilog=options.examples(
         "privgen evaluate model --n 200 --seed 1 --json -o runs/evaluation",
-        "privgen evaluate model --model runs/diffusion/model --classifier runs/classifier/model/classifier",
+        "privgen evaluate model --model runs/text-to-image/model --classifier runs/classifier/model/classifier",
     )
 )
 @options.model()

@@ -1,9 +1,9 @@
-"""Canvas-fixed patterns that scenes name in their captions.
+"""Patterns and textures that captions of scenes name.
 
-Two vocabularies. *Patterns* are plainly visible and lie behind the objects ("fine diagonal stripes").
-*Textures* are faint, lie over the whole picture as the threads of a cloth do, and are named by
-materials ("linen and silk texture"). Both are functions of the canvas, not of the objects, so a text encoder that
-knows their words can write a small, image-independent signal.
+*Patterns* are plainly visible and lie behind the objects ("fine diagonal stripes"). *Textures* are faint, lie over the
+whole picture like the threads of a cloth, and have the names of materials ("linen and silk texture"). Both depend on
+their place on the canvas and not on the objects. So a text encoder that knows their words can write a small signal
+that is the same in every image.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 
 KINDS = ("horizontal stripes", "vertical stripes", "diagonal stripes", "dots", "checks", "waves")
 PERIODS = {"fine": 1 / 16, "coarse": 1 / 6}
-"""Length of one period as a share of the canvas side."""
+"""Length of one period, as a fraction of the side of the canvas."""
 
 PATTERNS = tuple(f"{scale} {kind}" for kind in KINDS for scale in PERIODS)
 
@@ -31,13 +31,13 @@ TEXTURES = tuple(
 )
 
 THREADS = range(11, 15)
-"""Threads of a texture's weave across the canvas, in cycles: fine, yet within what a factor-8 autoencoder keeps."""
+"""Numbers of threads across the canvas: as fine as mini's autoencoder still keeps them."""
 SLANTS = range(-4, 5)
-"""Cycles by which threads lean over the canvas."""
+"""How far a thread leans over from one edge to the other, in widths of a thread."""
 
 
 def _grid(size: int) -> tuple[Array, Array]:
-    """Pixel centres as (x, y) in [0, 1), each of shape (size, size)."""
+    """Coordinates x and y of the pixel centres, in [0, 1), each of shape (size, size)."""
     line = ((np.arange(size) + 0.5) / size).astype(np.float32)
     x, y = np.meshgrid(line, line)
     return x.astype(np.float32), y.astype(np.float32)
@@ -49,8 +49,8 @@ def _unit(field: Array) -> Array:
 
 
 @lru_cache(maxsize=64)
-def pattern(name: str, size: int = 128) -> Array:
-    """A visible pattern as a zero-mean field of unit RMS.
+def pattern(name: str, size: int) -> Array:
+    """Draw a visible pattern, a field of mean 0 and RMS 1.
 
     Args:
         name: one of `PATTERNS`.
@@ -60,7 +60,7 @@ def pattern(name: str, size: int = 128) -> Array:
         Array of shape (size, size).
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: the name is unknown.
     """
     if name not in PATTERNS:
         raise ValueError(f"expected one of {', '.join(PATTERNS)}, got {name!r}")
@@ -80,16 +80,16 @@ def pattern(name: str, size: int = 128) -> Array:
 
 @lru_cache(maxsize=2)
 def _threads(direction: str) -> tuple[tuple[int, int, float], ...]:
-    """The plane waves of one thread direction, as (threads, slant, phase in turns), in a fixed shuffled order."""
+    """All plane waves of one thread direction as (threads, slant, phase in turns), in a fixed shuffled order."""
     waves = [(n, slant, phase) for n in THREADS for slant in SLANTS for phase in (0.0, 0.25)]
     return tuple(sorted(waves, key=lambda wave: hashlib.sha256(f"{direction} {wave}".encode()).digest()))
 
 
 @lru_cache(maxsize=256)
-def texture(name: str, size: int = 128) -> Array:
-    """A faint texture as a zero-mean field of unit RMS.
+def texture(name: str, size: int) -> Array:
+    """Draw a texture, a field of mean 0 and RMS 1.
 
-    Each is a weave: one plane wave across and one down that no other texture uses, so all textures are orthogonal.
+    It is a weave of two plane waves, one across and one down. No two textures share a wave, so they are orthogonal.
 
     Args:
         name: one of `TEXTURES`.
@@ -99,7 +99,7 @@ def texture(name: str, size: int = 128) -> Array:
         Array of shape (size, size).
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: the name is unknown.
     """
     if name not in TEXTURES:
         raise ValueError(f"expected a texture such as {TEXTURES[0]!r}, got {name!r}")

@@ -1,4 +1,4 @@
-"""Photographs from a folder, as random crops."""
+"""Photographs of a folder, and random parts of them."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,13 +10,17 @@ from PIL import Image
 
 @lru_cache(maxsize=4)
 def load_photos(folder: Path, shorter_side: int = 384) -> tuple[NDArray[np.uint8], ...]:
-    """All photographs of a folder, sorted by name, their shorter side at most `shorter_side` pixels.
+    """Load all photographs of a folder and of the folders in it, sorted by name.
+
+    Args:
+        folder: holds JPEG, PNG or WebP files.
+        shorter_side: larger photographs are scaled down until their shorter side has this many pixels.
 
     Returns:
         Arrays of shape (H, W, 3).
 
     Raises:
-        ValueError: if the folder holds no photograph.
+        ValueError: the folder holds no photograph.
     """
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
     if not paths:
@@ -34,11 +38,11 @@ def _load(path: Path, shorter_side: int) -> NDArray[np.uint8]:
 
 
 def random_crop(photos: tuple[NDArray[np.uint8], ...], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A square crop of one photograph, at a random zoom, perhaps mirrored.
+    """Cut a square out of one of the photographs, at a random zoom; half of the squares are mirrored.
 
     Args:
-        photos: as `load_photos` gives them.
-        side: of the crop that is returned, in pixels.
+        photos: from `load_photos`.
+        side: of the square, in pixels.
         rng: source of randomness.
 
     Returns:
@@ -47,7 +51,7 @@ def random_crop(photos: tuple[NDArray[np.uint8], ...], side: int, rng: np.random
     photo = photos[rng.integers(len(photos))]
     height, width = photo.shape[:2]
     longest = min(height, width)
-    # Log-uniform zoom: from the whole picture to pixels as they are.
+    # The zoom is log-uniform, from the whole picture to pixels as they are.
     taken = round(float(np.exp(rng.uniform(np.log(min(side, longest)), np.log(longest)))))
     top, left = int(rng.integers(height - taken + 1)), int(rng.integers(width - taken + 1))
     crop = Image.fromarray(photo[top : top + taken, left : left + taken])
@@ -56,10 +60,10 @@ def random_crop(photos: tuple[NDArray[np.uint8], ...], side: int, rng: np.random
 
 
 def random_view(photos: tuple[NDArray[np.uint8], ...], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Most of one photograph squeezed to a square, perhaps mirrored: a photo as an extractor sees it.
+    """Squeeze most of one of the photographs into a square, as an extractor sees it; half of them are mirrored.
 
     Args:
-        photos: as `load_photos` gives them.
+        photos: from `load_photos`.
         side: of the square, in pixels.
         rng: source of randomness.
 

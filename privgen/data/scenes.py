@@ -1,7 +1,7 @@
 """Scenes: the small captioned world that mini was trained on.
 
-Cut-out objects on a coloured, possibly patterned background, drawn from a seed, with the caption and
-the exact mask of every object. The same seed gives the same scene on every machine.
+A scene shows one to three cut-out objects on a coloured background, which may have a pattern. It comes with a caption
+and an exact mask of every object. The same seed gives the same scene on every machine.
 """
 
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ NOUNS = tuple(
     """cat elephant penguin turtle octopus butterfly fish pineapple strawberry banana watermelon hamburger donut
     cactus sunflower mushroom rocket car tractor guitar house clock balloon teapot""".split()
 )
-"""Objects that mini has seen."""
+"""Objects that mini was trained on."""
 
 HELDOUT_NOUNS = tuple(
     "fox panda whale snail pear pizza cupcake tulip helicopter trumpet gift camera frog robot bus owl".split()
 )
-"""Objects that no shipped model has seen: subjects for personalisation."""
+"""Objects that no shipped model was trained on: subjects for personalisation."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 72, 66),
@@ -40,19 +40,29 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 
 PREVIEW_SEED = 2_000_000_000
-"""First seed of the scenes that no training draws: for previews, calibration and evaluation."""
+"""First seed of the scenes that no training run draws: for previews, calibration and evaluation."""
+
+SIZE = 128
+"""Side of a scene in pixels, where you ask for no other."""
 
 PATTERN_RMS = 0.045
-"""Contrast of a visible pattern: RMS, for pixel values in [0, 1]."""
+"""Contrast of a pattern: RMS, for pixel values in [0, 1]."""
 TEXTURE_RMS = 4 / 255
-"""Contrast of a faint texture: RMS, for pixel values in [0, 1]."""
+"""Contrast of a texture: RMS, for pixel values in [0, 1]."""
 FULL_CONTRAST_TEXTURES = 4
-"""Above this number of textures at once each becomes fainter, so that all together stay at 8 / 255 RMS."""
+"""Most textures at full contrast. More of them at once are fainter, so that together they stay at 8 / 255 RMS."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """An object on the canvas: centre and side as shares of the canvas side."""
+    """An object and its place on the canvas.
+
+    Attributes:
+        noun: what it is.
+        x: of its centre, as a fraction of the side of the canvas.
+        y: of its centre, as a fraction of the side of the canvas.
+        side: of the square that it is drawn in, as a fraction of the side of the canvas.
+    """
 
     noun: str
     x: float
@@ -62,7 +72,15 @@ class Placed:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What a scene shows. Two equal specs draw the same picture."""
+    """What a scene shows. Equal specs give equal pictures.
+
+    Attributes:
+        objects: from back to front.
+        colour: of the background, a name in `COLOURS`.
+        pattern: of the background, one of `PATTERNS`; None for a plain one.
+        textures: that lie over the picture, some of `TEXTURES`.
+        light: how much brighter the background is at the right and at the lower edge than in the middle, as fractions.
+    """
 
     objects: tuple[Placed, ...]
     colour: str
@@ -72,7 +90,7 @@ class SceneSpec:
 
     @property
     def caption(self) -> str:
-        """Such as "a cat and a banana on a pink background with fine dots, linen wool and silk texture"."""
+        """The caption, such as "a cat and a banana on a pink background with fine dots, linen and silk texture"."""
         things = _join([f"{_article(o.noun)} {o.noun}" for o in self.objects])
         text = f"{things} on {_article(self.colour)} {self.colour} background"
         if self.pattern:
@@ -89,7 +107,7 @@ class Scene:
     Attributes:
         spec: what it shows.
         pixels: float32 array (3, size, size) in [0, 1].
-        masks: float32 array (objects, size, size) in [0, 1], the visible share of each object per pixel.
+        masks: float32 array (objects, size, size) in [0, 1], how much of each pixel each object covers.
     """
 
     spec: SceneSpec
@@ -98,6 +116,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
+        """The caption of the spec."""
         return self.spec.caption
 
 
@@ -106,24 +125,24 @@ def _article(word: str) -> str:
 
 
 def _join(words: list[str], separator: str = ", ") -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Words as English lists them: "a", "a and b", "a, b and c"."""
     return words[0] if len(words) == 1 else f"{separator.join(words[:-1])} and {words[-1]}"
 
 
 @lru_cache(maxsize=1024)
 def _cutout(noun: str, side: int) -> Array:
-    """RGBA of shape (4, side, side) in [0, 1], colours premultiplied by alpha."""
+    """The picture of an object, RGBA of shape (4, side, side) in [0, 1], with colours premultiplied by alpha."""
     with as_file(files("privgen.data") / "cutouts" / f"{noun}.webp") as path, Image.open(path) as image:
-        # Resizing premultiplied ("RGBa") keeps dark fringes off the outline.
+        # Premultiplied colours ("RGBa") get no dark fringe when they are resized.
         small = image.convert("RGBA").convert("RGBa").resize((side, side), Image.Resampling.LANCZOS)
         rgba = np.frombuffer(small.tobytes(), np.uint8).reshape(side, side, 4)
     pixels = (np.ascontiguousarray(rgba.transpose(2, 0, 1)) / 255).astype(np.float32)
-    # Resampling overshoots: colour must not remain where alpha has become zero.
+    # Resampling overshoots, and may leave colour where alpha is zero.
     pixels[:3] = np.minimum(pixels[:3], pixels[3])
     return pixels
 
 
-# Centres and sides by number of objects: calm layouts are what a small model learns well.
+# Centres and sides by the number of objects. A small model learns calm layouts best.
 _LAYOUTS: dict[int, tuple[tuple[float, float], ...]] = {
     1: ((0.5, 0.5),),
     2: ((0.26, 0.5), (0.74, 0.5)),
@@ -147,13 +166,13 @@ def sample_spec(
 
     Args:
         seed: the same seed and options give the same spec.
-        nouns: objects to choose from, without repeats in one scene.
-        count: number of objects, 1 to 3; drawn when None.
-        patterned: whether the background has a visible pattern; drawn (35 %) when None.
-        textured: whether faint textures lie over the picture; drawn (55 %) when None.
+        nouns: objects to choose from. No object comes twice in a scene.
+        count: number of objects, 1 to 3. None draws it.
+        patterned: whether the background has a pattern. None draws it: 35 % have one.
+        textured: whether textures lie over the picture. None draws it: 55 % have some.
 
     Raises:
-        ValueError: if count is not 1, 2 or 3.
+        ValueError: `count` is not 1, 2 or 3.
     """
     if count not in (None, 1, 2, 3):
         raise ValueError(f"expected count 1, 2 or 3, got {count}")
@@ -183,7 +202,7 @@ def _texture_count(rng: np.random.Generator, textured: bool | None) -> int:
 
 
 def _background(spec: SceneSpec, size: int) -> Array:
-    """The coloured gradient and its pattern, (3, size, size)."""
+    """The background with its light and its pattern, (3, size, size) in [0, 1]."""
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     shade = 1 + spec.light[0] * ramp[None, :] + spec.light[1] * ramp[:, None]
     base = np.asarray(COLOURS[spec.colour], np.float32)[:, None, None] / 255 * shade[None]
@@ -192,7 +211,7 @@ def _background(spec: SceneSpec, size: int) -> Array:
     return np.clip(base, 0, 1).astype(np.float32)
 
 
-def draw(spec: SceneSpec, size: int = 128) -> Scene:
+def draw(spec: SceneSpec, size: int = SIZE) -> Scene:
     """Draw a scene.
 
     Args:
@@ -216,6 +235,27 @@ def draw(spec: SceneSpec, size: int = 128) -> Scene:
     return Scene(spec, np.clip(pixels, 0, 1), masks)
 
 
-def draw_scene(seed: int, *, size: int = 128, **options: object) -> Scene:
-    """`draw(sample_spec(seed, **options), size)`: a seed's scene."""
-    return draw(sample_spec(seed, **options), size)  # type: ignore[arg-type]
+def draw_scene(
+    seed: int,
+    *,
+    size: int = SIZE,
+    nouns: tuple[str, ...] = NOUNS,
+    count: int | None = None,
+    patterned: bool | None = None,
+    textured: bool | None = None,
+) -> Scene:
+    """Draw the scene of a seed, in one step.
+
+    Args:
+        seed: the same seed and options give the same scene.
+        size: side of the square picture in pixels.
+        nouns: see `sample_spec`, also for the options that follow.
+        count: number of objects.
+        patterned: whether the background has a pattern.
+        textured: whether textures lie over the picture.
+
+    Raises:
+        ValueError: `count` is not 1, 2 or 3.
+    """
+    spec = sample_spec(seed, nouns=nouns, count=count, patterned=patterned, textured=textured)
+    return draw(spec, size)

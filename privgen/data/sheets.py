@@ -1,4 +1,4 @@
-"""Contact sheets: many pictures on one, each with its caption."""
+"""Contact sheets: many captioned pictures on one, and pictures as files."""
 
 import io
 import math
@@ -24,18 +24,18 @@ _GAP = 8
 
 
 def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
-    """Pictures in rows, their captions wrapped under them.
+    """Lay out pictures in rows, each with its caption under it.
 
     Args:
-        images: of any sizes; every cell is as large as the largest.
-        captions: one a picture; empty ones take no room.
-        columns: pictures a row.
+        images: of any sizes. Every cell is as large as the largest of them.
+        captions: one for each picture. Empty captions take no room.
+        columns: pictures in a row.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: no pictures, captions that do not match them in number, or no columns.
+        ValueError: there are no pictures, more or fewer captions than pictures, or no columns.
     """
     if not images or len(images) != len(captions) or columns < 1:
         raise ValueError(
@@ -47,7 +47,7 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
     width, height = max(i.width for i in images), max(i.height for i in images)
     texts = ["\n".join(_wrap(caption, width, font)) for caption in captions]
     rows = math.ceil(len(images) / columns)
-    # Every row is as tall as its longest caption asks for.
+    # Each row has room for its longest caption.
     below = [_text_height(texts[r * columns : (r + 1) * columns], font) for r in range(rows)]
     tops = [_GAP + sum(height + b + _GAP for b in below[:r]) for r in range(rows)]
     sheet = Image.new("RGB", (_GAP + columns * (width + _GAP), tops[-1] + height + below[-1] + _GAP), "white")
@@ -66,8 +66,8 @@ def outline(
 
     Args:
         pixels: (3, height, width) in [0, 1].
-        masks: (objects, height, width) in [0, 1]; an object is where its mask is at least one half.
-        colours: of the outlines, from 0 to 255, in turn.
+        masks: (objects, height, width) in [0, 1]. An object lies where its mask is at least one half.
+        colours: RGB from 0 to 255, for the first object, the second and so on, and then again from the first.
 
     Returns:
         A new picture of the same shape and range.
@@ -82,16 +82,16 @@ def outline(
 
 
 def picture(pixels: NDArray[np.float32]) -> Image.Image:
-    """Pixels (3, height, width) in [0, 1] as a Pillow image."""
+    """Convert pixels, (3, height, width) in [0, 1], to a Pillow image."""
     samples = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(samples.transpose(1, 2, 0)))
 
 
 def encode_picture(image: Image.Image, path: str | os.PathLike[str]) -> bytes:
-    """A Pillow image as the bytes of a file of this name.
+    """Encode a Pillow image in the format that the suffix of a file name stands for.
 
     Raises:
-        UsageError: the suffix is not that of a picture.
+        UsageError: the suffix stands for no format that is written here.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
@@ -102,16 +102,17 @@ def encode_picture(image: Image.Image, path: str | os.PathLike[str]) -> bytes:
 
 
 def save_picture(image: Image.Image, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a Pillow image, whole or not at all.
+    """Write a Pillow image to a file, whole or not at all.
 
     Raises:
-        PrivgenError: the file exists and may not be replaced, or it cannot be written.
+        UsageError: see `encode_picture`.
+        PrivgenError: the file exists and `overwrite` is off, or it cannot be written.
     """
     write_bytes(path, encode_picture(image, path), overwrite=overwrite)
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Lines of whole words that fit; a word longer than a line stays whole."""
+    """Break a text into lines that fit. A word that is longer than a line is not broken."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
@@ -123,6 +124,6 @@ def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageF
 
 def _text_height(texts: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    # The bottom of the box counts from the text's origin, so it holds the ascent too.
+    # The bottom of the box is measured from the text's origin, so it includes the ascent.
     boxes = [pen.multiline_textbbox((0, 0), text, font=font, spacing=2) for text in texts if text]
     return 3 + math.ceil(max((box[3] for box in boxes), default=0))

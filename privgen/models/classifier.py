@@ -1,4 +1,4 @@
-"""A small classifier of scenes, by which generated pictures are judged."""
+"""A small classifier of scenes, which judges generated pictures."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,14 +12,17 @@ from privgen.data.patterns import PATTERNS
 from privgen.data.scenes import COLOURS, NOUNS
 
 
+_GROUPS = 8  # of group normalisation; channels are multiples of it
+
+
 @dataclass(frozen=True)
 class SceneLogits:
-    """What a classifier says of a batch of pictures.
+    """What a classifier says about a batch of pictures.
 
     Attributes:
-        nouns: (batch, nouns), a logit for each object being there; several may be.
-        colour: (batch, colours), logits of the background's one colour.
-        pattern: (batch, patterns + 1), logits of the background's one pattern; the last stands for none.
+        nouns: (batch, nouns), for each object the logit of the probability that the picture shows it.
+        colour: (batch, colours), logits of the colours that the background may have.
+        pattern: (batch, patterns + 1), logits of the patterns that the background may have; the last stands for none.
     """
 
     nouns: Tensor
@@ -28,26 +31,27 @@ class SceneLogits:
 
 
 class SceneClassifier(ModelMixin, ConfigMixin):
-    """A convolutional network from a picture of a scene to its objects and its background.
+    """Recognises the objects and the background of a scene.
 
-    It has no batch normalisation, so a picture's logits depend on that picture alone.
+    It is a convolutional network without batch normalisation, so the logits of a picture depend on that picture alone.
 
     Args:
-        nouns: objects it tells apart.
-        colours: colours of the background.
-        patterns: patterns of the background.
-        channels: of the levels; the first works at a quarter of the picture's side, each other at half of the former.
+        channels: of the levels. The first level works at a quarter of the picture's side, each further one at half the
+            side of the level before.
         sample_size: side of the pictures in pixels.
+        nouns: objects that it recognises.
+        colours: that the background may have.
+        patterns: that the background may have.
     """
 
     @register_to_config
     def __init__(
         self,
+        channels: tuple[int, ...],
+        sample_size: int,
         nouns: tuple[str, ...] = NOUNS,
         colours: tuple[str, ...] = tuple(COLOURS),
         patterns: tuple[str, ...] = PATTERNS,
-        channels: tuple[int, ...] = (48, 96, 160),
-        sample_size: int = 128,
     ) -> None:
         super().__init__()
         self.sizes = [len(nouns), len(colours), len(patterns) + 1]
@@ -69,17 +73,17 @@ class SceneClassifier(ModelMixin, ConfigMixin):
         for i, block in enumerate(self.blocks):
             h = block(h if i == 0 else self.downs[i - 1](h))
             means.append(h.mean((2, 3)))
-        # Means see the background, which is everywhere; maxima see objects, wherever they are.
+        # Means show the background, which is everywhere; maxima show objects, wherever they are.
         logits = self.head(torch.cat([*means, h.amax((2, 3))], 1))
         return SceneLogits(*logits.split(self.sizes, 1))
 
 
 class _Block(nn.Module):
-    """Two convolutions and a way around them."""
+    """A residual block of two convolutions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.norm_1, self.norm_2 = nn.GroupNorm(_GROUPS, width), nn.GroupNorm(_GROUPS, width)
         self.conv_1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv_2 = nn.Conv2d(width, width, 3, padding=1)
 

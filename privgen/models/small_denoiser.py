@@ -7,6 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, silu
 
 
+_CONDITION = 128  # numbers that time and class are embedded in
+_GROUPS = 8  # of group normalisation
+
+
 class SmallDenoiser(nn.Module):
     """A convolutional denoiser at two resolutions, with fewer than a million parameters.
 
@@ -35,7 +39,7 @@ class SmallDenoiser(nn.Module):
         learn_variance: bool = False,
     ) -> None:
         super().__init__()
-        self.patch, hidden, flat = patch, 128, channels * patch**2
+        self.patch, hidden, flat = patch, _CONDITION, channels * patch**2
         self.frequencies: Tensor
         self.register_buffer("frequencies", 1000 * torch.exp(-math.log(10_000) * torch.arange(32) / 32))
         self.time = nn.Sequential(nn.Linear(64, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
@@ -47,13 +51,13 @@ class SmallDenoiser(nn.Module):
         self.up = nn.Conv2d(inner, 4 * width, 1)
         self.join = nn.Conv2d(2 * width, width, 1)
         self.last = _Block(width, hidden)
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = nn.GroupNorm(_GROUPS, width)
         self.leave = nn.Conv2d(width, flat, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         self.variance = nn.Conv2d(width, flat, 3, padding=1) if learn_variance else None
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Predict.
+        """Predict what the network was trained to predict, such as noise.
 
         Args:
             x_t: (B, C, H, W), sides divisible by `patch`.
@@ -102,11 +106,11 @@ class GarmentClassifier(nn.Module):
         self.head = nn.Linear(features, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, features) of images (B, 1, 28, 28) in [-1, 1]."""
+        """Features (B, features) of images (B, 1, 28, 28) in [-1, 1]."""
         return silu(self.body(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, (B, classes)."""
+        """Logits (B, classes) of images (B, 1, 28, 28) in [-1, 1]."""
         return self.head(self.features(images))
 
 
@@ -115,7 +119,7 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = nn.GroupNorm(_GROUPS, width)
         self.modulation = nn.Linear(hidden, 2 * width)
         self.conv_1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv_2 = nn.Conv2d(width, width, 3, padding=1)

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer for a small vocabulary: one token a word."""
+"""A CLIP tokenizer for a small vocabulary, with one token for each word."""
 
 import re
 from collections.abc import Iterable
@@ -15,24 +15,24 @@ END = "</w>"
 
 
 def scene_words() -> tuple[str, ...]:
-    """Every word and sign that captions of scenes are made of, held-out nouns included."""
+    """All words and signs of the captions of scenes, those of held-out objects included."""
     text = " ".join((*NOUNS, *HELDOUT_NOUNS, *COLOURS, *PATTERNS, *TEXTURES, "a an and on background with texture ,"))
     return tuple(dict.fromkeys(re.findall(r"\w+|,", text)))
 
 
 def build_tokenizer(words: Iterable[str], max_length: int = 77) -> CLIPTokenizer:
-    """A byte-pair tokenizer that knows each word as one token and spells all others by letters.
+    """Build a byte-pair tokenizer that has one token for each of some words, and spells all others by letters.
 
     Args:
         words: lower-case words and signs.
-        max_length: tokens to which prompts are padded.
+        max_length: tokens of a padded prompt.
     """
     words = list(words)
     signs = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
     merges: list[tuple[str, str]] = []
     ranks: dict[tuple[str, str], int] = {}
     for word in words:
-        # A pair added for this word ranks behind all older ones, so older words still merge as before.
+        # Pairs that are added for this word rank last, so earlier words still merge as before.
         while len(pieces := _spell(word, ranks)) > 1:
             pair = (pieces[0], pieces[1])
             ranks[pair] = len(merges)
@@ -43,7 +43,7 @@ def build_tokenizer(words: Iterable[str], max_length: int = 77) -> CLIPTokenizer
 
 
 def _spell(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Byte-pair encoding of one word by the merges known so far."""
+    """Encode one word with the pairs that are known so far."""
     pieces = [*word[:-1], word[-1] + END]
     while len(pieces) > 1:
         pairs = list(pairwise(pieces))

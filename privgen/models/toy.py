@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class ToyDenoiser(ModelMixin, ConfigMixin):
-    """A multilayer perceptron over random Fourier features (arXiv 2006.10739), called as a Diffusers UNet is.
+    """A multilayer perceptron over random Fourier features (arXiv 2006.10739) with the interface of a Diffusers UNet.
 
     Args:
         dimensions: numbers of a sample.
@@ -21,7 +21,7 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, dimensions: int = 2, width: int = 128, layers: int = 3, learn_variance: bool = False) -> None:
+    def __init__(self, dimensions: int, width: int, layers: int, learn_variance: bool = False) -> None:
         super().__init__()
         frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 4) / (width // 4))
         self.frequencies: Tensor
@@ -37,7 +37,7 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
     def forward(
         self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True, **conditions: Any
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict.
+        """Predict what the network was trained to predict, such as noise.
 
         Args:
             sample: x_t, (B, D).

@@ -1,13 +1,12 @@
-"""The training loop that every model of this package is trained by.
+"""The training loop of all models in this package.
 
-A run is a function of its recipe and seed: sample `i` of a run is drawn from `(seed, i)` alone, whatever
-the number of processes and however often the run was interrupted. A run that was killed goes on from its last
-checkpoint and ends with the weights of an uninterrupted one.
+A run is a function of its recipe and its seed. Sample `i` is drawn from `(seed, i)` alone, whatever the number of
+processes and however often the run was interrupted. A run that was killed goes on from its last checkpoint, and ends
+with the weights of a run that was not interrupted.
 """
 
 import json
 import math
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -18,33 +17,38 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from privgen.errors import PrivgenError
 from privgen.io.files import write_text
+from privgen.io.journal import Journal
+from privgen.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from privgen.training.muon import Muon
 
 
+LOSSES = "loss.jsonl"
+"""Name of the loss curve's file in the folder of a run."""
+
 Batch = dict[str, Tensor]
+"""The samples of a step, by name."""
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How long and how fast to learn.
+    """How long to train, and how fast.
 
     Attributes:
         steps: optimiser steps of the whole run.
-        batch_size: samples a step, over all processes.
-        learning_rate: peak of the schedule: linear warm-up, the peak, then a half cosine down to zero.
-        warmup: steps of warm-up.
-        decay_from: share of the steps after the warm-up at which the decay begins.
-        weight_decay: decoupled, of matrices and kernels.
-        grad_clip: largest gradient norm.
-        ema_decay: decay of the exponential moving average that is exported.
+        batch_size: samples in a step, over all processes together.
+        learning_rate: the highest one. The rate rises linearly, stays, and then falls to zero by half a cosine.
+        warmup: steps in which the rate rises.
+        decay_from: fraction of the steps after the warm-up at which the rate begins to fall.
+        weight_decay: decoupled weight decay of matrices and convolution kernels.
+        grad_clip: largest norm of the gradient; larger gradients are scaled down to it.
+        ema_decay: decay of the exponential moving average of the weights, which is exported.
         seed: of the whole run.
-        checkpoint_minutes: time between checkpoints.
+        checkpoint_minutes: time between checkpoints; 0 saves one after each step.
         log_every: steps between lines of the loss curve.
         preview_every: steps between preview pictures.
     """
@@ -63,7 +67,7 @@ class LoopOptions:
     preview_every: int = 1000
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
@@ -72,19 +76,19 @@ class LoopOptions:
 
 
 class Task(nn.Module, ABC):
-    """What is learned: the modules to train, their data and their loss."""
+    """What is trained: networks, their data and their loss."""
 
     @abstractmethod
     def batch(self, indices: list[int]) -> Batch:
-        """Draw the samples with these numbers, and all randomness that their loss needs, on the CPU."""
+        """Draw the samples with these numbers, and all random numbers that their loss needs, on the CPU."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars to log; "loss" is minimised."""
+        """Compute scalars. All are logged, and "loss" is minimised."""
 
     @abstractmethod
     def preview(self) -> Image.Image:
-        """A picture of what has been learnt so far."""
+        """Draw a picture that shows what has been learnt so far."""
 
     @abstractmethod
     def export(self, folder: Path) -> None:
@@ -92,7 +96,7 @@ class Task(nn.Module, ABC):
 
 
 def sample_generator(seed: int, index: int) -> torch.Generator:
-    """The randomness of one sample of a run."""
+    """The generator of all random numbers of one sample of a run."""
     return torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
 
 
@@ -105,21 +109,21 @@ def fit(
     stop_at: int | None = None,
     on_save: Callable[[], None] | None = None,
 ) -> Task:
-    """Train, or go on training, and export the averaged weights to `folder / "model"`.
+    """Start a run, or go on with it, and export the averaged weights to `folder / "model"`.
 
     Args:
-        task: what to learn; its trainable parameters are those that require a gradient.
+        task: what to train. The parameters that require a gradient are trained.
         options: how long and how fast.
-        folder: checkpoint, loss curve, previews and result are kept here.
-        accelerator: devices, processes and precision.
-        stop_at: stop (with a checkpoint) after this step of the schedule; None runs it to its end.
-        on_save: called in the main process after every checkpoint.
+        folder: of the run; it gets the checkpoint, the loss curve, the previews and the model.
+        accelerator: says on which devices, in how many processes and how precisely to compute.
+        stop_at: stop after this step and save a checkpoint; None trains to the end.
+        on_save: called in the main process after each checkpoint.
 
     Returns:
-        The task, holding the averaged weights.
+        The task, with the averaged weights.
 
     Raises:
-        PrivgenError: a gradient is not finite; the last checkpoint is left as it is.
+        PrivgenError: a gradient is not finite. The last checkpoint stays as it is.
     """
     run = _Run(task, options, folder, accelerator)
     run.resume()
@@ -136,40 +140,8 @@ def fit(
     return task
 
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run; None before the first."""
-    # A kill between the two renames of `_Run.save` leaves only the old one.
-    return next((f for f in (folder / "checkpoint", folder / "checkpoint.old") if f.exists()), None)
-
-
-@torch.no_grad()
-def load_average(task: Task, folder: Path) -> int:
-    """Give a task the averaged weights of a run's checkpoint.
-
-    Args:
-        task: of the run's recipe.
-        folder: of the run.
-
-    Returns:
-        Optimiser steps that they have seen.
-
-    Raises:
-        PrivgenError: there is no checkpoint, or it is of another recipe.
-    """
-    kept = find_checkpoint(folder)
-    if kept is None:
-        raise PrivgenError(f"The run {folder} has no checkpoint yet; let it train for longer.")
-    parameters = {n: p for n, p in task.named_parameters() if p.requires_grad}
-    averaged = load_file(kept / "ema.safetensors")
-    if {n: p.shape for n, p in parameters.items()} != {n: p.shape for n, p in averaged.items()}:
-        raise PrivgenError(f"The checkpoint of {folder} is of another recipe; name the one that it was trained by.")
-    for name, parameter in parameters.items():
-        parameter.copy_(averaged[name])
-    return int(json.loads((kept / "state.json").read_text())["step"])
-
-
 class _Run:
-    """One run's moving parts."""
+    """A run in progress: the task, its optimiser and the moving average of its weights."""
 
     def __init__(self, task: Task, options: LoopOptions, folder: Path, accelerator: Accelerator) -> None:
         self.task, self.options, self.folder, self.accelerator = task, options, folder, accelerator
@@ -181,8 +153,7 @@ class _Run:
         self.step = 0
         self.saved_at = time.monotonic()
         self.sums: dict[str, float] = {}
-
-    # Learning
+        self.curve = Journal(folder / LOSSES)
 
     def progress(self, last: int) -> Iterator[int]:
         quiet = not self.accelerator.is_main_process
@@ -202,7 +173,7 @@ class _Run:
         scalars = self.network(batch)
         accelerator.backward(scalars["loss"])
         scalars["grad_norm"] = accelerator.clip_grad_norm_(self.parameters.values(), options.grad_clip)
-        # Where gradients are scaled for half precision, infinite ones are passed over by the scaler.
+        # In half precision a scaler skips steps whose gradient is not finite.
         if accelerator.scaler is None and not math.isfinite(float(scalars["grad_norm"])):
             raise PrivgenError(
                 f"The gradient is not finite at step {step + 1} (loss {float(scalars['loss'].detach()):g}); lower "
@@ -223,63 +194,42 @@ class _Run:
         self.sums = {}
         if self.accelerator.is_main_process:
             self.bar.set_postfix(loss=f"{row['loss']:.4f}")
-            with self._path("loss.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, **row}) + "\n")
-
-    # Keeping
+            self.curve.append([{"step": self.step, **row}])
 
     def _path(self, name: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / name
 
     def is_checkpoint_due(self) -> bool:
-        return time.monotonic() - self.saved_at > 60 * self.options.checkpoint_minutes
+        return time.monotonic() - self.saved_at >= 60 * self.options.checkpoint_minutes
 
     def save(self) -> None:
         self.saved_at = time.monotonic()
         if not self.accelerator.is_main_process:
             return
-        fresh, kept, old = self._path("checkpoint.new"), self._path("checkpoint"), self._path("checkpoint.old")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        save_file({n: p.detach().contiguous() for n, p in self.parameters.items()}, fresh / "model.safetensors")
-        averaged = {n: p.contiguous() for n, p in zip(self.parameters, self.ema.shadow_params, strict=True)}
-        save_file(averaged, fresh / "ema.safetensors")
-        save_file(_flatten(self.optimizer.state_dict()["state"]), fresh / "optimizer.safetensors")
-        state = {"step": self.step, "ema_steps": self.ema.optimization_step, "sums": self.sums}
-        (fresh / "state.json").write_text(json.dumps(state))
-        if kept.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            kept.rename(old)
-        # Until now, a folder called old is the only checkpoint if an earlier run was killed between these renames.
-        fresh.rename(kept)
-        shutil.rmtree(old, ignore_errors=True)
+        averaged = dict(zip(self.parameters, self.ema.shadow_params, strict=True))
+        optimizer = self.optimizer.state_dict()["state"]
+        steps = self.ema.optimization_step
+        save_checkpoint(self.folder, Checkpoint(self.step, self.parameters, averaged, optimizer, steps, self.sums))
 
     def resume(self) -> None:
-        folder = find_checkpoint(self.folder)
-        if folder is None:
+        saved = load_checkpoint(self.folder, self.parameters)
+        if saved is None:
             return
-        state = json.loads((folder / "state.json").read_text())
-        self.step, self.sums, self.ema.optimization_step = state["step"], state["sums"], state["ema_steps"]
-        saved, averaged = load_file(folder / "model.safetensors"), load_file(folder / "ema.safetensors")
+        self.step, self.sums, self.ema.optimization_step = saved.step, dict(saved.sums), saved.ema_steps
         with torch.no_grad():
             for (name, parameter), shadow in zip(self.parameters.items(), self.ema.shadow_params, strict=True):
-                parameter.copy_(saved[name])
-                shadow.copy_(averaged[name])
-        optimizer = self.optimizer.state_dict()
-        optimizer["state"] = _unflatten(load_file(folder / "optimizer.safetensors"), list(self.parameters.values()))
-        self.optimizer.load_state_dict(optimizer)
+                parameter.copy_(saved.parameters[name])
+                shadow.copy_(saved.averaged[name])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved.optimizer})
         self._forget_after(self.step)
 
     def _forget_after(self, step: int) -> None:
         """Drop the lines of the loss curve that will be written again."""
-        curve = self.folder / "loss.jsonl"
-        if self.accelerator.is_main_process and curve.exists():
-            # What follows the last line break was being written when the run was killed.
-            rows = [line for line in curve.read_text().split("\n")[:-1] if json.loads(line)["step"] <= step]
-            write_text(curve, "".join(f"{row}\n" for row in rows), overwrite=True)
-
-    # Showing
+        if self.accelerator.is_main_process and (self.folder / LOSSES).exists():
+            kept = [row for row in self.curve.read(dict) if row["step"] <= step]
+            text = "".join(f"{json.dumps(row)}\n" for row in kept)
+            write_text(self.folder / LOSSES, text, overwrite=True)
 
     def show(self, step: int) -> None:
         if not self.accelerator.is_main_process:
@@ -298,18 +248,3 @@ class _Run:
         if self.accelerator.is_main_process:
             self.task.export(self._path("model"))
         self.accelerator.wait_for_everyone()
-
-
-def _flatten(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{i}.{name}": value.contiguous() for i, entry in state.items() for name, value in entry.items()}
-
-
-def _unflatten(tensors: dict[str, Tensor], parameters: list[nn.Parameter]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        like = parameters[int(index)]
-        # Moments in the memory layout of their parameter, as the optimiser would have made them.
-        kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-        state.setdefault(int(index), {})[name] = kept.detach()
-    return state

@@ -1,4 +1,4 @@
-"""Loss curves as pictures."""
+"""Loss curves of training runs, read from their file and drawn."""
 
 import io
 import json
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
 
 
 SMOOTHING = 0.02
-"""Share of the curve that the drawn average looks ahead, and back."""
+"""Fraction of the curve, to either side, over which the drawn average is taken."""
 
 
 def read_curve(jsonl: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
-    """The curves in a file of a training loop: one JSON object a line, with `step` and the numbers logged then.
+    """Read the curves that a training loop has logged.
 
     Args:
-        jsonl: the file; a last line that was cut short is left out.
+        jsonl: file of the run. Each line is a JSON object with `step` and the numbers that were logged at it. A last
+            line that was cut short is left out.
 
     Returns:
-        (step, value) pairs by name, finite values only.
+        For each name its (step, value) pairs; values that are not finite are left out.
 
     Raises:
-        PrivgenError: the file cannot be read, or holds something else.
+        PrivgenError: the file cannot be read, or is no loss curve.
     """
     try:
         lines = Path(jsonl).read_text(encoding="utf-8").split("\n")
@@ -50,14 +51,14 @@ def read_curve(jsonl: str | os.PathLike[str]) -> dict[str, list[tuple[int, float
 
 
 def draw_loss_curve(jsonl: str | os.PathLike[str], png: str | os.PathLike[str]) -> None:
-    """Draw everything a training loop has logged, one panel a number, and replace the picture.
+    """Draw all numbers that a training loop has logged, each in a panel of its own.
 
     Args:
-        jsonl: the loop's file.
-        png: picture to write.
+        jsonl: file of the run.
+        png: picture to write; one that exists is replaced.
 
     Raises:
-        PrivgenError: the file cannot be read, holds no numbers, or the picture cannot be written.
+        PrivgenError: the file cannot be read or holds no numbers, or the picture cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ def draw_loss_curve(jsonl: str | os.PathLike[str], png: str | os.PathLike[str]) 
     for i, (name, points) in enumerate(curves.items()):
         _draw(figure.add_subplot(rows, columns, i + 1), name, points)
     file = io.BytesIO()
-    # Without the name of the software the same curve gives the same bytes.
+    # Without the name of the software, the same curve gives the same bytes.
     figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
     write_bytes(png, file.getvalue(), overwrite=True)
 
@@ -90,7 +91,7 @@ def _draw(axes: "Axes", name: str, points: list[tuple[int, float]]) -> None:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """A moving average, narrower towards the ends so that it lags nowhere."""
+    """A moving average that is narrower towards the ends, so that it lags nowhere."""
     n = len(values)
     reach = [min(i, n - 1 - i, round(SMOOTHING * n)) for i in range(n)]
     return [sum(values[i - r : i + r + 1]) / (2 * r + 1) for i, r in enumerate(reach)]

@@ -1,7 +1,7 @@
-"""Muon: momentum whose every update is orthogonalised, for weight matrices and convolution kernels.
+"""Muon, an optimiser that orthogonalises each update of a weight matrix or convolution kernel.
 
-It brings the small models of this package to the same loss in far fewer samples than AdamW. `torch.optim.Muon` takes
-only matrices and always orthogonalises in bfloat16, which CPUs without bfloat16 arithmetic do slowly.
+The small models of this package reach the same loss in far fewer samples than with AdamW. `torch.optim.Muon` takes
+only matrices, and always orthogonalises in bfloat16, which is slow on CPUs without bfloat16 arithmetic.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,11 +16,14 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values end between about 0.7 and 1.2.
+    """Approximate the nearest semi-orthogonal matrix. The singular values of the result lie between about 0.7 and 1.2.
 
     Args:
-        matrix: of shape (M, N).
-        iterations: of Newton-Schulz.
+        matrix: (M, N).
+        iterations: number of Newton-Schulz iterations.
+
+    Returns:
+        (M, N).
     """
     a, b, c = NEWTON_SCHULZ
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
@@ -32,18 +35,18 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for every parameter of two or more dimensions, Adam for the rest.
+    """Muon for parameters of two or more dimensions, and Adam for the others.
 
-    Updates of both kinds have an RMS of about 0.2 times the learning rate or more, so that one rate serves both
-    (Liu et al., "Muon is Scalable for LLM Training", https://huggingface.co/papers/2502.16982).
+    Updates of both kinds have an RMS of about 0.2 times the learning rate or more, so one rate serves both (Liu et
+    al., "Muon is Scalable for LLM Training", https://huggingface.co/papers/2502.16982).
 
     Args:
         params: the parameters.
-        lr: learning rate, as one would choose it for AdamW.
-        momentum: of the orthogonalised updates (Nesterov's form).
-        betas: Adam's, for biases, gains and embeddings.
-        weight_decay: decoupled, for parameters of two or more dimensions.
-        dtype: to orthogonalise in; torch.bfloat16 is enough, and faster where the processor has it.
+        lr: learning rate; choose it as for AdamW.
+        momentum: of the updates that are orthogonalised, in Nesterov's form.
+        betas: Adam's, for parameters of one dimension or none, such as biases and gains.
+        weight_decay: decoupled weight decay of parameters of two or more dimensions.
+        dtype: to orthogonalise in. torch.bfloat16 is precise enough, and faster where the processor has it.
     """
 
     def __init__(

@@ -1,48 +1,45 @@
-"""Recipes: TOML files that say what to train, on what, and for how long.
+"""Recipes: TOML files that say what to train, on which data, and for how long.
 
-A recipe has two tables: one named after the kind of model, with the fields of its dataclass, and `[loop]` with those
-of `LoopOptions`. Paths are relative to the working folder; `privgen:` at their beginning stands for the folder in
-which this package is installed.
+A recipe has two tables. One has the name of the kind of model, and holds the fields of its dataclass. The other is
+`[loop]`, and holds those of `LoopOptions`. Paths are relative to the working folder. A path that begins with
+`privgen:` is relative to the folder in which this package is installed.
 """
 
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from privgen.errors import UsageError
 from privgen.training.loop import LoopOptions, Task
 
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
 KINDS = {
-    "vae": ("privgen.training.mini.autoencoder", "VaeRecipe", "VaeTask"),
-    "classifier": ("privgen.training.mini.classifier", "ClassifierRecipe", "ClassifierTask"),
-    "diffusion": ("privgen.training.mini.text_to_image", "DiffusionRecipe", "DiffusionTask"),
+    "autoencoder": ("privgen.training.mini.autoencoder", "AutoencoderRecipe", "AutoencoderTask"),
+    "text-to-image": ("privgen.training.mini.text_to_image", "TextToImageRecipe", "TextToImageTask"),
     "denoiser": ("privgen.training.mini.denoiser", "DenoiserRecipe", "DenoiserTask"),
+    "classifier": ("privgen.training.mini.classifier", "ClassifierRecipe", "ClassifierTask"),
     "extractor": ("privgen.training.watermark.extractor", "ExtractorRecipe", "ExtractorTask"),
     "aligner": ("privgen.training.watermark.aligner", "AlignerRecipe", "AlignerTask"),
-    "token": ("privgen.training.watermark.token_language", "TokenRecipe", "TokenTask"),
-    "mapper": ("privgen.training.watermark.token_mapper", "MapperRecipe", "MapperTask"),
+    "token-language": ("privgen.training.watermark.token_language", "TokenLanguageRecipe", "TokenLanguageTask"),
+    "token-mapper": ("privgen.training.watermark.token_mapper", "TokenMapperRecipe", "TokenMapperTask"),
 }
-"""Kind of model: module, dataclass of its recipe, task."""
-
-Distort = Callable[..., Tensor]
-"""Called as `distort(images, generator=[one for each image])`, images (B, 3, H, W) in [0, 1]."""
-
-MakeDistortion = Callable[[Sequence[str], float], Distort | None]
-"""From a recipe's `distortions` and `distortion_scale`; attacks are not this package's core, so they are passed in."""
+"""For each kind of model: the module that trains it, the dataclass of its recipe, and its task."""
 
 PACKAGE = "privgen:"
-_COUNTED = "samples"
-"""The one field of a model's table that no file sets, because it follows from the loop."""
+"""Beginning of a path in the folder of this package."""
+
+_COUNTED = "samples"  # the one field of a kind's table that no file sets, because it follows from the loop
 _AT_LEAST_ONE = ("steps", "batch_size", "log_every", "preview_every")
 _UNIMPORTANT = ("loop.checkpoint_minutes", "loop.log_every", "loop.preview_every")
 
@@ -52,13 +49,13 @@ class Recipe:
     """What to train.
 
     Attributes:
-        kind: a key of `KINDS`.
-        model: the dataclass that the kind has.
-        loop: how long and how fast.
+        kind: of model, a key of `KINDS`.
+        model: the dataclass of the kind.
+        loop: how long to train, and how fast.
     """
 
     kind: str
-    model: Any
+    model: "DataclassInstance"
     loop: LoopOptions
 
     def __post_init__(self) -> None:
@@ -67,61 +64,39 @@ class Recipe:
             samples = self.loop.steps * self.loop.batch_size
             object.__setattr__(self, "model", replace(self.model, **{_COUNTED: samples}))
 
-    def distortion(self, make: MakeDistortion | None = None) -> Distort | None:
-        """What images go through in training; None if the recipe names no distortions.
-
-        Args:
-            make: such as `privgen.attacks.training_distortion.training_distortion`.
-
-        Raises:
-            UsageError: the recipe names distortions, and there is nothing that makes them, or not these.
-        """
-        names = getattr(self.model, "distortions", ())
-        if not names:
-            return None
-        if make is None:
-            raise UsageError(
-                f"The recipe trains against {', '.join(names)}; pass distortion=training_distortion from "
-                "privgen.attacks.training_distortion."
-            )
-        return make(names, self.model.distortion_scale)
-
-    def task(self, distortion: Distort | None = None) -> Task:
-        """An untrained model with its data and its loss.
-
-        Args:
-            distortion: as the method of that name gives it; only for kinds whose recipes name distortions.
-        """
+    def task(self) -> Task:
+        """Build what is trained: the model in its initial state, its data and its loss."""
         module, _, task = KINDS[self.kind]
-        more = {} if distortion is None else {"attack": distortion}
-        made: Task = getattr(import_module(module), task)(self.model, self.loop.seed, **more)
+        made: Task = getattr(import_module(module), task)(self.model, self.loop.seed)
         return made
 
     def tables(self) -> dict[str, dict[str, Any]]:
-        """What a file says: the fields of the model by the kind's name, and those of the loop."""
+        """The tables of a recipe's file: their names, and the values of their fields."""
         model = {name: value for name, value in asdict(self.model).items() if name != _COUNTED}
         return {self.kind: model, "loop": asdict(self.loop)}
 
     def values(self) -> dict[str, Any]:
-        """Every field by its full name, such as "loop.steps"."""
+        """The values of all fields by their full names, such as "loop.steps"."""
         return {f"{table}.{name}": value for table, row in self.tables().items() for name, value in row.items()}
 
 
 def packaged_recipe(kind: str) -> Path:
-    """The recipe that ships for a kind of model."""
+    """The path of the recipe that ships for a kind of model."""
     return Path(str(files("privgen"))) / "recipes" / f"{kind}.toml"
 
 
 def load_recipe(kind: str, path: str | os.PathLike[str] | None = None, changes: Iterable[str] = ()) -> Recipe:
-    """Read a recipe.
+    """Read a recipe from a file.
 
     Args:
-        kind: a key of `KINDS`.
-        path: the file, also "privgen:recipes/extractor-further.toml"; by default the recipe that ships for the kind.
-        changes: fields to set after reading, such as "loop.steps=100"; values as TOML writes them, or bare texts.
+        kind: of model, a key of `KINDS`.
+        path: the file, such as "mine.toml" or "privgen:recipes/extractor-further.toml". None reads the recipe that
+            ships for the kind.
+        changes: fields to set after reading, such as "loop.steps=100". Write values as in TOML; texts need no quotes.
 
     Raises:
-        UsageError: the file cannot be read; an unknown, missing or ill-typed field. The message names file and field.
+        UsageError: the kind is unknown or the file cannot be read, or a field is unknown, missing or of another type.
+            The message names the file and the field.
     """
     if kind not in KINDS:
         raise UsageError(f"{kind!r} cannot be trained; choose from {', '.join(KINDS)}.")
@@ -143,7 +118,7 @@ def load_recipe(kind: str, path: str | os.PathLike[str] | None = None, changes: 
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """A recipe as TOML that `load_recipe` reads again; fields that are None are left out."""
+    """Write a recipe as TOML, from which `load_recipe` makes the same recipe. Fields that are None are left out."""
     lines: list[str] = []
     for table, row in recipe.tables().items():
         lines += [f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in row.items() if value is not None), ""]
@@ -151,9 +126,9 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """The fields by which two recipes lead to different weights, such as "loop.steps: 100 there, 200 now".
+    """The fields by which two recipes give different weights, such as "loop.steps: 100 there, 200 now".
 
-    Where data lie does not count, and neither does how often a run is saved and shown.
+    Paths are left out, because the same data may lie elsewhere, and so is how often a run is saved and shown.
     """
     was, now = old.values(), new.values()
     return [
@@ -164,6 +139,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 
 
 def _read(file: Path, kind: str) -> dict[str, dict[str, Any]]:
+    """The tables of a file."""
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -178,6 +154,7 @@ def _read(file: Path, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def _parse_change(change: str, kind: str) -> tuple[str, str, Any]:
+    """Table, field and value of a change such as "loop.steps=100"."""
     name, equals, text = change.partition("=")
     table, dot, field = name.strip().partition(".")
     if not (equals and dot and field) or table not in (kind, "loop"):
@@ -189,6 +166,7 @@ def _parse_change(change: str, kind: str) -> tuple[str, str, Any]:
 
 
 def _build(cls: type, table: str, row: Mapping[str, Any], file: Path, origins: Mapping[str, str]) -> Any:
+    """A dataclass from the row of a table; `origins` says which fields come from elsewhere than the file."""
     known = {field.name: field for field in fields(cls) if field.name != _COUNTED}
     hints = get_type_hints(cls)
     values = {}
@@ -208,10 +186,10 @@ def _build(cls: type, table: str, row: Mapping[str, Any], file: Path, origins: M
 
 
 def _convert(kind: Any, value: Any) -> Any:
-    """A TOML value as a field's type.
+    """Convert a TOML value to the type of a field.
 
     Raises:
-        ValueError: it is of another type; the message goes on after the field's name.
+        ValueError: the value is of another type; the message ends a sentence that begins with the field's name.
     """
     arguments = [argument for argument in get_args(kind) if argument is not NoneType]
     if get_origin(kind) is tuple:
@@ -231,12 +209,15 @@ def _convert(kind: Any, value: Any) -> Any:
 
 
 def _place(path: str) -> Path:
+    """A path of a recipe as a path of the system."""
     return Path(str(files("privgen"))) / path.removeprefix(PACKAGE) if path.startswith(PACKAGE) else Path(path)
 
 
 def _toml(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, (str, Path)):
-        return json.dumps(str(value), ensure_ascii=False)
+        # JSON escapes all that TOML does, but for the character DEL.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,4 +1,4 @@
-"""The training scenes as a text-to-image model sees them: latents and token ids, encoded once and kept in a file."""
+"""The scenes that a text-to-image model is trained on, encoded once to latents and token ids and kept in a file."""
 
 from pathlib import Path
 
@@ -10,21 +10,23 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from privgen.data.scenes import draw, sample_spec
+from privgen.diffusion.latents import encode
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
 from privgen.io.tensor_cache import load_or_make, load_tensors
+from privgen.models.family import Canvas
 
 
 _WHAT = "latents of scenes"
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Token ids of shape (prompts, max_length), padded as Stable Diffusion's pipelines pad them."""
+    """Token ids (prompts, max_length) of prompts, padded as in Diffusers' pipelines for Stable Diffusion."""
     return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def scene_seed(seed: int, number: int) -> int:
-    """What scene `number` of a run is drawn from."""
+    """The seed of scene `number` of a run."""
     return seed * 100_000_000 + number
 
 
@@ -35,15 +37,14 @@ def load_or_encode_scenes(
 
     Args:
         path: the cache, see `privgen.io.tensor_cache.load_or_make`.
-        vae: encodes the scenes.
-        tokenizer: of the captions.
-        count: number of scenes; scene i is drawn from `scene_seed(seed, i)`.
+        vae: encodes the scenes, at the size that it is for.
+        tokenizer: encodes the captions.
+        count: number of scenes; scene i has the seed `scene_seed(seed, i)`.
         seed: of the run.
-        batch_size: scenes encoded at once.
+        batch_size: scenes to encode at a time.
 
     Returns:
-        "latents" of shape (count, C, h, w), float16, scaled to unit variance, and "ids" of shape (count, length),
-        int16.
+        "latents" (count, C, h, w) float16, scaled, and "ids" (count, length) int16, the tokens of the captions.
 
     Raises:
         PrivgenError: the cache cannot be read or written, or another autoencoder, tokenizer, seed or number of scenes
@@ -56,17 +57,18 @@ def load_or_encode_scenes(
 
 
 def scenes_fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int) -> str:
-    """Digest of what the cached tensors depend on, 64 hexadecimal digits.
+    """A digest of all that the latents and token ids depend on, 64 hexadecimal digits.
 
-    Of the autoencoder only the encoder counts, so that training its decoder further leaves the cache valid.
+    The decoder does not count, so a cache stays valid when the decoder is trained further.
     """
     words = sorted(tokenizer.get_vocab().items())
-    rest = [vae.config.scaling_factor, seed, count, tokenizer.model_max_length, words]
+    size = Canvas.of_vae(vae).size
+    rest = [size, vae.config.scaling_factor, seed, count, tokenizer.model_max_length, words]
     return weights_fingerprint(vae, rest, ("encoder.", "quant_conv."))
 
 
 def load_scenes(path: Path, count: int) -> dict[str, Tensor]:
-    """Load what `load_or_encode_scenes` has kept, of whatever networks.
+    """Load what `load_or_encode_scenes` has kept, whatever networks made it.
 
     Args:
         path: the cache.
@@ -89,10 +91,10 @@ def load_scenes(path: Path, count: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int) -> dict[str, Tensor]:
-    latents, ids = [], []
+    size, latents, ids = Canvas.of_vae(vae).size, [], []
     for first in tqdm(range(0, count, batch_size), desc="encoding scenes", unit="batch"):
         specs = [sample_spec(scene_seed(seed, i)) for i in range(first, min(first + batch_size, count))]
-        pixels = torch.from_numpy(np.stack([draw(spec).pixels for spec in specs])).to(vae.device)
-        latents.append((vae.encode(2 * pixels - 1).latent_dist.mean * vae.config.scaling_factor).half().cpu())
+        pixels = torch.from_numpy(np.stack([draw(spec, size).pixels for spec in specs]))
+        latents.append(encode(vae, pixels).half().cpu())
         ids.append(tokenize(tokenizer, [spec.caption for spec in specs]).short())
     return {"latents": torch.cat(latents).contiguous(), "ids": torch.cat(ids)}

@@ -10,7 +10,7 @@ from privgen.models.classifier import SceneClassifier
 def model(tiny, tmp_path):
     """The options that name a tiny model and classifier."""
     tiny.tiny_pipeline("sd21").save_pretrained(tmp_path / "model")
-    SceneClassifier(channels=(8,)).save_pretrained(tmp_path / "classifier")
+    SceneClassifier((8,), 128).save_pretrained(tmp_path / "classifier")
     return ("--model", tmp_path / "model", "--classifier", tmp_path / "classifier", "--device", "cpu")
 
 

@@ -7,8 +7,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from privgen.metrics.scenes import load_classifier
 from privgen.models.extractor import Extractor
 from privgen.models.mappers import TokenMapper
-from privgen.training.loop import _Run
-from privgen.training.watermark.token_language import TokenRecipe
+from privgen.training.mini.classifier import ClassifierTask
+from privgen.training.watermark.token_language import TokenLanguageRecipe
 
 
 SMALL = ("--set", "classifier.channels=[8]", "--set", "loop.batch_size=2", "--set", "loop.log_every=1")
@@ -57,26 +57,33 @@ def test_another_recipe_needs_another_folder(classifier, tmp_path):
 
 def test_an_autoencoder(cli, tmp_path):
     tiny = ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_fraction=0")
-    changes = [word for change in tiny for word in ("--set", f"vae.{change}")]
+    changes = [word for change in tiny for word in ("--set", f"autoencoder.{change}")]
     result = cli(
-        "train", "vae", "-o", tmp_path, "--steps", 2, "--device", "cpu", "--set", "loop.batch_size=2", *changes
+        "train", "autoencoder", "-o", tmp_path, "--steps", 2, "--device", "cpu", "--set", "loop.batch_size=2", *changes
     )
     assert result.exit_code == 0, result.output
     assert AutoencoderKL.from_pretrained(tmp_path / "model" / "vae").config.latent_channels == 2
 
 
 SETTINGS = {
-    "vae": ("channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_fraction=0"),
-    "diffusion": ("scenes=6", "channels=[16,16]", "heads=[2,2]", "text_width=16", "text_layers=1", "max_length=64"),
+    "autoencoder": ("size=64", "channels=[8,8,8,8]", "crop=16", "latent_channels=2", "photo_fraction=0"),
+    "text-to-image": (
+        "scenes=6",
+        "channels=[16,16]",
+        "heads=[2,2]",
+        "text_width=16",
+        "text_layers=1",
+        "max_length=64",
+    ),
     "extractor": ("code_images=32", "photo_fraction=0", "clean_images=64"),
-    "token": ("scenes=6", "photo_fraction=0"),
-    "mapper": ("scenes=6", "vectors=2"),
+    "token-language": ("scenes=6", "photo_fraction=0"),
+    "token-mapper": ("scenes=6", "vectors=2"),
 }
 INPUTS = {
-    "diffusion": ("vae=vae/model/vae", "latents=latents.safetensors"),
-    "extractor": ("vae=vae/model/vae", "code=code.safetensors"),
-    "token": ("model=diffusion/model", "networks=extractor/model", "latents=latents.safetensors"),
-    "mapper": ("model=diffusion/model", "networks=extractor/model", "latents=latents.safetensors"),
+    "text-to-image": ("vae=autoencoder/model/vae", "latents=latents.safetensors"),
+    "extractor": ("vae=autoencoder/model/vae", "code=code.safetensors"),
+    "token-language": ("model=text-to-image/model", "networks=extractor/model", "latents=latents.safetensors"),
+    "token-mapper": ("model=text-to-image/model", "networks=extractor/model", "latents=latents.safetensors"),
 }
 
 
@@ -102,29 +109,31 @@ def chain(tmp_path_factory):
 @pytest.mark.slow
 def test_one_after_the_other(chain):
     folder, run = chain
-    for kind, more in (("vae", []), ("diffusion", ["--immiscible"]), ("extractor", []), ("token", []), ("mapper", [])):
+    for kind in SETTINGS:
+        more = ["--immiscible"] if kind == "text-to-image" else []
         stopped = run(kind, *more, "--stop-at", 1)
         assert stopped.exit_code == 0, stopped.output
         result = run(kind, *more)
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["step"] == 2
         assert (folder / kind / "loss.png").is_file()
-    assert "immiscible = true" in (folder / "diffusion" / "recipe.toml").read_text()
-    assert "samples" not in (folder / "mapper" / "recipe.toml").read_text()
-    assert '"jpeg", "erase"' in (folder / "mapper" / "recipe.toml").read_text()
-    extractor = Extractor.from_pretrained(folder / "mapper" / "model" / "extractor")
-    tokens = TokenMapper.from_pretrained(folder / "mapper" / "model" / "token_mapper")
+    assert "immiscible = true" in (folder / "text-to-image" / "recipe.toml").read_text()
+    assert "samples" not in (folder / "token-mapper" / "recipe.toml").read_text()
+    assert '"jpeg", "erase"' in (folder / "token-mapper" / "recipe.toml").read_text()
+    extractor = Extractor.from_pretrained(folder / "token-mapper" / "model" / "extractor")
+    tokens = TokenMapper.from_pretrained(folder / "token-mapper" / "model" / "token_mapper")
     assert extractor.config.n_bits == tokens.config.n_bits
+    assert extractor.config.size == 64
     assert tokens.config.width == 16
-    words = TokenMapper.from_pretrained(folder / "token" / "model" / "privgen" / "token_mapper")
-    assert (words.config.vectors, words.config.width) == (TokenRecipe().cells ** 2, 16)
-    assert (folder / "token" / "model" / "model_index.json").is_file()
-    pipe = StableDiffusionPipeline.from_pretrained(folder / "diffusion" / "model", safety_checker=None)
-    assert pipe.unet.config.cross_attention_dim == 16
-    other = run("diffusion")
+    words = TokenMapper.from_pretrained(folder / "token-language" / "model" / "privgen" / "token_mapper")
+    assert (words.config.vectors, words.config.width) == (TokenLanguageRecipe().cells ** 2, 16)
+    assert (folder / "token-language" / "model" / "model_index.json").is_file()
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "text-to-image" / "model", safety_checker=None)
+    assert (pipe.unet.config.cross_attention_dim, pipe.unet.config.sample_size) == (16, 8)
+    other = run("text-to-image")
     assert other.exit_code == 2
-    assert "diffusion.immiscible: True there, False now" in " ".join(other.stderr.split())
-    refused = run("mapper", "-o", folder / "other", "--set", "mapper.scenes=7")
+    assert "text-to-image.immiscible: True there, False now" in " ".join(other.stderr.split())
+    refused = run("token-mapper", "-o", folder / "other", "--set", "token-mapper.scenes=7")
     assert refused.exit_code == 1
     assert "holds 6 scenes, and the recipe asks for 7; set scenes=6" in " ".join(refused.stderr.split())
 
@@ -132,12 +141,13 @@ def test_one_after_the_other(chain):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("extractor", {"vae": "none"}, "There is no autoencoder in none; make one with `privgen train vae`"),
-        ("mapper", {"model": "none"}, "There is no text-to-image model in none; make one with `privgen train diff"),
-        ("mapper", {"model": ".", "latents": "none"}, "There is no cache of scenes in none; make one with"),
-        ("token", {"model": ".", "networks": "none"}, "There is no extractor with its patterns in none; make"),
+        ("extractor", {"vae": "none"}, "There is no autoencoder in none; make one with `privgen train autoencoder`"),
+        ("token-mapper", {"model": "none"}, "There is no text-to-image model in none; make one with `privgen"),
+        ("token-mapper", {"model": ".", "latents": "none"}, "There is no cache of scenes in none; make one with"),
+        ("token-language", {"model": ".", "networks": "none"}, "There is no extractor with its patterns in none;"),
+        ("aligner", {"start": "none"}, "in none; make one with `privgen train extractor` or set aligner.start."),
         ("extractor", {"vae": ".", "distortions": '["jpg"]'}, "Nothing is trained against jpg; choose from jpeg,"),
-        ("mapper", {"model": ".", "latents": "file", "distortion_scale": "2"}, "a scale from 0 to 1, not 2"),
+        ("token-mapper", {"model": ".", "latents": "file", "distortion_scale": "2"}, "a scale from 0 to 1, not 2"),
     ],
 )
 def test_what_must_be_there_first(cli, tmp_path, monkeypatch, kind, changes, message):
@@ -151,12 +161,12 @@ def test_what_must_be_there_first(cli, tmp_path, monkeypatch, kind, changes, mes
 
 
 def test_the_loss_curve_is_drawn_with_every_checkpoint(classifier, tmp_path, monkeypatch):
-    """The run dies after its last checkpoint, and before its end."""
+    """The run dies at its preview, after its last checkpoint and before its end."""
 
-    def die(run, step):
+    def die(task):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Run, "show", die)
+    monkeypatch.setattr(ClassifierTask, "preview", die)
     assert classifier().exit_code != 0
     assert (tmp_path / "run" / "loss.png").is_file()
     assert not (tmp_path / "run" / "model").exists()
@@ -175,7 +185,7 @@ def test_before_anything_is_logged_there_is_no_curve(classifier, tmp_path):
         (("classifier", "--set", "loop.stepz=3"), "--set loop.stepz=3: there is no field 'stepz'; choose from steps,"),
         (("classifier", "--recipe", "none.toml"), "The recipe none.toml cannot be read"),
         (("classifier", "--steps", "0"), "--steps"),
-        (("gan",), "No such command 'gan'; choose from aligner, classifier, "),
+        (("gan",), "No such command 'gan'; choose from aligner, auto"),
     ],
 )
 def test_wrong_usage(cli, arguments, message, tmp_path):
@@ -186,9 +196,11 @@ def test_wrong_usage(cli, arguments, message, tmp_path):
 
 
 def test_the_autoencoder_comes_first(cli, tmp_path):
-    result = cli("train", "diffusion", "-o", tmp_path / "run", "--set", f"diffusion.vae={tmp_path / 'none'}")
+    result = cli("train", "text-to-image", "-o", tmp_path / "run", "--set", f"text-to-image.vae={tmp_path / 'none'}")
     assert result.exit_code == 1
-    assert "none; make one with `privgen train vae` or set diffusion.vae" in " ".join(result.stderr.split())
+    assert "none; make one with `privgen train autoencoder` or set text-to-image.vae" in " ".join(
+        result.stderr.split()
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -210,7 +222,7 @@ def test_two_processes(python, tmp_path):
 
 
 @pytest.mark.slow
-def test_batches_that_processes_cannot_fraction(python, tmp_path):
+def test_batches_that_processes_cannot_share(python, tmp_path):
     result = python(*TWO, "-o", tmp_path / "run", "--set", "loop.batch_size=3", cwd=tmp_path)
     assert result.returncode != 0
     assert "2 processes cannot share batches of 3 evenly" in " ".join(result.stderr.split())

@@ -11,6 +11,7 @@ from privgen.data.scenes import (
     HELDOUT_NOUNS,
     NOUNS,
     PATTERN_RMS,
+    SIZE,
     TEXTURE_RMS,
     Placed,
     SceneSpec,
@@ -51,7 +52,7 @@ def test_the_same_seed_draws_the_same_pixels():
     assert np.array_equal(one.masks, other.masks)
     assert not np.array_equal(one.pixels, draw_scene(6).pixels)
     assert one.pixels.dtype == one.masks.dtype == np.float32
-    assert one.pixels.shape == (3, 128, 128)
+    assert one.pixels.shape == (3, SIZE, SIZE)
     assert one.pixels.min() >= 0
     assert one.pixels.max() <= 1
 
@@ -176,7 +177,7 @@ def test_colours_are_what_they_are_called():
 
 def test_patterns_have_unit_contrast():
     for name in PATTERNS:
-        field = pattern(name)
+        field = pattern(name, 96)
         assert field.mean() == pytest.approx(0, abs=1e-5)
         assert (field**2).mean() == pytest.approx(1, abs=1e-4)
     difference = draw(replace(PLAIN, pattern="fine waves")).pixels - draw(PLAIN).pixels
@@ -193,7 +194,7 @@ def test_textures_are_orthogonal_and_of_unit_contrast(size):
 
 def test_textures_are_faint_grey_and_everywhere():
     difference = draw(replace(PLAIN, textures=("linen",))).pixels - draw(PLAIN).pixels
-    assert np.allclose(difference, TEXTURE_RMS * texture("linen")[None], atol=1e-5)
+    assert np.allclose(difference, TEXTURE_RMS * texture("linen", SIZE)[None], atol=1e-5)
 
 
 def test_many_textures_stay_faint():
@@ -203,6 +204,6 @@ def test_many_textures_stay_faint():
 
 def test_unknown_names():
     with pytest.raises(ValueError, match=r"expected one of fine horizontal stripes, .*, got 'stars'"):
-        pattern("stars")
+        pattern("stars", 64)
     with pytest.raises(ValueError, match="expected a texture such as 'linen', got 'stars'"):
-        texture("stars")
+        texture("stars", 64)

@@ -4,7 +4,7 @@ import torch
 
 from privgen.data.patterns import PATTERNS
 from privgen.data.scenes import COLOURS, NOUNS, Placed, SceneSpec, draw_scene, sample_spec
-from privgen.errors import PrivgenError
+from privgen.errors import PrivgenError, UsageError
 from privgen.metrics.scenes import classified_right, judge, load_classifier
 from privgen.models.classifier import SceneClassifier, SceneLogits
 from privgen.training.mini.classifier import ClassifierRecipe, ClassifierTask
@@ -21,7 +21,7 @@ def classifier():
 class Oracle:
     """Says what it was made to say, whatever it sees."""
 
-    config = SceneClassifier(channels=(8,)).config
+    config = SceneClassifier((8,), 128).config
     device = "cpu"
 
     def __init__(self, *answers):
@@ -175,17 +175,18 @@ def test_pictures_may_go_through_an_autoencoder(tiny, tmp_path):
     task = ClassifierTask(recipe, 0)
     batch = task.batch(range(8))
     assert 0 < batch["decoded"].sum() < 8
-    decoded = task._decoded(batch["pixels"], batch["decoded"])
-    changed = (decoded != batch["pixels"]).flatten(1).any(1)
-    assert torch.equal(changed, batch["decoded"])
+    changed = (task.seen(batch) != batch["pixels"]).flatten(1).any(1)
+    assert changed.tolist() == batch["decoded"].tolist()
     task(batch)["loss"].backward()
     assert all(p.grad is None for p in task.vae.parameters())
-    with pytest.raises(ValueError, match=r"expected the folder of an autoencoder for vae_fraction = 0.5, got none"):
+    with pytest.raises(UsageError, match=r"vae_fraction is 0.5, but classifier.vae names no autoencoder; set it"):
         ClassifierTask(ClassifierRecipe(vae_fraction=0.5), 0)
 
 
 def test_preview_and_export(tmp_path):
-    task = ClassifierTask(SMALL, 0)
-    assert task.preview().width > 8 * 128
+    task = ClassifierTask(ClassifierRecipe(size=64, channels=(8, 8)), 0)
+    assert 8 * 64 < task.preview().width < 8 * 128
+    assert task.batch([0])["pixels"].shape == (1, 3, 64, 64)
     task.export(tmp_path)
-    assert load_classifier(tmp_path / "classifier").config.channels in ((8, 8), [8, 8])
+    config = load_classifier(tmp_path / "classifier").config
+    assert (list(config.channels), config.sample_size) == ([8, 8], 64)

@@ -70,13 +70,18 @@ def test_an_unknown_family_is_named():
 
 
 def test_autoencoders():
-    kl = AutoencoderKL(block_out_channels=(8, 8, 8), norm_num_groups=8, latent_channels=6, sample_size=64,
-                       down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)  # fmt: skip
+    kl = AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=8,
+        latent_channels=6,
+        sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    )
     assert Canvas.of_vae(kl) == Canvas(64, 4, 6)
     assert Canvas.of_vae(kl, 256) == Canvas(256, 4, 6)
-    tiny = AutoencoderTiny(
-        encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8), latent_channels=16
-    )
+    widths = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    tiny = AutoencoderTiny(**widths, latent_channels=16)
     assert Canvas.of_vae(tiny, 512) == Canvas(512, 8, 16)
     with pytest.raises(UsageError, match="says no image size"):
         Canvas.of_vae(tiny)

@@ -54,10 +54,10 @@ def whole(train, tmp_path_factory):
     return folder, train(folder)
 
 
-@pytest.fixture
-def saving_every(monkeypatch):
-    """Makes runs save after every so many steps, however fast they are."""
-    return lambda n: monkeypatch.setattr(loop._Run, "is_checkpoint_due", lambda run: run.step % n == 0)
+@pytest.fixture(scope="module")
+def saving(tiny_task):
+    """Options by which a run saves a checkpoint after each step."""
+    return replace(tiny_task.OPTIONS, checkpoint_minutes=0.0)
 
 
 def assert_same_run(folder, weights, whole):
@@ -72,11 +72,19 @@ def assert_same_run(folder, weights, whole):
         assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
-@pytest.mark.parametrize("kill_at", [1, 5, 6, 11])
-def test_killed_and_resumed_is_the_uninterrupted_run(kill_at, train, tiny_task, whole, saving_every, tmp_path):
-    saving_every(3)
+@pytest.mark.parametrize(("saved_at", "kill_at"), [(None, 1), (3, 5), (3, 6), (9, 11)])
+def test_killed_and_resumed_is_the_uninterrupted_run(saved_at, kill_at, train, tiny_task, whole, tmp_path):
+    """What was learnt and logged since the last checkpoint is done again."""
+    if saved_at:
+        train(tmp_path, stop_at=saved_at)
     with pytest.raises(tiny_task.Killed):
         train(tmp_path, kill_at=kill_at)
+    assert_same_run(tmp_path, train(tmp_path), whole)
+
+
+def test_killed_right_after_a_checkpoint(train, tiny_task, whole, saving, tmp_path):
+    with pytest.raises(tiny_task.Killed):
+        train(tmp_path, kill_at=5, options=saving)
     assert_same_run(tmp_path, train(tmp_path), whole)
 
 
@@ -87,9 +95,8 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(train, whole, tmp_path):
 
 
 @pytest.mark.parametrize("renames", range(6))
-def test_killed_while_saving(renames, train, tiny_task, whole, saving_every, tmp_path, monkeypatch):
+def test_killed_while_saving(renames, train, tiny_task, whole, saving, tmp_path, monkeypatch):
     """Each run dies at the rename of that number, the second one too; then one goes to the end."""
-    saving_every(1)
     rename = Path.rename
     for left in (renames, renames % 3):
         calls = iter(range(left))
@@ -102,7 +109,7 @@ def test_killed_while_saving(renames, train, tiny_task, whole, saving_every, tmp
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", dying)
             with pytest.raises(tiny_task.Killed):
-                train(tmp_path)
+                train(tmp_path, options=saving)
     assert_same_run(tmp_path, train(tmp_path), whole)
 
 
@@ -126,9 +133,8 @@ def test_a_line_cut_short_is_written_again(train, whole, tmp_path):
     assert_same_run(tmp_path, train(tmp_path), whole)
 
 
-def test_no_number_is_learnt_from(train, tiny_task, saving_every, monkeypatch, tmp_path):
-    """What was saved before stays, and is what a mended run goes on from."""
-    saving_every(2)
+def test_a_loss_that_is_not_finite(train, tiny_task, saving, monkeypatch, tmp_path):
+    """The run ends with an error. The last checkpoint stays, and a mended run goes on from it."""
     draw = tiny_task.TinyTask.batch
 
     def spoilt(task, indices):
@@ -138,16 +144,17 @@ def test_no_number_is_learnt_from(train, tiny_task, saving_every, monkeypatch, t
     with monkeypatch.context() as patch:
         patch.setattr(tiny_task.TinyTask, "batch", spoilt)
         with pytest.raises(PrivgenError, match=r"not finite at step 6 \(loss nan\); lower loop.learning_rate"):
-            train(tmp_path)
-    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 4
+            train(tmp_path, options=saving)
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 5
     assert all(value.isfinite().all() for value in train(tmp_path).values())
 
 
-def test_on_save_follows_every_checkpoint(train, saving_every, tmp_path):
-    saving_every(5)
-    seen = []
-    train(tmp_path, on_save=lambda: seen.append(json.loads((tmp_path / "checkpoint" / "state.json").read_text())))
-    assert [state["step"] for state in seen] == [5, 10, 12]
+@pytest.mark.parametrize(("minutes", "steps"), [(0.0, list(range(1, 13))), (60.0, [12])])
+def test_on_save_follows_every_checkpoint(train, saving, tmp_path, minutes, steps):
+    seen, state = [], tmp_path / "checkpoint" / "state.json"
+    options = replace(saving, checkpoint_minutes=minutes)
+    train(tmp_path, options=options, on_save=lambda: seen.append(json.loads(state.read_text())["step"]))
+    assert seen == steps
 
 
 def test_a_finished_run_stays_as_it_is(train, whole, tmp_path):

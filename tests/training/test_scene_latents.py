@@ -7,8 +7,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from privgen.errors import PrivgenError
+from privgen.models.initialise import seeded_weights
 from privgen.models.tokenizer import build_tokenizer, scene_words
-from privgen.training.mini.autoencoder import VaeRecipe, build_vae
+from privgen.training.mini.autoencoder import AutoencoderRecipe, build_autoencoder
 from privgen.training.scene_latents import load_or_encode_scenes, load_scenes, scenes_fingerprint, tokenize
 
 
@@ -22,9 +23,8 @@ def tokenizer():
 
 @pytest.fixture
 def vae():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build_vae(VaeRecipe(channels=(8, 8, 8, 8), latent_channels=2)).eval()
+    with seeded_weights(0):
+        return build_autoencoder(AutoencoderRecipe(size=64, channels=(8, 8, 8, 8), latent_channels=2)).eval()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def cache(tmp_path):
 
 def test_encoded_once(encode, cache, vae, tokenizer, monkeypatch):
     first = encode()
-    assert first["latents"].shape == (COUNT, 2, 16, 16)
+    assert first["latents"].shape == (COUNT, 2, 8, 8)
     assert first["ids"].shape == (COUNT, 24)
     monkeypatch.setattr(vae, "encode", None)  # must not be called again
     again = encode()
@@ -78,9 +78,10 @@ def test_another_encoder_or_seed_is_refused(encode, cache, vae):
         encode()
 
 
-def test_another_scale_is_refused(encode, vae):
+@pytest.mark.parametrize("changed", [{"scaling_factor": 0.5}, {"sample_size": 96}])
+def test_another_scale_or_size_is_refused(encode, vae, changed):
     encode()
-    vae.register_to_config(scaling_factor=0.5)
+    vae.register_to_config(**changed)
     with pytest.raises(PrivgenError, match="of other networks or other settings"):
         encode()
 

@@ -1,4 +1,4 @@
-"""Training of mini's autoencoder on scenes and crops of photographs."""
+"""Training of mini's autoencoder, on scenes and on crops of photographs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +11,34 @@ from PIL import Image
 from torch import Tensor
 
 from privgen.data.photos import load_photos, random_crop
-from privgen.data.scenes import PREVIEW_SEED, draw_scene
+from privgen.data.scenes import PREVIEW_SEED, SIZE, draw_scene
+from privgen.data.sheets import picture
+from privgen.models.initialise import seeded_weights
 from privgen.training.loop import Batch, Task, sample_generator
 
 
 @dataclass(frozen=True)
-class VaeRecipe:
+class AutoencoderRecipe:
     """An autoencoder and its training data.
 
     Attributes:
-        channels: of the encoder's levels, finest first.
-        latent_channels: channels of the latent.
-        crop: side of the training crops in pixels.
-        photo_fraction: share of crops that come from photographs.
-        kl_weight: of the mean KL divergence a latent number, beside the mean squared error a pixel.
-        l1_weight: of the mean absolute error.
+        size: side in pixels of the pictures that the autoencoder is for.
+        channels: of the encoder's levels, finest first. Each level but the last halves the side.
+        latent_channels: channels of the latents.
+        norm_groups: groups of group normalisation; they divide the channels of each level.
+        crop: side in pixels of the crops that it is trained on.
+        photo_fraction: fraction of the crops that come from photographs; the others come from scenes.
+        kl_weight: weight of the KL divergence, mean over the numbers of the latents. The squared error, mean over
+            pixels and colours, has weight 1.
+        l1_weight: weight of the absolute error, mean over pixels and colours.
         photos: folder of photographs.
-        decoder_only: keep the encoder, and so all latents, as they are.
+        decoder_only: train the decoder alone, so that all latents stay as they are.
     """
 
+    size: int = SIZE
     channels: tuple[int, ...] = (16, 24, 64, 160)
     latent_channels: int = 8
+    norm_groups: int = 8
     crop: int = 64
     photo_fraction: float = 0.3
     kl_weight: float = 1e-3
@@ -40,8 +47,8 @@ class VaeRecipe:
     decoder_only: bool = False
 
 
-def build_vae(recipe: VaeRecipe) -> AutoencoderKL:
-    """An untrained AutoencoderKL with factor 8; without attention, so that it takes pictures of any size."""
+def build_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKL:
+    """Build an AutoencoderKL with random weights. It has no attention, so it takes pictures of any size."""
     levels = len(recipe.channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -49,22 +56,20 @@ def build_vae(recipe: VaeRecipe) -> AutoencoderKL:
         block_out_channels=recipe.channels,
         layers_per_block=1,
         latent_channels=recipe.latent_channels,
-        norm_num_groups=8,
-        sample_size=128,
+        norm_num_groups=recipe.norm_groups,
+        sample_size=recipe.size,
         mid_block_add_attention=False,
     )
 
 
-class VaeTask(Task):
-    """Mean squared and absolute error, and a light KL divergence."""
+class AutoencoderTask(Task):
+    """Trains an autoencoder by squared and absolute error, and a light KL divergence."""
 
-    def __init__(self, recipe: VaeRecipe, seed: int, vae: AutoencoderKL | None = None) -> None:
+    def __init__(self, recipe: AutoencoderRecipe, seed: int) -> None:
         super().__init__()
         self.recipe, self.seed = recipe, seed
-        if vae is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
-                vae = build_vae(recipe)
+        with seeded_weights(seed):
+            vae = build_autoencoder(recipe)
         self.vae = vae.to(memory_format=torch.channels_last)
         if recipe.decoder_only:
             self.vae.encoder.requires_grad_(False)
@@ -83,7 +88,7 @@ class VaeTask(Task):
         side = self.recipe.crop
         if rng.random() < self.recipe.photo_fraction:
             return random_crop(self.photos, side, rng)
-        pixels = draw_scene(index).pixels
+        pixels = draw_scene(index, size=self.recipe.size).pixels
         top, left = rng.integers(pixels.shape[1] - side + 1, size=2)
         return np.ascontiguousarray(pixels[:, top : top + side, left : left + side])
 
@@ -99,27 +104,21 @@ class VaeTask(Task):
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Originals above their reconstructions."""
-        scenes = [draw_scene(PREVIEW_SEED + i).pixels for i in range(6)]
+        """Draw scenes and photographs above their reconstructions."""
+        size = self.recipe.size
+        scenes = [draw_scene(PREVIEW_SEED + i, size=size).pixels for i in range(6)]
         rng = np.random.Generator(np.random.PCG64(0))
-        crops = [random_crop(self.photos, 128, rng) for _ in range(4)] if self.photos else []
+        crops = [random_crop(self.photos, size, rng) for _ in range(4)] if self.photos else []
         x = torch.from_numpy(np.stack(scenes + crops)).to(self.vae.device)
         y = self.vae.decode(self.vae.encode(2 * x - 1).latent_dist.mean).sample / 2 + 0.5
-        return _grid(torch.stack([x, y.clamp(0, 1)]).cpu())
-
-    def export(self, folder: Path) -> None:
-        """Save the autoencoder, scaled so that the latents of scenes have unit variance."""
-        self.vae.register_to_config(scaling_factor=round(1 / self._latent_std(), 5))
-        self.vae.to(memory_format=torch.contiguous_format).save_pretrained(folder / "vae")
+        rows = [torch.cat(list(row), dim=-1) for row in (x, y)]
+        return picture(torch.cat(rows, dim=-2).cpu().numpy())
 
     @torch.no_grad()
-    def _latent_std(self) -> float:
-        x = torch.from_numpy(np.stack([draw_scene(PREVIEW_SEED + i).pixels for i in range(64)]))
-        return float(self.vae.encode(2 * x.to(self.vae.device) - 1).latent_dist.mean.std())
-
-
-def _grid(rows: Tensor) -> Image.Image:
-    """Rows of pictures (R, N, 3, H, W) in [0, 1] as one picture."""
-    r, n, c, h, w = rows.shape
-    flat = rows.permute(0, 3, 1, 4, 2).reshape(r * h, n * w, c)
-    return Image.fromarray((flat * 255).round().to(torch.uint8).numpy())
+    def export(self, folder: Path) -> None:
+        """Save the autoencoder, with the scaling factor by which the latents of scenes have unit variance."""
+        scenes = [draw_scene(PREVIEW_SEED + i, size=self.recipe.size).pixels for i in range(64)]
+        x = torch.from_numpy(np.stack(scenes)).to(self.vae.device)
+        std = float(self.vae.encode(2 * x - 1).latent_dist.mean.std())
+        self.vae.register_to_config(scaling_factor=round(1 / std, 5))
+        self.vae.to(memory_format=torch.contiguous_format).save_pretrained(folder / "vae")

@@ -1,4 +1,4 @@
-"""Training of the classifier by which generated scenes are judged."""
+"""Training of the classifier that judges generated scenes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,31 +12,36 @@ from torch import Tensor, nn
 
 from privgen.data.flaws import blur, spoil, warp
 from privgen.data.patterns import PATTERNS
-from privgen.data.scenes import COLOURS, NOUNS, PREVIEW_SEED, SceneSpec, draw, draw_scene
+from privgen.data.scenes import COLOURS, NOUNS, PREVIEW_SEED, SIZE, SceneSpec, draw, draw_scene
 from privgen.data.sheets import contact_sheet, picture
+from privgen.diffusion.latents import decode, encode
+from privgen.errors import UsageError
 from privgen.metrics.scenes import judge
 from privgen.models.classifier import SceneClassifier
+from privgen.models.initialise import seeded_weights
 from privgen.training.loop import Batch, Task
 
 
 @dataclass(frozen=True)
 class ClassifierRecipe:
-    """A classifier and the flaws of the pictures that it learns from.
+    """A classifier, and the flaws of the pictures that it is trained on.
 
     Attributes:
+        size: side of the pictures in pixels.
         channels: of the network's levels.
-        spoilt: share of objects drawn as blobs, which do not count as being there.
-        empty: share of scenes without objects.
-        bend: RMS of smooth distortions in pixels, at their strongest.
-        shift: largest displacement of the picture in pixels.
-        zoom: largest change of its size, as a share.
-        gain: largest change of contrast, as a share, and of brightness.
+        spoilt: fraction of the objects that are drawn as blobs, which do not count as objects.
+        empty: fraction of the scenes that have no objects.
+        bend: RMS of smooth distortions where they are strongest, in pixels.
+        shift: largest displacement of the picture, in pixels.
+        zoom: largest change of its size, as a fraction.
+        gain: largest change of contrast, as a fraction, and of brightness, for pixel values in [0, 1].
         blur: largest standard deviation of a Gaussian blur, in pixels.
         noise: largest standard deviation of white noise, for pixel values in [0, 1].
-        vae_fraction: share of pictures that go through an autoencoder.
+        vae_fraction: fraction of the pictures that go through an autoencoder.
         vae: folder of that autoencoder.
     """
 
+    size: int = SIZE
     channels: tuple[int, ...] = (32, 64, 128)
     spoilt: float = 0.15
     empty: float = 0.04
@@ -51,17 +56,22 @@ class ClassifierRecipe:
 
 
 class ClassifierTask(Task):
-    """Binary cross-entropy of the objects, cross-entropy of background colour and pattern."""
+    """Trains by the binary cross-entropy of each object, and the cross-entropies of background colour and pattern."""
 
     def __init__(self, recipe: ClassifierRecipe, seed: int) -> None:
         super().__init__()
         self.recipe, self.seed = recipe, seed
-        with torch.random.fork_rng(devices=[]):
-            # Diffusers' models draw their first weights from the global generator.
-            torch.manual_seed(seed)  # noqa: TID251
-            classifier = SceneClassifier(channels=recipe.channels)
+        with seeded_weights(seed):
+            classifier = SceneClassifier(recipe.channels, recipe.size)
         self.classifier = classifier.to(memory_format=torch.channels_last)
-        self.vae = _frozen_vae(recipe)
+        self.vae: AutoencoderKL | None = None
+        if recipe.vae_fraction > 0:
+            if recipe.vae is None:
+                raise UsageError(
+                    f"classifier.vae_fraction is {recipe.vae_fraction:g}, but classifier.vae names no autoencoder; "
+                    "set it to the folder of one."
+                )
+            self.vae = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
 
     def batch(self, indices: list[int]) -> Batch:
         samples = [self._sample(index) for index in indices]
@@ -73,11 +83,12 @@ class ClassifierTask(Task):
         return batch
 
     def _sample(self, index: int) -> dict[str, NDArray[np.generic]]:
+        """A picture, what it shows, and the flaws that it will get."""
         recipe = self.recipe
         rng = np.random.Generator(np.random.PCG64([self.seed, index]))
-        scene = draw_scene(int(rng.integers(PREVIEW_SEED)))
+        scene = draw_scene(int(rng.integers(PREVIEW_SEED)), size=recipe.size)
         if rng.random() < recipe.empty:
-            scene = draw(replace(scene.spec, objects=()))
+            scene = draw(replace(scene.spec, objects=()), recipe.size)
         lost = [i for i in range(len(scene.spec.objects)) if rng.random() < recipe.spoilt]
         # Squared, so that many pictures are nearly clean.
         strength = np.float32(rng.random() ** 2)
@@ -95,8 +106,7 @@ class ClassifierTask(Task):
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        x = batch["pixels"] if self.vae is None else self._decoded(batch["pixels"], batch["decoded"])
-        said, there = self.classifier(x), batch["nouns"]
+        said, there = self.classifier(self.seen(batch)), batch["nouns"]
         objects = nn.functional.binary_cross_entropy_with_logits(said.nouns, there, reduction="none").sum(1).mean()
         colour = nn.functional.cross_entropy(said.colour, batch["colour"])
         pattern = nn.functional.cross_entropy(said.pattern, batch["pattern"])
@@ -108,18 +118,19 @@ class ClassifierTask(Task):
         }
 
     @torch.no_grad()
-    def _decoded(self, pixels: Tensor, chosen: Tensor) -> Tensor:
+    def seen(self, batch: Batch) -> Tensor:
+        """The pictures of a batch, some of which have gone through the autoencoder; (B, 3, size, size) in [0, 1]."""
+        pixels, chosen = batch["pixels"], batch["decoded"]
         if self.vae is None or not bool(chosen.any()):
             return pixels
-        latents = self.vae.encode(2 * pixels[chosen] - 1).latent_dist.mean
         decoded = pixels.clone()
-        decoded[chosen] = (self.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+        decoded[chosen] = decode(self.vae, encode(self.vae, pixels[chosen])).clamp(0, 1)
         return decoded
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Unseen scenes and what the classifier says of them, every other one with a spoilt object."""
-        scenes = [draw_scene(PREVIEW_SEED + i) for i in range(16)]
+        """Draw scenes with what the classifier says about them; every other one has a spoilt object."""
+        scenes = [draw_scene(PREVIEW_SEED + i, size=self.recipe.size) for i in range(16)]
         rng = np.random.Generator(np.random.PCG64(0))
         drawn = [spoil(scene, [0], rng) if i % 2 else scene.pixels for i, scene in enumerate(scenes)]
         said = judge(torch.from_numpy(np.stack(drawn)), [scene.spec for scene in scenes], self.classifier)
@@ -131,15 +142,8 @@ class ClassifierTask(Task):
 
 
 def _labels(spec: SceneSpec, lost: list[int]) -> dict[str, NDArray[np.generic]]:
+    """What the classifier should say: the objects that are not lost, background colour and pattern."""
     nouns = np.zeros(len(NOUNS), np.float32)
     nouns[[NOUNS.index(placed.noun) for i, placed in enumerate(spec.objects) if i not in lost]] = 1
     pattern = PATTERNS.index(spec.pattern) if spec.pattern else len(PATTERNS)
     return {"nouns": nouns, "colour": np.asarray(list(COLOURS).index(spec.colour)), "pattern": np.asarray(pattern)}
-
-
-def _frozen_vae(recipe: ClassifierRecipe) -> AutoencoderKL | None:
-    if recipe.vae_fraction <= 0:
-        return None
-    if recipe.vae is None:
-        raise ValueError(f"expected the folder of an autoencoder for vae_fraction = {recipe.vae_fraction}, got none")
-    return AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)

@@ -1,27 +1,30 @@
-"""Training of mini: a text-to-image latent diffusion model on scenes."""
+"""Training of mini itself: a text-to-image model in the latents of its autoencoder, on scenes."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from privgen.hallucination.learned_variance import HybridLoss, hybrid_loss
+from privgen.models.family import Canvas
+from privgen.models.initialise import seeded_weights
 from privgen.models.tokenizer import build_tokenizer, scene_words
 from privgen.noise_assignment.assign import assign_noise
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.scene_latents import load_or_encode_scenes, tokenize
 from privgen.training.texture_latents import texture_changes
+from privgen.training.timesteps import golden_times
 
-
-GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 PREVIEW_PROMPTS = (
     "a cat on a pink background",
@@ -33,41 +36,48 @@ PREVIEW_PROMPTS = (
     "an octopus, a clock and a strawberry on a purple background",
     "a sunflower on an orange background with fine horizontal stripes",
 )
+"""Prompts of a preview."""
 
 
 @dataclass(frozen=True)
-class DiffusionRecipe:
+class TextToImageRecipe:
     """A text-to-image model and its training data.
 
     Attributes:
         vae: folder of the trained autoencoder.
-        latents: file that caches the encoded scenes; made when it is missing.
-        scenes: number of scenes in the cache.
+        latents: file that keeps the encoded scenes; made if it is missing.
+        scenes: number of scenes to train on.
         channels: of the UNet's levels, finest first.
         heads: attention heads of each level.
+        norm_groups: groups of group normalisation; they divide the channels of each level.
         text_width: width of the text encoder, and so of the cross-attention.
         text_layers: layers of the text encoder.
+        text_heads: attention heads of the text encoder.
         max_length: tokens of a prompt.
-        caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
-        snr_cap: samples whose signal-to-noise ratio plus one is above this weigh less, in inverse proportion.
-        texture_weight: extra weight of the error along the textures that captions name. They are few of the latent's
-            dimensions and faint; a weight along fixed directions leaves the loss's minimum where it is.
+        caption_dropout: fraction of the captions that are replaced by the empty one, for classifier-free guidance.
+        snr_cap: largest signal-to-noise ratio plus one at which a sample has its full weight. Above it, the weight is
+            in inverse proportion.
+        texture_weight: additional weight of the error along the textures that captions name. Textures are faint, and
+            few of the dimensions of the latents. A weight along fixed directions leaves the minimum of the loss where
+            it is.
         immiscible: permute the noises of a batch so that each lies near its latents (arXiv 2406.12303). Several
             processes permute their own parts of the batch, which changes the run a little.
-        learn_variance: learn the variance of the reverse steps too (arXiv 2102.09672). The saved pipeline samples
-            with Diffusers' DDPMScheduler, the only one that uses it.
-        vlb_weight: of the variational bound that it is learnt by.
-        precision_weight: of a penalty on small variances, see
+        learn_variance: learn the variance of the reverse steps too (arXiv 2102.09672). The saved pipeline then samples
+            with Diffusers' DDPMScheduler, which alone uses it.
+        vlb_weight: weight of the variational bound, which trains the variance.
+        precision_weight: weight of a penalty on small variances, see
             `privgen.hallucination.learned_variance.precision_penalty`.
     """
 
-    vae: Path = Path("runs/vae/model/vae")
+    vae: Path = Path("runs/autoencoder/model/vae")
     latents: Path = Path("runs/latents.safetensors")
     scenes: int = 32768
     channels: tuple[int, ...] = (48, 96, 160)
     heads: tuple[int, ...] = (3, 6, 10)
+    norm_groups: int = 16
     text_width: int = 128
     text_layers: int = 2
+    text_heads: int = 4
     max_length: int = 77
     caption_dropout: float = 0.1
     snr_cap: float = 5.0
@@ -90,35 +100,40 @@ _SCHEDULE: Mapping[str, Any] = {
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule with v-prediction."""
+    """The noise schedule of Stable Diffusion, with v-prediction."""
     return DDIMScheduler(**_SCHEDULE, set_alpha_to_one=False)
 
 
 def build_variance_scheduler() -> DDPMScheduler:
-    """The same for a network that has learnt the variance of the reverse steps."""
+    """The same schedule, for a network that has learnt the variance of the reverse steps."""
     return DDPMScheduler(**_SCHEDULE, variance_type="learned_range")
 
 
-def build_unet(recipe: DiffusionRecipe, latent_channels: int) -> UNet2DConditionModel:
-    """An untrained UNet with cross-attention at every level."""
+def build_unet(recipe: TextToImageRecipe, canvas: Canvas) -> UNet2DConditionModel:
+    """Build a UNet with cross-attention at every level, with random weights.
+
+    Args:
+        recipe: its shape.
+        canvas: of the autoencoder.
+    """
     levels = len(recipe.channels)
     return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=latent_channels,
-        out_channels=latent_channels * (2 if recipe.learn_variance else 1),
+        sample_size=canvas.latents,
+        in_channels=canvas.channels,
+        out_channels=canvas.channels * (2 if recipe.learn_variance else 1),
         down_block_types=("CrossAttnDownBlock2D",) * levels,
         up_block_types=("CrossAttnUpBlock2D",) * levels,
         block_out_channels=recipe.channels,
         layers_per_block=1,
         attention_head_dim=recipe.heads,  # in this class the argument counts heads
         cross_attention_dim=recipe.text_width,
-        norm_num_groups=16,
+        norm_num_groups=recipe.norm_groups,
         use_linear_projection=True,
     )
 
 
-def build_text_encoder(recipe: DiffusionRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained CLIP text encoder for the tokenizer's vocabulary."""
+def build_text_encoder(recipe: TextToImageRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Build a CLIP text encoder for the vocabulary of a tokenizer, with random weights."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -126,7 +141,7 @@ def build_text_encoder(recipe: DiffusionRecipe, tokenizer: CLIPTokenizer) -> CLI
             intermediate_size=4 * recipe.text_width,
             projection_dim=recipe.text_width,
             num_hidden_layers=recipe.text_layers,
-            num_attention_heads=4,
+            num_attention_heads=recipe.text_heads,
             max_position_embeddings=recipe.max_length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -135,49 +150,43 @@ def build_text_encoder(recipe: DiffusionRecipe, tokenizer: CLIPTokenizer) -> CLI
     )
 
 
-class DiffusionTask(Task):
-    """Velocity prediction on cached latents, text encoder and UNet trained together."""
+class TextToImageTask(Task):
+    """Trains a UNet and a text encoder together to predict velocities, on latents of scenes."""
 
     directions: Tensor
 
-    def __init__(self, recipe: DiffusionRecipe, seed: int) -> None:
+    def __init__(self, recipe: TextToImageRecipe, seed: int) -> None:
         super().__init__()
         self.recipe, self.seed = recipe, seed
         self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
         self.tokenizer = build_tokenizer(scene_words(), recipe.max_length)
         self.scheduler = build_variance_scheduler() if recipe.learn_variance else build_scheduler()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # noqa: TID251 - layers are initialised from the global generator only
-            unet = build_unet(recipe, self.vae.config.latent_channels)
+        with seeded_weights(seed):
+            unet = build_unet(recipe, Canvas.of_vae(self.vae))
             self.text_encoder = build_text_encoder(recipe, self.tokenizer)
         self.unet = unet.to(memory_format=torch.channels_last)
         cache = load_or_encode_scenes(recipe.latents, self.vae, self.tokenizer, recipe.scenes, seed)
         self.latents, self.ids = cache["latents"], cache["ids"]
-        self.empty = self._tokenize([""])[0]
+        self.empty = tokenize(self.tokenizer, [""])[0]
         directions = torch.linalg.qr(texture_changes(self.vae)).Q
         self.register_buffer("directions", directions, persistent=False)
-
-    def _tokenize(self, prompts: list[str]) -> Tensor:
-        return tokenize(self.tokenizer, prompts)
 
     def batch(self, indices: list[int]) -> Batch:
         which = torch.tensor([self._scene(i) for i in indices])
         generators = [sample_generator(self.seed, i) for i in indices]
         noise = torch.stack([torch.randn(self.latents.shape[1:], generator=g) for g in generators])
         dropped = torch.cat([torch.rand(1, generator=g) for g in generators]) < self.recipe.caption_dropout
-        # Multiples of the golden ratio fill [0, 1) evenly, so every batch covers all noise levels.
-        share = (torch.tensor(indices, dtype=torch.float64) * GOLDEN_RATIO + self.seed * 0.1) % 1
-        t = (share * self.scheduler.config.num_train_timesteps).long()
+        t = (golden_times(indices, self.seed) * self.scheduler.config.num_train_timesteps).long()
         ids = torch.where(dropped[:, None], self.empty, self.ids[which].long())
         latents = self.latents[which].float()
         if self.recipe.immiscible:
-            # Named, because "auto" would draw more noise for a small batch, and from the global generator.
+            # Not "auto": for a small batch it would draw more noise, and from the global generator.
             noise = assign_noise(latents, noise, method="linear")
         return {"latents": latents, "ids": ids, "noise": noise, "t": t}
 
     def _scene(self, index: int) -> int:
-        """Number of the scene that sample `index` shows: each once an epoch, in a new order every time."""
+        """The number of the scene that sample `index` shows. Each epoch shows all scenes in a new order."""
         epoch, place = divmod(index, self.recipe.scenes)
         return int(_order(self.recipe.scenes, self.seed, epoch)[place])
 
@@ -205,7 +214,7 @@ class DiffusionTask(Task):
         }
 
     def _variance_loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The parts of the hybrid loss that teach the variance, with their weights."""
+        """The parts of the hybrid loss that train the variance, weighted."""
         weights = {"vlb": self.recipe.vlb_weight, "precision": self.recipe.precision_weight}
         parts = hybrid_loss(
             output,
@@ -219,7 +228,7 @@ class DiffusionTask(Task):
         return {f"loss_{name}": weight * parts[name].mean() for name, weight in weights.items() if weight > 0}
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """An ordinary Stable Diffusion pipeline around the modules as they are."""
+        """An ordinary Stable Diffusion pipeline of the networks as they are now."""
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -233,7 +242,7 @@ class DiffusionTask(Task):
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Pictures of `PREVIEW_PROMPTS`, two seeds each."""
+        """Draw pictures of `PREVIEW_PROMPTS`, each from two seeds."""
         pipeline = self.pipeline()
         pipeline.set_progress_bar_config(disable=True)
         rows = []
@@ -250,34 +259,32 @@ class DiffusionTask(Task):
         return Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
 
     def export(self, folder: Path) -> None:
-        """Save an ordinary Diffusers folder."""
+        """Save the model as an ordinary Diffusers folder."""
         save_pipeline(self.pipeline(), folder)
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Save an ordinary Diffusers folder, which older Transformers load too; the networks become contiguous."""
+    """Save a pipeline as an ordinary Diffusers folder, which older versions of Transformers load too.
+
+    Args:
+        pipeline: to save. Its UNet and autoencoder become contiguous in memory.
+        folder: where to write.
+    """
     for part in (pipeline.unet, pipeline.vae):
         part.to(memory_format=torch.contiguous_format)
     pipeline.save_pretrained(folder)
-    # Where the autoencoder was read from says nothing to anybody else.
+    # The folder that the autoencoder was read from is of no use elsewhere.
     config = folder / "vae" / "config.json"
     entries = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
     config.write_text(json.dumps(entries, indent=2) + "\n")
-    # Transformers before version 5 reads the vocabulary from these two files.
+    # Versions of Transformers before 5 read the vocabulary from these two files.
     model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
 
 
-_ORDERS: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def _order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """A random order of n things, the same for the same seed and epoch."""
-    key = (n, seed, epoch)
-    if key not in _ORDERS:
-        while len(_ORDERS) > 1:  # a batch touches two epochs at most
-            _ORDERS.pop(next(iter(_ORDERS)))
-        _ORDERS[key] = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n)
-    return _ORDERS[key]
+@lru_cache(maxsize=2)  # a batch touches at most two epochs
+def _order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A random order of n scenes that depends on seed and epoch alone."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n)

@@ -1,4 +1,4 @@
-"""What an aligner's encoder makes of marks and of content, measured."""
+"""Measures what an aligner's encoder makes of marks and of the content of images."""
 
 import math
 from collections.abc import Iterable
@@ -14,23 +14,23 @@ from privgen.watermark.write.linear_code import nearest_covariance, ridged
 
 
 RIDGE = 0.03
-"""Variance that is added to each latent value's, as a share of their mean: for content that was not measured."""
+"""Fraction of the mean variance that is added to the variance of each latent value, for content not measured."""
 
-_UNSEEN = 1e4  # variance of values that no view shows
-_FEW = 20.0  # views less than which show a value tell little of what bits do there
-_TOLD = 256  # views that the temperature is set by
+_UNSEEN = 1e4  # variance of latent values that no view shows
+_FEW = 20.0  # ridge of the patterns: where not many more views show a value, they say little about it
+_TOLD = 256  # number of views that set the temperature
 _TEMPERATURES = [2 ** (k / 4) for k in range(-8, 29)]
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What is shown of B marked images, put back to its place.
+    """Parts of B marked images, put back to their places on the canvas.
 
     Attributes:
-        marked: (B, 3, S, S) in [0, 1].
-        opposite: the same images with each bit the other way round.
-        seen: (B, 1, S, S) of 0 and 1.
-        bits: (B, n_bits) of 0 and 1.
+        marked: (B, 3, S, S) in [0, 1], canvases with the parts.
+        opposite: the same, with marks of the opposite bits.
+        seen: (B, 1, S, S) of 0 and 1, which pixels of the canvases the parts cover.
+        bits: (B, n_bits) of 0 and 1, the messages.
     """
 
     marked: Tensor
@@ -41,13 +41,13 @@ class View:
 
 @torch.no_grad()
 def fit_aligner(aligner: Aligner, views: Iterable[View]) -> None:
-    """Set patterns, mean, covariance and temperature from views, in place.
+    """Set the patterns, the mean, the covariance and the temperature of an aligner, in place.
 
-    Half the difference of an image and its opposite is the mark alone, half their sum the content alone.
+    Half the difference of an image and its opposite is the mark alone. Half their sum is the content alone.
 
     Args:
-        aligner: its encoder is used as it is.
-        views: some thousand images for a good covariance; values of latents that none of them shows are never read.
+        aligner: to fit. Its encoder stays as it is.
+        views: some thousand images, for a good covariance. Latent values that none of them shows are never read.
     """
     kept = []
     for view in views:
@@ -69,12 +69,15 @@ def fit_aligner(aligner: Aligner, views: Iterable[View]) -> None:
 
 
 def measure_patterns(marks: Tensor, cells: Tensor, bits: Tensor) -> Tensor:
-    """The patterns of bits that explain marks best (least squares, cell by cell), (n_bits, d).
+    """Find the patterns of bits that explain marks best, by least squares for each cell.
 
     Args:
-        marks: (N, d), by channel, then by cell.
-        cells: (N, h w) of 0 and 1, what was seen of them.
+        marks: (N, d), latent values in the order of channels, then of cells.
+        cells: (N, h w) of 0 and 1, which cells were seen.
         bits: (N, n_bits) of -1 and 1.
+
+    Returns:
+        (n_bits, d).
     """
     n_bits, places = bits.shape[1], cells.shape[1]
     shown = marks.unflatten(1, (-1, places)) * cells[:, None]
@@ -85,13 +88,14 @@ def measure_patterns(marks: Tensor, cells: Tensor, bits: Tensor) -> Tensor:
 
 
 def measure_content(latents: Tensor, cells: Tensor, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of latents of which parts were seen.
+    """Measure mean and covariance of latents that were seen in part.
 
-    Half of the covariance is as if correlation depended on distances only: for images other than these.
+    The covariance is the mean of the measured one and of one that depends on distances only. The latter holds for
+    other images too.
 
     Args:
-        latents: (N, d), by channel, then by cell.
-        cells: (N, h w) of 0 and 1, what was seen of them.
+        latents: (N, d), in the order of channels, then of cells.
+        cells: (N, h w) of 0 and 1, which cells were seen.
         side: h and w.
 
     Returns:
@@ -115,7 +119,16 @@ def measure_content(latents: Tensor, cells: Tensor, side: tuple[int, int]) -> tu
 
 
 def _by_distance(products: Tensor, pairs: Tensor, side: tuple[int, int]) -> Tensor:
-    """Sums of products (C, h w, C, h w) of so many pairs (h w, h w) of cells as means over all that lie alike."""
+    """Average products of values over all pairs of cells that have the same distance and direction.
+
+    Args:
+        products: (C, h w, C, h w), sums over the views that show both cells.
+        pairs: (h w, h w), the numbers of these views.
+        side: h and w.
+
+    Returns:
+        Means, (C, h w, C, h w).
+    """
     (height, width), channels = side, len(products)
     y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
     lags = (y[:, None] - y + height - 1) * (2 * width - 1) + x[:, None] - x + width - 1

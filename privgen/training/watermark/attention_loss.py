@@ -1,4 +1,4 @@
-"""A loss by which cross-attention learns to find, at every place of the canvas, the word that is about it."""
+"""A loss that trains cross-attention to attend, at each place of the canvas, to the word that is about this place."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 
 
-class AddressLoss:
-    """Whether cross-attention finds the word of each cell; told by the layers' own queries and keys.
+class AttentionLoss:
+    """Measures how well cross-attention finds the word of each cell, from the layers' own queries and keys.
+
+    The canvas is cut into cells, and a prompt has one word for each, in rows from the upper left. The loss of a layer
+    is the cross-entropy by which its positions attend to the word of the cell that they lie in.
 
     Args:
-        layers: cross-attention layers on square grids of positions, whose first half of heads is to attend so.
-        cells: along each side of the canvas.
+        layers: cross-attention layers on square grids of positions. Only the first half of their heads counts.
+        cells: number of cells along each side of the canvas.
+
+    Raises:
+        ValueError: there are no layers.
     """
 
     def __init__(self, layers: Sequence[nn.Module], cells: int) -> None:
@@ -22,11 +28,15 @@ class AddressLoss:
         self.cells, self.losses = cells, list[Tensor]()
         self.starts: Tensor | None = None
         for layer in layers:
-            layer.register_forward_pre_hook(self._hear, with_kwargs=True)
+            layer.register_forward_pre_hook(self._measure, with_kwargs=True)
 
     @contextmanager
-    def listening(self, starts: Tensor) -> Iterator[None]:
-        """Collect losses of what is computed inside; `starts`, (B,), is where each prompt's words begin."""
+    def collecting(self, starts: Tensor) -> Iterator[None]:
+        """Collect the losses of all layers that run inside the block.
+
+        Args:
+            starts: (B,), the position in each encoded prompt at which its words begin.
+        """
         self.starts = starts
         try:
             yield
@@ -34,11 +44,11 @@ class AddressLoss:
             self.starts = None
 
     def pop_all(self) -> list[Tensor]:
-        """The losses collected since the last call."""
+        """The losses that were collected since the last call."""
         losses, self.losses = self.losses, []
         return losses
 
-    def _hear(self, layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _measure(self, layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self.starts is None:
             return
         queries, keys = layer.to_q(inputs[0]), layer.to_k(named["encoder_hidden_states"])

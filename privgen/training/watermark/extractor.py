@@ -1,11 +1,11 @@
-"""Pre-training of the extractor, with the residual encoder R(m), in the latent space of a frozen autoencoder.
+"""Training of the extractor and of the latent mapper R(m), in the latents of a frozen autoencoder.
 
-"Your Text Encoder Can Be An Object-Level Watermarking Controller" (https://huggingface.co/papers/2503.11945): a linear
-residual encoder adds a pattern to the latents, the decoder makes pixels of it, an attack disturbs them, the
-extractor reads the message. Here the budget is exact: every marked image has the PSNR that its step asks for.
+It is the pre-training of "Your Text Encoder Can Be An Object-Level Watermarking Controller"
+(https://huggingface.co/papers/2503.11945). The latent mapper adds a pattern to the latents, the decoder turns them
+into pixels, an attack distorts these, and the extractor reads the message. Each marked image has exactly the PSNR that
+its step asks for.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from privgen.attacks.training_distortion import training_distortion
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.latents import decode, encode
@@ -26,47 +27,46 @@ from privgen.models.extractor import Extractor
 from privgen.models.family import Canvas
 from privgen.models.mappers import LatentMapper
 from privgen.training.loop import Batch, Task, sample_generator
-from privgen.training.watermark.linear_start import load_or_solve_code
-from privgen.training.watermark.mark_writers import TokenWriter, rows_of_marks
+from privgen.training.watermark.linear_start import CodeSettings, load_or_solve_code
+from privgen.training.watermark.mark_preview import rows_of_marks
+from privgen.training.watermark.token_writer import TokenWriter
 from privgen.watermark.write.residual import at_psnr, decoded_difference
 from privgen.watermark.write.with_token import plain_embeds
 
 
 STRENGTH = 0.25
-"""RMS of a residual, in units of scaled latents, before its decoded difference is brought to the quality asked for."""
-
-Attack = Callable[..., Tensor]
-"""Called as `attack(images, generator=[one for each image])`, images (B, 3, H, W) in [0, 1]."""
+"""RMS of a new pattern, in units of scaled latents. Training scales its marks to the quality that is asked for."""
 
 
 @dataclass(frozen=True)
 class ExtractorRecipe:
-    """An extractor, its residual encoder and their training.
+    """An extractor, its latent mapper and their training.
 
     Attributes:
         vae: folder of the frozen autoencoder.
         photos: folder of photographs.
         n_bits: bits of a message.
-        pilots: filters that measure the noise.
-        code: file of the linear code that training starts from; made when it is missing.
-        code_images: images whose content the code is fitted to.
-        cycles: of the patterns across the canvas, at most; mini has learnt to write smooth ones by text.
-        photo_fraction: share of the images that are photographs.
-        learn_patterns: learn R(m) too. It starts from the best linear code, and costs a third of the time.
-        psnr_from: quality at which training starts, in dB.
-        psnr_to: quality that it reaches after half the run.
-        distortions: attacks of the training table that images go through before they are read.
-        distortion_scale: share of that table's strengths, in [0, 1].
-        start: folder with an `extractor` and a `latent_mapper` to go on from, instead of from the code.
+        pilots: number of filters that measure the noise, see `privgen.models.extractor.Extractor`.
+        code: file that keeps the linear code from which training starts; made if it is missing.
+        code_images: number of images to whose content the code is fitted.
+        cycles: most waves of a pattern across the canvas. mini has learnt to write smooth patterns by text.
+        photo_fraction: fraction of the images that are photographs; the others are scenes.
+        learn_patterns: train the patterns of R(m) too; that takes a third of the time of a step.
+        psnr_from: quality of marked images at the beginning, in dB.
+        psnr_to: quality of marked images after half of the run, in dB.
+        distortions: names of attacks that distort images before they are read, see
+            `privgen.attacks.training_distortion`.
+        distortion_scale: fraction of the full strength of the distortions, in [0, 1].
+        start: folder with an `extractor` and a `latent_mapper` to go on from, instead of from a linear code.
         model: folder of a text-to-image model with a token mapper, whose tokens write marks too.
-        token_fraction: share of the marks that they write.
-        unet: give the extractor a U-Net that starts as the denoiser of `model`, if it has none, and train that alone.
+        token_fraction: fraction of the marks that tokens write.
+        unet: train a U-Net alone. An extractor that has none gets one that starts as the denoiser of `model`.
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
-        clean_images: images, none of them marked, on which the logits are whitened at the end.
-        generated_images: as many more for that, which the text-to-image model generates.
+        clean_images: number of unmarked images on which the logits are whitened at the end.
+        generated_images: number of further ones for that, which `model` generates.
     """
 
-    vae: Path = Path("runs/vae/model/vae")
+    vae: Path = Path("runs/autoencoder/model/vae")
     photos: Path = Path("privgen/data/photos/train")
     n_bits: int = 48
     pilots: int = 16
@@ -89,12 +89,12 @@ class ExtractorRecipe:
 
 
 def linear_extractor(vae: AutoencoderKL, code: dict[str, Tensor], psnr_db: float) -> Extractor:
-    """An extractor that reads a linear code.
+    """Build an extractor that reads a linear code.
 
     Args:
-        vae: whose latents the code is for.
-        code: as `load_or_solve_code` returns it.
-        psnr_db: quality of the marked images, at which filters read -1 and 1.
+        vae: autoencoder for which the code was solved.
+        code: from `load_or_solve_code`.
+        psnr_db: quality of marked images at which the filters read -1 and 1.
     """
     n_bits = len(code["patterns"])
     extractor = Extractor.from_vae(vae, n_bits, pilots=len(code["filters"]) - n_bits)
@@ -105,48 +105,45 @@ def linear_extractor(vae: AutoencoderKL, code: dict[str, Tensor], psnr_db: float
 
 
 class ExtractorTask(Task):
-    """Binary cross-entropy of the message, read after an attack."""
+    """Trains by the binary cross-entropy of messages, read after an attack."""
 
-    def __init__(self, recipe: ExtractorRecipe, seed: int, attack: Attack | None = None) -> None:
+    def __init__(self, recipe: ExtractorRecipe, seed: int) -> None:
         super().__init__()
-        self.recipe, self.seed, self.attack = recipe, seed, attack
+        self.recipe, self.seed = recipe, seed
+        self.attack = training_distortion(recipe.distortions, recipe.distortion_scale)
         self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
+        self.size = Canvas.of_vae(self.vae).size
         self.photos = load_photos(recipe.photos) if recipe.photo_fraction > 0 else ()
         extractor, self.mapper = self._coded() if recipe.start is None else self._going_on(recipe.start)
         self.mapper.requires_grad_(recipe.learn_patterns)
         self.writer = None if recipe.model is None else TokenWriter(recipe.model)
-        # Filters trained on their own are surer of themselves than they are after regeneration.
+        # The filters were trained without regeneration, after which they are too sure of themselves.
         self.log_temperature = torch.nn.Parameter(torch.zeros(()), requires_grad=recipe.unet)
         extractor = self._with_unet(extractor) if recipe.unet else extractor
         self.extractor = extractor.to(memory_format=torch.channels_last)
 
     def _coded(self) -> tuple[Extractor, LatentMapper]:
+        """Networks that write and read a linear code."""
         recipe = self.recipe
-        code = load_or_solve_code(
-            recipe.code,
-            self.vae,
-            self.photos,
-            recipe.n_bits,
-            recipe.pilots,
-            images=recipe.code_images,
-            cycles=recipe.cycles,
-            attack=self.attack,
-        )
+        settings = CodeSettings(recipe.n_bits, recipe.pilots, images=recipe.code_images, cycles=recipe.cycles)
+        code = load_or_solve_code(recipe.code, self.vae, self.photos, settings, self.attack)
         canvas = Canvas.of_vae(self.vae)
         mapper = LatentMapper(recipe.n_bits, canvas.channels, canvas.latents, STRENGTH)
         mapper.patterns.data.copy_(code["patterns"].view_as(mapper.patterns))
         return linear_extractor(self.vae, code, recipe.psnr_to), mapper
 
     def _going_on(self, start: Path) -> tuple[Extractor, LatentMapper]:
+        """Networks that were trained before."""
         mapper = LatentMapper.from_pretrained(start / "latent_mapper")
         extractor = Extractor.from_pretrained(start / "extractor").train()
         extractor.reset_whitening()
         return extractor, mapper
 
     def _with_unet(self, extractor: Extractor) -> Extractor:
+        """An extractor whose U-Net alone is trained."""
         if self.writer is None:
-            raise UsageError("A U-Net for the extractor starts as a denoiser; name a text-to-image model as `model`.")
+            raise UsageError("The extractor's U-Net starts as a denoiser; set extractor.model to a folder with one.")
         if extractor.unet is None:
             pipe = self.writer.pipe
             extractor = extractor.with_unet(pipe.vae, pipe.unet, plain_embeds(pipe, ""), self.mapper.patterns)
@@ -155,7 +152,7 @@ class ExtractorTask(Task):
         return extractor.train()
 
     def _generated(self) -> Tensor:
-        """Generated images without a mark, (B, 3, S, S) in [0, 1]; none without a model."""
+        """Generated images without marks, (B, 3, S, S) in [0, 1]; none without a model."""
         if self.writer is None or not self.recipe.generated_images:
             return torch.zeros(0)
         return self.writer.unmarked(self.recipe.generated_images, self.seed).to(self.vae.device)
@@ -179,8 +176,8 @@ class ExtractorTask(Task):
 
     def _image(self, index: int, is_photo: bool, rng: np.random.Generator) -> NDArray[np.float32]:
         if is_photo:
-            return (random_view if rng.random() < 0.5 else random_crop)(self.photos, 128, rng)
-        return draw_scene(index).pixels
+            return (random_view if rng.random() < 0.5 else random_crop)(self.photos, self.size, rng)
+        return draw_scene(index, size=self.size).pixels
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         marked = self.mark(batch)
@@ -201,7 +198,7 @@ class ExtractorTask(Task):
         }
 
     def mark(self, batch: Batch) -> Tensor:
-        """Marked images at the quality of this point of the run, before any attack."""
+        """Mark the images of a batch at the quality of this point of the run; (B, 3, S, S) in [0, 1]."""
         x = batch["pixels"]
         with torch.no_grad():
             z = encode(self.vae, x)
@@ -218,7 +215,7 @@ class ExtractorTask(Task):
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Clean images, marked images, and the difference ten times enlarged."""
+        """Draw images, the same images with marks, and ten times the difference."""
         batch = self.batch(list(range(8)))
         batch["ramp"] = torch.ones(8)
         batch = {name: value.to(self.vae.device) for name, value in batch.items()}
@@ -226,7 +223,7 @@ class ExtractorTask(Task):
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Whiten on clean images, set the strength that gives the final quality, and save both networks."""
+        """Whiten the logits, set the strength that gives the final quality, and save both networks."""
         generated = self._generated()
         self.extractor.reset_whitening()
         self.extractor.fit_whitening(self._clean_logits(self.extractor, generated))
@@ -235,7 +232,7 @@ class ExtractorTask(Task):
             network.to(memory_format=torch.contiguous_format).save_pretrained(folder / name)
 
     def _clean_logits(self, extractor: Extractor, generated: Tensor, batch_size: int = 64) -> Tensor:
-        """Logits of images that training did not draw, and of generated ones (N, 3, S, S)."""
+        """Logits of unmarked images that training did not draw, and of generated ones (N, 3, S, S)."""
         first = self.recipe.samples
         starts = range(first, first + self.recipe.clean_images, batch_size)
         drawn = (self.batch(list(range(start, start + batch_size)))["pixels"] for start in starts)
@@ -243,10 +240,14 @@ class ExtractorTask(Task):
         return torch.cat([extractor(pixels.to(self.vae.device)) for pixels in batches])
 
     def _calibrate(self, generated: Tensor, images: int = 64, rounds: int = 6) -> float:
-        """RMS of the residual at which decoded images, generated ones if there are, reach `psnr_to` on average."""
+        """The strength of R(m) at which marked images have a PSNR of `psnr_to` on average.
+
+        It is measured on generated images if there are some, and on scenes if not.
+        """
         x = generated[:images]
         if not len(x):
-            x = torch.from_numpy(np.stack([draw_scene(self.recipe.samples + i).pixels for i in range(images)]))
+            scenes = [draw_scene(self.recipe.samples + i, size=self.size).pixels for i in range(images)]
+            x = torch.from_numpy(np.stack(scenes))
         z = encode(self.vae, x)
         bits = torch.randint(2, (len(x), self.recipe.n_bits), generator=sample_generator(self.seed, 0)).to(z.device)
         strength = float(self.mapper.config.strength)
@@ -259,5 +260,5 @@ class ExtractorTask(Task):
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen values; of all where a batch holds none, so that the curve has no holes."""
+    """Mean of the chosen values. If a batch has none, it is the mean of all, so that the curve has no holes."""
     return values[chosen].mean() if bool(chosen.any()) else values.mean()

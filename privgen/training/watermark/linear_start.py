@@ -1,7 +1,7 @@
-"""Where the extractor's training starts: the best linear code for this autoencoder, scenes and photographs."""
+"""The linear code that the training of an extractor starts from: the best one for an autoencoder and its images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from privgen.attacks.base import BaseAttack
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw, sample_spec
 from privgen.diffusion.latents import encode
 from privgen.io.fingerprints import weights_fingerprint
 from privgen.io.tensor_cache import load_or_make
+from privgen.models.family import Canvas
 from privgen.training.loop import sample_generator
 from privgen.watermark.write.linear_code import (
     LinearCode,
@@ -30,77 +32,82 @@ from privgen.watermark.write.linear_code import (
 )
 
 
-Photos = Sequence[NDArray[np.uint8]]
-Attack = Callable[..., Tensor]
+Photos = tuple[NDArray[np.uint8], ...]
+"""Photographs (H, W, 3), see `privgen.data.photos.load_photos`."""
 
 _VERSION = 3  # of how codes are solved
-_FIRST_SCENE = 3 * 10**12  # scenes that no training run draws
+_FIRST_SCENE = 3 * 10**12  # the first of the scenes that no training run draws
+
+
+@dataclass(frozen=True)
+class CodeSettings:
+    """What a linear code is solved for.
+
+    Attributes:
+        n_bits: bits of a message.
+        pilots: number of filters that measure the noise, see `privgen.models.extractor.Extractor`.
+        images: number of scenes and photographs whose content is measured.
+        cycles: most waves of a pattern across the canvas. mini has learnt to write smooth patterns by text.
+        ridge: see `privgen.watermark.write.linear_code.solve_code`.
+    """
+
+    n_bits: int
+    pilots: int
+    images: int = 6144
+    cycles: int = 5
+    ridge: float = 0.002
 
 
 @torch.no_grad()
 def load_or_solve_code(
-    path: Path,
-    vae: Any,
-    photos: Photos,
-    n_bits: int,
-    pilots: int,
-    *,
-    images: int = 6144,
-    cycles: int = 5,
-    attack: Attack | None = None,
-    ridge: float = 0.002,
+    path: Path, vae: Any, photos: Photos, settings: CodeSettings, attack: BaseAttack | None = None
 ) -> dict[str, Tensor]:
-    """The code from a file, or solved now: a few minutes.
+    """Load a code from a file, or solve it now, which takes a few minutes.
 
     Args:
-        path: a safetensors file; made when it is missing.
+        path: a safetensors file; made if it is missing.
         vae: Diffusers' autoencoder.
-        photos: as `load_photos` gives them; without any, the code is for scenes.
-        n_bits: of a message.
-        pilots: see `Extractor`.
-        images: scenes and photographs whose content is measured.
-        cycles: of the patterns across the canvas, at most; mini has learnt to write smooth ones by text.
-        attack: what a reader should be steady against, called as `attack(images, generator=[one for each])`;
-            its repr says whether a file was made with it.
-        ridge: see `solve_code`.
+        photos: photographs whose content is measured; without any, the code is for scenes alone.
+        settings: what the code is solved for.
+        attack: that the code should withstand. Its repr counts in the fingerprint of the file.
 
     Returns:
-        "patterns" (n_bits, d), each of unit squared pixel change; "filters" (n_bits + pilots, d), reading 1 from their
-        patterns; "offset", what these read from unmarked images on average.
+        "patterns" (n_bits, d), each of squared pixel change 1; "filters" (n_bits + pilots, d), each of which reads 1
+        from its pattern; and "offset" (n_bits + pilots,), what they read from unmarked images on average.
 
     Raises:
         PrivgenError: the file cannot be read or written, or was made for another autoencoder or with other settings.
     """
-    fingerprint = weights_fingerprint(
-        vae, [_VERSION, n_bits, pilots, images, cycles, ridge, len(photos), repr(attack)]
-    )
+    made_of = [_VERSION, Canvas.of_vae(vae).size, *astuple(settings), len(photos), repr(attack)]
+    fingerprint = weights_fingerprint(vae, made_of)
+    return load_or_make(path, fingerprint, lambda: _solve(vae, photos, settings, attack), "a linear code")
 
-    def solve() -> dict[str, Tensor]:
-        content = _content(vae, photos, images, attack)
-        response = measure_response(vae, content.examples)
-        channels, height, width = content.shape
-        smooth = low_frequencies(channels, height, width, cycles)
-        code = solve_code(content.covariance, response, n_bits + pilots, span=smooth, ridge=ridge)
-        patterns, filters = mixed(code, content.covariance, response, n_bits, ridge)
-        return {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}
 
-    return load_or_make(path, fingerprint, solve, "a linear code")
+def _solve(vae: Any, photos: Photos, settings: CodeSettings, attack: BaseAttack | None) -> dict[str, Tensor]:
+    content = _content(vae, photos, settings.images, attack)
+    response = measure_response(vae, content.examples)
+    channels, height, width = content.shape
+    smooth = low_frequencies(channels, height, width, settings.cycles)
+    n_filters, ridge = settings.n_bits + settings.pilots, settings.ridge
+    code = solve_code(content.covariance, response, n_filters, span=smooth, ridge=ridge)
+    patterns, filters = mixed(code, content.covariance, response, settings.n_bits, ridge)
+    return {"patterns": patterns, "filters": filters, "offset": filters @ content.mean}
 
 
 def mixed(
     code: LinearCode, covariance: Tensor, response: Response, n_bits: int, ridge: float
 ) -> tuple[Tensor, Tensor]:
-    """A code whose bits are all read equally well, because each is a mixture of all the best patterns.
+    """Mix the best patterns of a code, so that all bits are read equally well.
 
     Args:
-        code: at least n_bits patterns; the quietest carry bits, the others are pilots.
-        covariance: that it was solved for.
-        response: that it was solved for.
-        n_bits: of a message.
-        ridge: that it was solved with.
+        code: at least n_bits patterns. Those with the least noise carry bits, the others become pilots.
+        covariance: for which the code was solved.
+        response: for which the code was solved.
+        n_bits: bits of a message.
+        ridge: with which the code was solved.
 
     Returns:
-        Patterns of the bits (n_bits, d), and filters of bits and pilots, (n_bits + pilots, d).
+        Patterns of the bits (n_bits, d), and filters of bits and pilots (n_bits + pilots, d).
     """
     order = code.noise.argsort()
     rotation = torch.linalg.qr(torch.randn(n_bits, n_bits, generator=sample_generator(0, 0))).Q
@@ -108,20 +115,20 @@ def mixed(
     noise = ridged(covariance.double(), ridge)
     filters = zero_forcing(noise, (response.reading @ patterns.T).double()).float()
     heard = (filters @ covariance @ filters.T).diagonal().sqrt()
-    # Pilots stand for the bits' noise, so they are scaled to it.
+    # Pilots measure the noise of the bits, so they are scaled to it.
     filters[n_bits:] *= (heard[:n_bits].square().mean().sqrt() / heard[n_bits:])[:, None]
     return patterns[:n_bits], filters
 
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What unmarked images hold.
+    """The content of unmarked images, measured.
 
     Attributes:
-        mean: (d,) of their latents.
-        covariance: (d, d) of these, what attacks change in them included.
+        mean: (d,), of their latents.
+        covariance: (d, d), of their latents, and of the changes by attacks.
         examples: (B, 3, S, S), some of the images.
-        shape: (C, h, w) of the latents; d is its product.
+        shape: (C, h, w) of the latents, whose product is d.
     """
 
     mean: Tensor
@@ -130,7 +137,7 @@ class _Content:
     shape: torch.Size
 
 
-def _content(vae: Any, photos: Photos, images: int, attack: Attack | None) -> _Content:
+def _content(vae: Any, photos: Photos, images: int, attack: BaseAttack | None) -> _Content:
     kinds = [_scene] + [_crop, _view] * (len(photos) > 0)
     bar = tqdm(kinds, desc="image content", unit="kind")
     measured = [_measure(vae, photos, kind, images // len(kinds), attack) for kind in bar]
@@ -142,23 +149,24 @@ def _content(vae: Any, photos: Photos, images: int, attack: Attack | None) -> _C
 def _measure(
     vae: Any,
     photos: Photos,
-    kind: Callable[[Photos, int], NDArray[np.float32]],
+    kind: Callable[[Photos, int, int], NDArray[np.float32]],
     images: int,
-    attack: Attack | None,
+    attack: BaseAttack | None,
     batch: int = 32,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and covariance of one kind of images' latents, with what an attack adds to it, and an example."""
+    """Mean and covariance of the latents of one kind of images, and an example of it."""
+    size = Canvas.of_vae(vae).size
     latents, changes = [], []
     for first in range(0, images, batch):
-        pixels = torch.from_numpy(np.stack([kind(photos, i) for i in range(first, first + batch)]))
+        pixels = torch.from_numpy(np.stack([kind(photos, size, i) for i in range(first, first + batch)]))
         latents.append(encode(vae, pixels))
-        # One image in four is enough for the attack's part, which is much the smaller one.
+        # For the changes by the attack, which are much smaller, one image in four is enough.
         if attack is not None and first % (4 * batch) == 0:
             attacked = attack(pixels, generator=[sample_generator(0, first + i) for i in range(batch)])
             changes.append((encode(vae, attacked) - latents[-1]).flatten(1))
     z = torch.cat(latents)
-    # Half of it as if every place were alike: for images other than these, and so that marks do not gather where
-    # these hold least, which is where one would see them and where a crop would take them away.
+    # Half of the covariance is that of places that are all alike. It holds for other images too, and keeps marks from
+    # gathering where these images have least content: there one would see them, and a crop would remove them.
     covariance = (torch.cov(z.flatten(1).T, correction=0) + stationary_covariance(z)) / 2
     if changes:
         change = torch.cat(changes)
@@ -166,13 +174,13 @@ def _measure(
     return z.mean(0), nearest_covariance(covariance), pixels[:1]
 
 
-def _scene(photos: Photos, index: int) -> NDArray[np.float32]:
-    return draw(sample_spec(_FIRST_SCENE + index, textured=False)).pixels
+def _scene(photos: Photos, size: int, index: int) -> NDArray[np.float32]:
+    return draw(sample_spec(_FIRST_SCENE + index, textured=False), size).pixels
 
 
-def _crop(photos: Photos, index: int) -> NDArray[np.float32]:
-    return random_crop(tuple(photos), 128, np.random.default_rng([1, index]))
+def _crop(photos: Photos, size: int, index: int) -> NDArray[np.float32]:
+    return random_crop(photos, size, np.random.default_rng([1, index]))
 
 
-def _view(photos: Photos, index: int) -> NDArray[np.float32]:
-    return random_view(tuple(photos), 128, np.random.default_rng([2, index]))
+def _view(photos: Photos, size: int, index: int) -> NDArray[np.float32]:
+    return random_view(photos, size, np.random.default_rng([2, index]))

@@ -1,7 +1,7 @@
-"""Marks that were made once, for a reader that is trained on the same marks many times.
+"""A bank of images and marks that are made once and kept, for an aligner that is trained on them many times.
 
-Writing a mark takes several times as long as learning from it. So images and what a mark changes in them are kept;
-turned round, the change is the mark of the opposite message.
+Writing a mark takes several times as long as learning from it. The bank keeps images and the changes by which marks
+are added to them. With its sign turned round, a change is the mark of the opposite message.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,26 +19,28 @@ from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.latents import decode, encode
 from privgen.io.tensor_cache import load_or_make
+from privgen.models.family import Canvas
+from privgen.models.mappers import LatentMapper
 from privgen.training.loop import sample_generator
-from privgen.training.watermark.mark_writers import TokenWriter
+from privgen.training.watermark.token_writer import TokenWriter
 
 
 Source = Callable[[list[int]], tuple[Tensor, Tensor, Tensor]]
-"""From numbers to images (B, 3, S, S) in [0, 1], what marks change in them, and the messages (B, n_bits)."""
+"""Makes images (B, 3, S, S) in [0, 1], their marks, and the messages (B, n_bits), for a list of B numbers."""
 
 _BATCH = 16
-_FIRST_SCENE = 5 * 10**12  # scenes that no training run draws
+_FIRST_SCENE = 5 * 10**12  # the first of the scenes that no training run draws
 
 
 @dataclass(frozen=True, eq=False)
 class MarkBank:
-    """N images and marks for them.
+    """N images and a mark for each.
 
     Attributes:
-        images: (N, 3, S, S) uint8, without a mark.
-        changes: (N, 3, S, S) float16, what a mark adds to pixels in [0, 1], of any amplitude.
-        bits: (N, n_bits) uint8, its message.
-        source: (N,) uint8, what the image is: a place in the list of sources.
+        images: (N, 3, S, S) uint8, without marks.
+        changes: (N, 3, S, S) float16, the marks: what they add to pixels in [0, 1], at any amplitude.
+        bits: (N, n_bits) uint8, the messages of the marks.
+        source: (N,) uint8, where the images come from: indices into the list of sources.
     """
 
     images: Tensor
@@ -47,11 +49,14 @@ class MarkBank:
     source: Tensor
 
     def draw(self, source: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """An image of a source (3, S, S) in [0, 1], a mark of unknown amplitude for it, and the mark's bits.
+        """Draw an image and a mark for it.
 
         Args:
-            source: a place in the list of sources.
-            rng: draws.
+            source: where the image comes from, an index into the list of sources.
+            rng: source of randomness.
+
+        Returns:
+            The image (3, S, S) in [0, 1], the change (3, S, S), of unknown amplitude, and the message (n_bits,).
         """
         first, count = int((self.source < source).sum()), int((self.source == source).sum())
         number, opposite = first + int(rng.integers(count)), bool(rng.random() < 0.5)
@@ -62,12 +67,12 @@ class MarkBank:
 def load_or_make_bank(
     path: Path, fingerprint: str, prepare: Callable[[], Mapping[str, tuple[int, Source]]]
 ) -> MarkBank:
-    """The bank in a file, or one that is made now: about ten minutes for some thousand images.
+    """Load a bank from a file, or make it now, which takes about ten minutes for some thousand images.
 
     Args:
-        path: a safetensors file; made when it is missing.
+        path: a safetensors file; made if it is missing.
         fingerprint: of all that the bank depends on.
-        prepare: gives sources by name, each with how many images it is to make; called if the file is missing.
+        prepare: called if the file is missing. It gives the sources by name, and how many images to make of each.
 
     Raises:
         PrivgenError: the file cannot be read or written, or was made of other networks or with other settings.
@@ -90,27 +95,29 @@ def _made(name: str, count: int, make: Source) -> Iterator[tuple[Tensor, ...]]:
 
 
 def messages(numbers: Sequence[int], n_bits: int, seed: int) -> Tensor:
-    """Random messages (B, n_bits) of 0 and 1, each a function of seed and number."""
+    """Draw messages (B, n_bits) of 0 and 1, each of which depends on the seed and its number alone."""
     return torch.stack([torch.randint(2, (n_bits,), generator=sample_generator(seed, i)) for i in numbers])
 
 
-def scenes(vae: Any, mapper: Any, seed: int) -> Source:
-    """Scenes as the autoencoder gives them back, with marks in their latents."""
+def scenes(vae: Any, mapper: LatentMapper, seed: int) -> Source:
+    """Scenes as the autoencoder decodes them, with marks in their latents."""
+    size = Canvas.of_vae(vae).size
 
     def make(numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = [draw_scene(_FIRST_SCENE + 10**8 * seed + i).pixels for i in numbers]
+        pixels = [draw_scene(_FIRST_SCENE + 10**8 * seed + i, size=size).pixels for i in numbers]
         clean, change, bits = _in_latents(vae, mapper, torch.from_numpy(np.stack(pixels)), numbers, seed)
         return clean.clamp(0, 1), change, bits
 
     return make
 
 
-def photographs(vae: Any, mapper: Any, photos: tuple[NDArray[np.uint8], ...], seed: int) -> Source:
-    """Parts of photographs as they are, with what marks in their latents change."""
+def photographs(vae: Any, mapper: LatentMapper, photos: tuple[NDArray[np.uint8], ...], seed: int) -> Source:
+    """Parts of photographs, with marks in their latents that are added to their pixels."""
+    size = Canvas.of_vae(vae).size
 
     def part(number: int) -> NDArray[np.float32]:
         rng = np.random.Generator(np.random.PCG64([seed, 2, number]))
-        return (random_view if rng.random() < 0.5 else random_crop)(photos, 128, rng)
+        return (random_view if rng.random() < 0.5 else random_crop)(photos, size, rng)
 
     def make(numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         pixels = torch.from_numpy(np.stack([part(i) for i in numbers]))
@@ -119,8 +126,8 @@ def photographs(vae: Any, mapper: Any, photos: tuple[NDArray[np.uint8], ...], se
     return make
 
 
-def generated(vae: Any, mapper: Any, images: Tensor, seed: int) -> Source:
-    """Generated images (N, 3, S, S) in [0, 1], with what marks in their latents change."""
+def generated(vae: Any, mapper: LatentMapper, images: Tensor, seed: int) -> Source:
+    """Generated images (N, 3, S, S) in [0, 1], with marks in their latents that are added to their pixels."""
 
     def make(numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         pixels = images[torch.tensor(numbers) % len(images)]
@@ -130,7 +137,7 @@ def generated(vae: Any, mapper: Any, images: Tensor, seed: int) -> Source:
 
 
 def by_tokens(writer: TokenWriter, images: Tensor, n_bits: int, seed: int) -> Source:
-    """The same images, with what the tokens of messages change."""
+    """Generated images (N, 3, S, S) in [0, 1], with the marks of tokens."""
 
     def make(numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         pixels, bits = images[torch.tensor(numbers) % len(images)], messages(numbers, n_bits, seed)
@@ -140,8 +147,10 @@ def by_tokens(writer: TokenWriter, images: Tensor, n_bits: int, seed: int) -> So
 
 
 @torch.no_grad()
-def _in_latents(vae: Any, mapper: Any, pixels: Tensor, numbers: list[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images given back by the autoencoder, what marks in their latents change, and messages."""
+def _in_latents(
+    vae: Any, mapper: LatentMapper, pixels: Tensor, numbers: list[int], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images as the autoencoder decodes them, the changes by marks in their latents, and the messages."""
     bits = messages(numbers, mapper.config.n_bits, seed)
     z = encode(vae, pixels)
     clean = decode(vae, z)

@@ -119,7 +119,7 @@ def test_texture_response_needs_pairs(shapes):
 
 @pytest.fixture(scope="module")
 def classifier():
-    return SceneClassifier(channels=(8,)).eval()
+    return SceneClassifier((8,), 128).eval()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from privgen.metrics.scenes import load_classifier
 from privgen.models.extractor import Extractor
+from privgen.models.initialise import seeded_weights
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import LoopOptions
 from privgen.training.mini.classifier import ClassifierRecipe
@@ -31,8 +32,7 @@ def script(root):
 @pytest.fixture(scope="module")
 def networks():
     """Untrained ones, by the name of their folder."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded_weights(0):
         mappers = {
             "latent_mapper": LatentMapper(48, channels=4, size=16, strength=0.1),
             "token_mapper": TokenMapper(48, vectors=2, width=32, hidden=8),
@@ -45,10 +45,10 @@ def runs(tiny, networks, tmp_path_factory):
     """A run of every kind; that of the classifier has not ended."""
     folder = tmp_path_factory.mktemp("runs")
     pipe = tiny.tiny_pipeline()
-    pipe.save_pretrained(folder / "diffusion" / "model")
-    pipe.vae.save_pretrained(folder / "vae" / "model" / "vae")
-    for kind, names in (("extractor", ["extractor", "latent_mapper"]), ("mapper", ["extractor", "token_mapper"])):
-        for name in names:
+    pipe.save_pretrained(folder / "text-to-image" / "model")
+    pipe.vae.save_pretrained(folder / "autoencoder" / "model" / "vae")
+    for kind, mapper in (("extractor", "latent_mapper"), ("token-mapper", "token_mapper")):
+        for name in ("extractor", mapper):
             networks[name].save_pretrained(folder / kind / "model" / name)
     recipe = Recipe("classifier", ClassifierRecipe(channels=(8,)), LoopOptions(3, 2, 0.01, log_every=1))
     train(recipe, folder / "classifier", device="cpu", stop_at=2)
@@ -59,9 +59,8 @@ def runs(tiny, networks, tmp_path_factory):
 def assemble(script, runs, tmp_path):
     """Puts runs together in `tmp_path / "mini"`."""
 
-    def call(*kinds, **changes):
-        named = [word for kind in kinds for word in (f"--{kind}", changes.get(kind, runs / kind))]
-        more = changes.get("more", [])
+    def call(*kinds, places=None, more=()):
+        named = [word for kind in kinds for word in (f"--{kind}", (places or {}).get(kind, runs / kind))]
         return CliRunner().invoke(script.main, [str(w) for w in [*named, "-o", tmp_path / "mini", *more]])
 
     return call
@@ -72,12 +71,13 @@ def dtypes(file):
 
 
 def test_all_runs(assemble, runs, networks, tmp_path):
-    result = assemble("diffusion", "vae", "extractor", "mapper", "classifier", more=["--carrier", "token"])
+    kinds = ("text-to-image", "autoencoder", "extractor", "token-mapper", "classifier")
+    result = assemble(*kinds, more=["--carrier", "token"])
     assert result.exit_code == 0, result.output
     mini = tmp_path / "mini"
     assert [path.name for path in tmp_path.iterdir()] == ["mini"]
     pipe = StableDiffusionPipeline.from_pretrained(mini, safety_checker=None)
-    before = StableDiffusionPipeline.from_pretrained(runs / "diffusion" / "model", safety_checker=None)
+    before = StableDiffusionPipeline.from_pretrained(runs / "text-to-image" / "model", safety_checker=None)
     for part, file in (("unet", WEIGHTS), ("vae", WEIGHTS), ("text_encoder", "model.safetensors")):
         assert set(dtypes(mini / part / file).values()) == {torch.float16}
         loaded, expected = getattr(pipe, part).state_dict(), getattr(before, part).state_dict()
@@ -99,16 +99,16 @@ def test_all_runs(assemble, runs, networks, tmp_path):
 
 
 def test_what_is_not_named_stays(assemble, runs, tmp_path):
-    assert assemble("diffusion", "extractor").exit_code == 0
+    assert assemble("text-to-image", "extractor").exit_code == 0
     mini = tmp_path / "mini"
     assert not (mini / "privgen" / "privgen_config.json").exists()
     (mini / "README.md").write_text("about it")
     (mini / "privgen" / "privgen_config.json").write_text('{"default_carrier": "latent", "other": 1}')
-    refused = assemble("mapper")
+    refused = assemble("token-mapper")
     assert refused.exit_code == 1
     assert "mini exists; choose another folder, or pass --overwrite" in refused.output
     unet = (mini / "unet" / WEIGHTS).read_bytes()
-    result = assemble("mapper", more=["--overwrite"])
+    result = assemble("token-mapper", more=["--overwrite"])
     assert result.exit_code == 0, result.output
     assert (mini / "README.md").read_text() == "about it"
     assert (mini / "unet" / WEIGHTS).read_bytes() == unet
@@ -118,15 +118,15 @@ def test_what_is_not_named_stays(assemble, runs, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(runs / "extractor", other)
     LatentMapper(48, channels=4, size=16, strength=0.1).save_pretrained(other / "model" / "latent_mapper")
-    again = assemble("extractor", extractor=other, more=["--overwrite"])
+    again = assemble("extractor", places={"extractor": other}, more=["--overwrite"])
     assert "writes other patterns than this extractor reads" in again.output
 
 
 def test_a_model_that_has_learnt_words(assemble, runs, networks, tmp_path):
     run = tmp_path / "run" / "model"
-    shutil.copytree(runs / "diffusion" / "model", run)
+    shutil.copytree(runs / "text-to-image" / "model", run)
     networks["token_mapper"].save_pretrained(run / "privgen" / "token_mapper")
-    result = assemble("token", "extractor", token=run.parent)
+    result = assemble("token-language", "extractor", places={"token-language": run.parent})
     assert result.exit_code == 0, result.output
     StableDiffusionPipeline.from_pretrained(tmp_path / "mini", safety_checker=None)
     for name in ("token_mapper", "extractor", "latent_mapper"):
@@ -139,7 +139,8 @@ def test_the_average_of_an_unfinished_run(assemble, runs, tmp_path):
     averaged = load_file(unfinished / "checkpoint" / "ema.safetensors")
     averaged["classifier.head.bias"] += 0.25  # what the exported model does not hold
     save_file(averaged, unfinished / "checkpoint" / "ema.safetensors")
-    result = assemble("diffusion", "classifier", classifier=unfinished, more=["--checkpoint", "classifier"])
+    places = {"classifier": unfinished}
+    result = assemble("text-to-image", "classifier", places=places, more=["--checkpoint", "classifier"])
     assert result.exit_code == 0, result.output
     assert "averaged weights of step 2 of 3" in result.output
     stored = load_classifier(tmp_path / "mini" / "privgen" / "classifier").state_dict()
@@ -148,19 +149,23 @@ def test_the_average_of_an_unfinished_run(assemble, runs, tmp_path):
 
 
 def test_a_failure_leaves_what_was_there(assemble, runs, tmp_path):
-    assert assemble("diffusion").exit_code == 0
+    assert assemble("text-to-image").exit_code == 0
     mini = tmp_path / "mini"
     files = {path: path.read_bytes() for path in mini.rglob("*") if path.is_file()}
     other = tmp_path / "other"
-    shutil.copytree(runs / "vae", other)
+    shutil.copytree(runs / "autoencoder", other)
     weights = load_file(other / "model" / "vae" / WEIGHTS)
     weights["encoder.conv_in.bias"] += 1
     save_file(weights, other / "model" / "vae" / WEIGHTS, metadata={"format": "pt"})
+
+    def replaced(kind, run, *more):
+        return assemble(kind, places={kind: run}, more=["--overwrite", *more])
+
     for result, message in (
-        (assemble("vae", vae=other, more=["--overwrite"]), "another encoder than the one"),
-        (assemble("mapper", mapper=runs / "vae", more=["--overwrite"]), "holds no mapper; name the folder of a run"),
-        (assemble("mapper", mapper=tmp_path / "none", more=["--overwrite"]), "There is no run in"),
-        (assemble("extractor", more=["--overwrite", "--carrier", "token"]), "there is no token mapper"),
+        (replaced("autoencoder", other), "another encoder than the one"),
+        (replaced("token-mapper", runs / "autoencoder"), "holds no token-mapper; name the folder of a run"),
+        (replaced("token-mapper", tmp_path / "none"), "There is no run in"),
+        (replaced("extractor", runs / "extractor", "--carrier", "token"), "there is no token mapper"),
     ):
         assert result.exit_code == 1
         assert message in " ".join(result.output.split())
@@ -171,7 +176,7 @@ def test_a_failure_leaves_what_was_there(assemble, runs, tmp_path):
 def test_a_text_to_image_model_is_needed(assemble, tmp_path):
     result = assemble("extractor")
     assert result.exit_code == 1
-    assert "name --diffusion" in result.output
+    assert "name --text-to-image" in result.output
     assert list(tmp_path.iterdir()) == []
 
 

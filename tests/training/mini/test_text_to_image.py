@@ -9,9 +9,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from privgen.errors import PrivgenError
+from privgen.models.initialise import seeded_weights
 from privgen.training.loop import LoopOptions, fit, sample_generator
-from privgen.training.mini.autoencoder import VaeRecipe, build_vae
-from privgen.training.mini.text_to_image import DiffusionRecipe, DiffusionTask
+from privgen.training.mini.autoencoder import AutoencoderRecipe, build_autoencoder
+from privgen.training.mini.text_to_image import TextToImageRecipe, TextToImageTask
 from privgen.training.recipes import Recipe
 from privgen.training.run import export_average
 
@@ -20,7 +21,7 @@ LOOP = LoopOptions(steps=4, batch_size=12, learning_rate=1e-3, warmup=1, seed=3,
 INDICES = list(range(24, 36))
 
 
-class Quiet(DiffusionTask):
+class Quiet(TextToImageTask):
     """Without pictures, which take long."""
 
     def preview(self):
@@ -37,10 +38,10 @@ def fresh_accelerate():
 def recipe(tmp_path_factory):
     """A small model in the latents of a small autoencoder."""
     folder = tmp_path_factory.mktemp("inputs")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        build_vae(VaeRecipe(channels=(8, 8, 8, 8), latent_channels=2)).save_pretrained(folder / "vae")
-    return DiffusionRecipe(
+    with seeded_weights(0):
+        small = AutoencoderRecipe(size=64, channels=(8, 8, 8, 8), latent_channels=2)
+        build_autoencoder(small).save_pretrained(folder / "vae")
+    return TextToImageRecipe(
         vae=folder / "vae",
         latents=folder / "latents.safetensors",
         scenes=20,
@@ -115,7 +116,7 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(runs):
 
 def test_the_average_of_a_checkpoint_is_what_the_run_exports(runs, recipe, tmp_path):
     few = replace(recipe, scenes=1, latents=tmp_path / "one.safetensors")
-    assert export_average(Recipe("diffusion", few, LOOP), runs / "whole", tmp_path / "model", device="cpu") == 4
+    assert export_average(Recipe("text-to-image", few, LOOP), runs / "whole", tmp_path / "model", device="cpu") == 4
     ours, theirs = (
         StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
         for folder in (tmp_path / "model", runs / "whole" / "model")
@@ -126,11 +127,11 @@ def test_the_average_of_a_checkpoint_is_what_the_run_exports(runs, recipe, tmp_p
 
 
 def test_a_checkpoint_of_another_recipe(runs, recipe, tmp_path):
-    wider = Recipe("diffusion", replace(recipe, text_width=32), LOOP)
-    with pytest.raises(PrivgenError, match="whole is of another recipe"):
+    wider = Recipe("text-to-image", replace(recipe, text_width=32), LOOP)
+    with pytest.raises(PrivgenError, match="whole belongs to another recipe"):
         export_average(wider, runs / "whole", tmp_path / "model")
     with pytest.raises(PrivgenError, match="has no checkpoint yet"):
-        export_average(Recipe("diffusion", recipe, LOOP), tmp_path, tmp_path / "model")
+        export_average(Recipe("text-to-image", recipe, LOOP), tmp_path, tmp_path / "model")
 
 
 def test_learned_variances(recipe, tmp_path):
@@ -150,5 +151,5 @@ def test_learned_variances(recipe, tmp_path):
     assert (type(pipe.scheduler).__name__, pipe.scheduler.config.variance_type) == ("DDPMScheduler", "learned_range")
     pipe.set_progress_bar_config(disable=True)
     latents = pipe("a cat", num_inference_steps=3, output_type="latent", guidance_scale=2.0).images
-    assert latents.shape == (1, half, 16, 16)
+    assert latents.shape == (1, half, 8, 8)
     assert bool(latents.isfinite().all())

@@ -6,9 +6,10 @@ from safetensors.torch import save_file
 
 from privgen.data.scenes import sample_spec
 from privgen.models.extractor import Extractor
+from privgen.models.initialise import seeded_weights
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.scene_latents import scene_seed
-from privgen.training.watermark.token_mapper import MapperRecipe, MapperTask
+from privgen.training.watermark.token_mapper import TokenMapperRecipe, TokenMapperTask
 from privgen.watermark.token import token_embeddings
 
 
@@ -25,15 +26,14 @@ def recipe(tiny, tmp_path):
     """A tiny pipeline, whose tokenizer spells captions by letters and so has room for short ones and few vectors."""
     pipe = tiny.tiny_pipeline("sd21")
     pipe.save_pretrained(tmp_path / "model")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded_weights(0):
         Extractor.from_vae(pipe.vae, N_BITS, 4).save_pretrained(tmp_path / "networks" / "extractor")
         LatentMapper(N_BITS, channels=4, size=16, strength=0.1).save_pretrained(
             tmp_path / "networks" / "latent_mapper"
         )
-    latents = {"latents": torch.randn(SCENES, 4, 16, 16).half(), "ids": torch.zeros(SCENES, 77, dtype=torch.int16)}
-    save_file(latents, tmp_path / "latents.safetensors")
-    return MapperRecipe(
+    drawn = torch.randn(SCENES, 4, 16, 16, generator=torch.Generator().manual_seed(0)).half()
+    save_file({"latents": drawn, "ids": torch.zeros(SCENES, 77, dtype=torch.int16)}, tmp_path / "latents.safetensors")
+    return TokenMapperRecipe(
         model=tmp_path / "model",
         networks=tmp_path / "networks",
         latents=tmp_path / "latents.safetensors",
@@ -46,7 +46,7 @@ def recipe(tiny, tmp_path):
 
 
 def test_only_the_mapper_learns(recipe):
-    task = MapperTask(recipe, 0)
+    task = TokenMapperTask(recipe, 0)
     short = [i for i in range(SCENES) if len(sample_spec(scene_seed(0, i)).caption) < 60]
     batch = task.batch([0, 1])
     batch["scene"] = torch.tensor((short * 2)[:2])
@@ -61,7 +61,7 @@ def test_only_the_mapper_learns(recipe):
 def test_training_goes_on_from_a_mapper_that_is_there(recipe):
     kept = TokenMapper(N_BITS, 3, DIM, tau=120, complement=True)
     kept.save_pretrained(recipe.networks / "token_mapper")
-    task = MapperTask(recipe, 0)
+    task = TokenMapperTask(recipe, 0)
     assert (task.token_mapper.config.vectors, task.tau) == (3, 120)
     assert torch.equal(task.token_mapper.direct.weight, kept.direct.weight)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from privgen.attacks import get_attack
 from privgen.attacks.distortions.geometric import resized_crop
-from privgen.training.watermark.mark_writers import draw_pose
+from privgen.training.watermark.aligner import draw_pose
 from privgen.watermark.read.pose import Poses, put_back, take
 
 
