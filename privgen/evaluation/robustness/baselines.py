@@ -1,12 +1,12 @@
-"""Other packages' watermarks, in the interface of ours: invisible-watermark (MIT) and blind-watermark (MIT).
+"""Watermarks of other packages, as a `MarkingMethod`: invisible-watermark (MIT) and blind-watermark (MIT).
 
-Both come with the extra `baselines`. Their inner classes are used, because invisible-watermark's outer ones refuse
-images below 256 x 256 pixels, and blind-watermark's prints to standard output. Marks and decisions on bits are the
-packages' own, defects and defaults included; their images are 8-bit BGR, as they expect.
+Both come with the extra `baselines`. We use their inner classes, because the outer ones of invisible-watermark refuse
+images below 256 x 256 pixels, and those of blind-watermark print to standard output. Marks and decisions on bits are
+the packages' own, with their defects and defaults; they get 8-bit BGR images, as they expect.
 
-Each takes one bit a block of 8 x 8 pixels, again and again over the image: a 128 px image has 256 blocks, so that a
-message of 48 bits is there five times in a channel, which dwtDct and dwtDctSvd write into one channel and
-blind-watermark into three. rivaGan is a network for 32 bits.
+Each writes one bit into a block of 8 x 8 pixels, and repeats the message over the image. An image of 128 x 128 pixels
+has 256 blocks, so a message of 48 bits is there five times in a channel. dwtDct and dwtDctSvd write into one channel,
+blind_watermark into three. rivaGan is a network for 32 bits.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from privgen.evaluation.robustness.contestants import Contestant, MarkingMethod,
 
 
 BLOCK = 8
-"""Side in pixels of what carries one bit."""
+"""Side in pixels of the block that carries one bit."""
 
 SLOW = ("rivaGan",)
-"""Networks that take tenths of a second for each image of 128 pixels."""
+"""Methods that take tenths of a second for a small image, because they are networks."""
 
 
 @dataclass(frozen=True)
 class _Baseline:
-    """What all have in common: 8-bit images, one at a time."""
+    """What all baselines share: they take 8-bit images, one at a time."""
 
     name: ClassVar[str]
     package: ClassVar[str]
@@ -136,7 +136,7 @@ class RivaGan(_Baseline):
 
 @dataclass(frozen=True)
 class BlindWatermark(_Baseline):
-    """Singular values of shuffled cosine coefficients of wavelets; bits are told apart by two means, as it does."""
+    """Singular values of shuffled cosine coefficients of wavelets; two means tell bits apart, as in the package."""
 
     name = "blind_watermark"
     package = "blind-watermark"
@@ -149,7 +149,7 @@ class BlindWatermark(_Baseline):
 
     def _read(self, image: NDArray[np.uint8]) -> Any:
         with warnings.catch_warnings():
-            # Where all values are equal, one of the two means is that of nothing.
+            # Where all values are equal, one of the two means is that of no values.
             warnings.simplefilter("ignore", RuntimeWarning)
             return self._core().extract_with_kmeans(image, self.n_bits)
 
@@ -170,10 +170,10 @@ def load_baselines(names: Iterable[str], size: tuple[int, int]) -> tuple[list[Co
         size: height and width of the images.
 
     Returns:
-        The baselines, and by name of those that images of this size have no room for, why.
+        The baselines; and by name of each one for which the images are too small, why.
 
     Raises:
-        UsageError: a name is unknown, or what the baseline needs is not installed.
+        UsageError: a name is unknown, or a package is not installed.
     """
     found, left_out = [], {}
     for name in names:
@@ -181,7 +181,7 @@ def load_baselines(names: Iterable[str], size: tuple[int, int]) -> tuple[list[Co
             raise UsageError(f"No baseline is called {name!r}; choose from {', '.join(BASELINES)}.")
         method: MarkingMethod = BASELINES[name]()
         try:
-            # A first image, so that what is missing shows before work begins.
+            # Mark a first image, so that what is missing shows before the work begins.
             method.embed(torch.full((1, 3, *size), 0.5), torch.zeros(1, method.n_bits))
         except ValueError as error:
             left_out[name] = str(error)
@@ -197,7 +197,7 @@ def to_bgr(images: Tensor) -> list[NDArray[np.uint8]]:
 
 
 def from_bgr(arrays: list[NDArray[Any]]) -> Tensor:
-    """The reverse of `to_bgr`, of any numbers in [0, 255]: (B, 3, H, W) float32 in [0, 1]."""
+    """The reverse of `to_bgr`, for any numbers in [0, 255]: (B, 3, H, W) float32 in [0, 1]."""
     pixels = np.stack([array.astype(np.float32) for array in arrays])
     return torch.from_numpy(pixels).flip(-1).permute(0, 3, 1, 2).contiguous().clamp(0, 255) / 255
 
@@ -214,7 +214,7 @@ def _imported(module: str, baseline: _Baseline) -> ModuleType:
 
 @contextmanager
 def _start_method_kept() -> Iterator[None]:
-    """blind-watermark sets how this process starts others when it is imported, and fails where that was set before."""
+    """Keep the start method of processes: blind-watermark sets it on import, and fails if one is set already."""
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method(None, force=True)
     try:

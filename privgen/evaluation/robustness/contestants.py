@@ -1,8 +1,7 @@
-"""What a watermark is to a comparison: something that marks images with bits, and reads bits from images.
+"""Watermarks in a comparison: each marks images with bits, and reads bits from images.
 
-A method that marks existing pixels is a `MarkingMethod`. Ours may also mark while an image is generated. `Contestant`
-is what both become, so that a comparison treats them alike: image by image, on the same scenes and from the same
-noise.
+A method that marks existing pixels is a `MarkingMethod`. Ours marks images while they are generated. Both become a
+`Contestant`, so that a comparison treats them alike: image by image, on the same scenes and from the same noise.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from privgen.watermark.write.mark_spec import Carrier
 
 
 Reader: TypeAlias = Callable[[Tensor], Tensor]
-"""(B, 3, H, W) in [0, 1] to logits (B, n_bits), positive for 1. Its repr tells readers apart: results of an earlier
-run are taken up only if it is the same."""
+"""Maps (B, 3, H, W) in [0, 1] to logits (B, n_bits), positive for 1. Rows of an earlier run are used again only if the
+repr of its reader was the same."""
 
 
 class MarkingMethod(Protocol):
-    """A watermark on existing images. A frozen value: its repr says all that its marks depend on."""
+    """A watermark on existing images. Its repr must name everything that its marks depend on."""
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """The name that results use."""
         ...
 
     @property
@@ -57,7 +56,7 @@ class MarkingMethod(Protocol):
             The shape and range of `images`.
 
         Raises:
-            ValueError: shapes that do not fit, or images too small for as many bits.
+            ValueError: shapes that do not fit, or images that are too small for so many bits.
         """
         ...
 
@@ -94,11 +93,11 @@ class ExtractorReader:
 
 @dataclass(frozen=True)
 class SearchingReader:
-    """Reads as `privgen watermark detect --search` does: images that were cut out or turned too.
+    """Reads as `privgen watermark detect --search` does, also images that were cut out or turned.
 
     Args:
         aligned: extractor and aligner.
-        fpr: images in which the key is found at this rate as they are, are not searched.
+        fpr: an image is searched only if its key is not found at this false-positive rate without a search.
     """
 
     aligned: AlignedReader
@@ -115,7 +114,8 @@ class SearchingReader:
             messages: (B, n_bits) of 0 and 1.
 
         Returns:
-            Weighed bits where it matches best (B, n_bits), and what their p-values are to be multiplied by.
+            Weighed bits (B, n_bits) at the pose where the message matches best, and for each image the factor by which
+            the search multiplies p-values.
         """
         small = torch.stack([to_reader(image, self.aligned.extractor) for image in images])
         aspect = images.shape[-1] / images.shape[-2]
@@ -132,13 +132,13 @@ class Contestant:
     """A watermark in a comparison.
 
     Attributes:
-        name: what results call it.
+        name: the name that results use.
         n_bits: bits of a message.
-        identity: all that its marks and readings depend on beside the images.
-        mark: numbers of images, these images without a mark (B, 3, H, W), and a key for each, to marked images as they
-            are saved.
-        reader: see `Reader`. Methods that share a reader read unmarked images once.
-        slow: whether it is so slow that presets give it fewer images.
+        identity: names everything that its marks and readings depend on beside the images.
+        mark: maps the numbers of images, these images without a mark (B, 3, H, W), and a key for each to marked images
+            as they are saved.
+        reader: reads the marks. Methods that share a reader read unmarked images once.
+        slow: whether presets give the method fewer images, because it is slow.
     """
 
     name: str
@@ -149,12 +149,12 @@ class Contestant:
     slow: bool = False
 
     def messages(self, keys: Sequence[Key]) -> Bits:
-        """(keys, n_bits) of 0 and 1."""
+        """The messages of keys: (keys, n_bits) of 0 and 1."""
         return np.array([key.bits(self.n_bits) for key in keys], np.uint8)
 
 
 def read_weighed(reader: Reader, images: Tensor) -> Weighed:
-    """What a reader says of images, (B, n_bits)."""
+    """The weighed bits that a reader gives for images: (B, n_bits)."""
     with torch.no_grad():
         return weigh_bits(reader(images))
 
@@ -202,7 +202,7 @@ def on_generated(carrier: Carrier, generation: Generation, model: WatermarkModel
 
 
 def on_pixels(method: MarkingMethod, *, slow: bool = False, version: str = "") -> Contestant:
-    """A mark on images that are there.
+    """A mark that another method writes on existing images.
 
     Args:
         method: marks and reads.

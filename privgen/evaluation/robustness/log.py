@@ -21,21 +21,22 @@ class Row:
     """One image under one attack, as one method reads it.
 
     Attributes:
-        method: name.
-        attack: key; "clean" is none.
-        image: number.
+        method: name of the method.
+        attack: key of the attack; "clean" is without one.
+        image: number of the image.
         marked: weighed bits that were read from the marked image, as `privgen.watermark.read.bits.weigh_bits` returns
             them.
-        unmarked: the same from the image without a mark, under the same attack and random draws; None where that was
-            not asked for.
-        psnr_db: attacked marked image against the marked one; of "clean" marked against unmarked. None is infinite.
-        ssim: likewise.
-        places: what the p-value of `marked` is to be multiplied by, because the mark was searched for.
-        unmarked_places: the same of `unmarked`, which then was searched for the key of the image alone; 0 where it
-            was not searched, and is compared with all keys.
-        st_lpips: of the images that `psnr_db` compares; None where it is not installed.
-        features: of the attacked marked image, as `privgen.evaluation.robustness.perception` writes them; None where
-            no Frechet distance is asked for, or its network is not installed.
+        unmarked: the same from the image without a mark, after the same attack with the same random draws; None if it
+            was not read.
+        psnr_db: of the attacked marked image against the marked one; without an attack, of the marked image against
+            the unmarked one. None is infinite.
+        ssim: of the same images.
+        places: factor by which the search for the mark multiplies the p-value of `marked`; 1 without a search.
+        unmarked_places: the same for `unmarked`, which was then searched for the key of its own image; 0 if it was not
+            searched, and is compared with all keys.
+        st_lpips: of the same images as `psnr_db`; None if ST-LPIPS is not installed.
+        features: of the attacked marked image, as `privgen.evaluation.robustness.perception` writes them; None if no
+            Frechet distance is computed, or its network is not installed.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""What attacks cost in the eyes of networks: ST-LPIPS and FD-MNv2, where their weights are installed."""
+"""What attacks cost by networks that compare images: ST-LPIPS and FD-MNv2, where their weights are installed."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from privgen.metrics.st_lpips import SMALLEST, st_lpips, st_lpips_installed
 
 
 FEWEST = 64
-"""Images that a Frechet distance takes at least."""
+"""The fewest images that a Frechet distance is computed from."""
 
 
 class Perceived(TypedDict, total=False):
-    """What a row notes of an image beside PSNR and SSIM; empty where nobody asked."""
+    """What a row holds beside PSNR and SSIM; empty if networks do not compare images."""
 
     st_lpips: float | None
     features: str | None
 
 
 def perceive(images: Tensor, before: Tensor, *, with_features: bool) -> list[Perceived]:
-    """How networks see some images.
+    """Compare images by networks.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         before: the same images before the attack.
-        with_features: whether `frechet` will need them.
+        with_features: whether to keep features of the images, for a Frechet distance.
 
     Returns:
-        One entry an image; None for what is not installed, or too small.
+        One entry for each image, in which None stands for a network that is not installed, or for which the images are
+        too small.
     """
     distances: list[float | None] = [None] * len(images)
     if st_lpips_installed() and min(images.shape[-2:]) >= SMALLEST:
@@ -55,11 +56,11 @@ def perception(rows: Sequence[Row], clean: Sequence[Row]) -> dict[str, Measured]
 
     Args:
         rows: under the attack.
-        clean: of the same method, without one.
+        clean: rows of the same method without an attack.
 
     Returns:
-        `st_lpips`, and `fd_mnv2` of the attacked marked images against the marked ones, without an interval. What
-        no row has, or too few, is left out.
+        `st_lpips`, and `fd_mnv2` of the attacked marked images against the marked ones, which has no interval. A
+        figure that no row has, or too few, is left out.
     """
     figures = {}
     distances = [row.st_lpips for row in rows if row.st_lpips is not None]
@@ -74,7 +75,7 @@ def perception(rows: Sequence[Row], clean: Sequence[Row]) -> dict[str, Measured]
 
 
 def _written(features: Tensor) -> str:
-    """Features in half precision, which they are within the range of, as text."""
+    """Features as text, in half precision; they lie within its range."""
     return base64.b64encode(features.numpy().astype("<f2").tobytes()).decode()
 
 

@@ -1,4 +1,4 @@
-"""What a robustness evaluation runs: presets, and attacks with the number of images that each is given."""
+"""What a robustness evaluation measures: plans, presets, and attacks with the number of images for each."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Preset:
     """How much is measured.
 
     Attributes:
-        name: what the command line calls it.
+        name: its name on the command line.
         n: images.
-        ends: images for distortions at both ends of their range; 0 leaves those strengths out.
-        few: images for attacks that take tenths of a second for each: classical denoisers, regeneration.
-        fewest: images for attacks that take seconds: purification by a pixel denoiser.
-        slow: images for methods that are slow themselves; 0 leaves them out.
-        negatives: images without a mark that go through every attack; each is compared with all keys.
-        carriers: how many of the model's carriers, the default one first.
-        more: strengths of other attacks beside those that every preset has.
+        ends: images for distortions at both ends of their range; 0 leaves out these strengths.
+        few: images for attacks that take tenths of a second for an image: classical denoisers, regeneration.
+        fewest: images for attacks that take seconds for an image: purification by a pixel denoiser.
+        slow: images for slow methods; 0 leaves out these methods.
+        negatives: images without a mark that go through every attack.
+        carriers: how many of the model's carriers are measured, the default one first.
+        more: strengths of attacks beside those of `ALWAYS`.
     """
 
     name: str
@@ -65,7 +65,7 @@ PRESETS = {
     "standard": Preset("standard", n=100, ends=16, few=16, fewest=16, slow=16, negatives=4, carriers=2, more=_MORE),
     "full": Preset("full", n=100, ends=100, few=100, fewest=25, slow=100, negatives=100, carriers=2, more=_ALL),
 }
-"""By name. On two cores quick is meant for 3 minutes, standard for 60; full takes many hours."""
+"""Presets by name. On two cores, quick is meant to take 3 minutes and standard 60; full takes many hours."""
 
 ALWAYS: dict[str, tuple[float, ...]] = {
     "jpeg": (50,),
@@ -88,17 +88,17 @@ _FEWEST = ("diffpure", "gridpure")
 
 @dataclass(frozen=True)
 class Planned:
-    """An attack at a strength, and what it is run on.
+    """An attack at a strength, and how many images it gets.
 
     Attributes:
-        key: what results call it: `jpeg_50`, `rinse_2x`.
-        name: of the attack; strengths of one name make a curve.
+        key: the name that results use for both, such as `jpeg_50` or `rinse_2x`.
+        name: of the attack; the strengths of one name make a curve.
         strength: in the attack's own unit.
         unit: of the strength.
         n: images, at most.
-        middle: whether it is a distortion at its middle strength, over which the headline is the mean.
-        attack: ready to run; None where something is missing.
-        reason: what is missing; empty where nothing is.
+        middle: whether it is a distortion at its middle strength; the headline is the mean over these.
+        attack: ready to run; None if something is missing.
+        reason: what is missing; empty if nothing is.
     """
 
     key: str
@@ -151,15 +151,15 @@ class RobustnessPlan:
 
 
 def get_preset(name: str, n: int | None = None, negatives: int | None = None) -> Preset:
-    """A preset by its name, with other numbers of images.
+    """A preset by its name, with your own numbers of images.
 
     Args:
         name: a key of `PRESETS`.
-        n: images; None takes the preset's.
-        negatives: images without a mark, at most n; None takes the preset's.
+        n: images; None is the preset's number.
+        negatives: images without a mark, at most n; None is the preset's number.
 
     Raises:
-        UsageError: there is no such preset, or fewer than two images, or no negative.
+        UsageError: there is no such preset, or there are fewer than two images, or no negative.
     """
     if name not in PRESETS:
         raise UsageError(f"No preset is called {name!r}; choose from {', '.join(PRESETS)}.")
@@ -208,7 +208,7 @@ def plan_attacks(preset: Preset, model: WatermarkModel, *, only: Sequence[str] =
 
 
 def strengths(kind: type[Attack], preset: Preset) -> list[float]:
-    """Strengths of an attack in a preset, from mild to hard; none if the preset leaves it out."""
+    """Strengths of an attack in a preset, from mild to hard; empty if the preset leaves the attack out."""
     chosen = {*ALWAYS.get(kind.name, ()), *preset.more.get(kind.name, ())}
     if kind.kind == "D":
         chosen |= {middle(kind), *((kind.sweep[0], kind.sweep[-1]) if preset.ends else ())}
@@ -221,7 +221,7 @@ def middle(kind: type[Attack]) -> float:
 
 
 def attack_key(name: str, strength: float) -> str:
-    """What results call an attack at a strength."""
+    """The name that results use for an attack at a strength."""
     return f"rinse_{strength:g}x" if name == "rinsing" else as_label(f"{name}_{strength:g}")
 
 
@@ -240,7 +240,7 @@ def _planned(kind: type[Attack], strength: float, preset: Preset, make: Callable
 
 
 def _images(kind: type[Attack], strength: float, preset: Preset) -> int:
-    """How many images a preset has for an attack."""
+    """How many images a preset gives to an attack at a strength."""
     if kind.kind == "D":
         return preset.n if strength in (middle(kind), *ALWAYS.get(kind.name, ())) else preset.ends
     return preset.fewest if kind.name in _FEWEST else preset.few

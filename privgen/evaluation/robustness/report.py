@@ -1,4 +1,4 @@
-"""The results of a robustness evaluation: as a record, and as files."""
+"""The report of a robustness evaluation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from privgen.evaluation.robustness.plan import Planned
 
 
 PAGE = "robustness.html"
+"""Name of the file of the page."""
 
 NOTE = (
-    "tpr: share of marked images in which the weighted test finds the key. fpr: "
-    "the same of pairs of an unmarked image, under the same attack, and any of the keys; its interval counts pairs as "
-    "independent, and they share images and keys. psnr_db and ssim compare the attacked marked image with the marked "
-    "one; under clean, the marked image with the unmarked one. quality_loss: WAVES' scaling of both. st_lpips (not "
-    "LPIPS) and fd_mnv2 (Frechet distance by MobileNetV2, not FID) compare the same and are there where installed."
+    "tpr is the fraction of marked images in which the weighted test finds the key. fpr is the same fraction of pairs "
+    "of a key and an unmarked image after the same attack; its interval counts pairs as independent, although they "
+    "share images and keys. psnr_db and ssim compare the attacked marked image with the marked one; under clean, the "
+    "marked image with the unmarked one. quality_loss scales both as WAVES does. st_lpips (not LPIPS) and fd_mnv2 "
+    "(Frechet distance by MobileNetV2, not FID) compare the same images, where their networks are installed."
 )
+"""Goes into every record, and onto the page."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,12 @@ class MethodScores:
 
     Attributes:
         name: of the method.
-        baseline: whether it is another package's.
+        baseline: whether it comes from another package.
         n_bits: bits of a message.
         n: images.
-        clean: figures without an attack; `psnr_db` and `ssim` are those of marking.
-        attacks: figures by key of the attack; None where it could not be run.
-        means: `mean_tpr_1e-3` and `mean_tpr_1e-6`, over distortions at their middle strength; empty where none was
-            run.
+        clean: figures without an attack; `psnr_db` and `ssim` say what marking costs.
+        attacks: figures by key of the attack; None for an attack that could not be run.
+        means: `mean_tpr_1e-3` and `mean_tpr_1e-6` over distortions at their middle strength; empty if none was run.
         curves: by name of the attack.
     """
 
@@ -50,7 +51,7 @@ class MethodScores:
     curves: Mapping[str, Curve]
 
     def record(self) -> dict[str, Any]:
-        """The numbers as a mapping."""
+        """All numbers by name."""
         means = {"mean_tpr_1e-3": None, "mean_tpr_1e-6": None, **values(self.means)}
         return {
             "n_bits": self.n_bits,
@@ -65,12 +66,12 @@ class MethodScores:
 
 @dataclass(frozen=True)
 class Lead:
-    """One method before the best of its baselines, on the images that both were measured on.
+    """How far our first method is ahead of the best baseline, on the images that both were measured on.
 
     Attributes:
         baseline: the one with the largest mean rate.
-        tpr: difference of the mean rates at 1e-3.
-        psnr_db: difference of the PSNR of marking; positive where ours changes less.
+        tpr: our mean rate at 1e-3 less the baseline's.
+        psnr_db: our PSNR of marking less the baseline's; positive where our mark changes images less.
     """
 
     baseline: str
@@ -80,17 +81,17 @@ class Lead:
 
 @dataclass(frozen=True)
 class RobustnessEvaluation(Report):
-    """What was measured.
+    """How well marks survive attacks.
 
     Attributes:
-        settings: model, preset, n, seed and how images were generated.
+        settings: model, preset, numbers of images, seed, and how images were generated, marked and read.
         carrier: the method whose figures are the headlines; None if only baselines were measured.
-        methods: in order, ours first.
+        methods: scores of each method, ours first.
         planned: the attacks.
-        left_out: why methods of the comparison were not measured, by name.
+        left_out: by name of each baseline that was not measured, why.
         lead: None without baselines, or without distortions.
         environment: versions.
-        command: that makes the same results.
+        command: the command that makes the same results.
         pages: the HTML page; see `privgen.evaluation.robustness.page`.
     """
 
@@ -131,7 +132,7 @@ class RobustnessEvaluation(Report):
         }
 
     def summary(self) -> dict[str, Any]:
-        """The most important numbers, for people."""
+        """The most important numbers, for people to read."""
         record = self.record()
         names = ("mean_tpr_1e-3", "mean_tpr_1e-6")
         rates = {key: None if row is None else row["tpr_1e-3"] for key, row in record["attacks"].items()}

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from privgen.attacks import get_attack
+from privgen.cli.evaluate_robustness import robustness
 from privgen.diffusion.sampling import Sampling
 from privgen.errors import PrivgenError
 from privgen.evaluation.record import check_output
@@ -105,6 +107,16 @@ def test_the_record(result):
     json.dumps(record, allow_nan=False)
 
 
+def test_the_command_says_how_to_repeat_it(result):
+    arguments = shlex.split(result.command)
+    assert arguments[:3] == ["privgen", "evaluate", "robustness"]
+    chosen = robustness.make_context("robustness", arguments[3:]).params
+    for name in ("model", "preset", "n", "negatives", "seed", "steps", "guidance_scale", "robust_steps"):
+        assert chosen[name] == result.settings[name]
+    assert (chosen["attacks"], chosen["methods"], chosen["search"]) == (ATTACKS, (), False)
+    assert (chosen["no_baselines"], chosen["no_perceptual"]) == (True, False)
+
+
 def test_networks_look_only_where_they_are_asked(model, monkeypatch):
     asked = []
 
@@ -114,13 +126,16 @@ def test_networks_look_only_where_they_are_asked(model, monkeypatch):
 
     monkeypatch.setattr("privgen.evaluation.robustness.run.perceive", perceive)
     measured = [
-        evaluate_robustness(model, replace(SMALL, attacks=("jpeg_50",), perceptual=perceptual), SAMPLING).record()
+        evaluate_robustness(
+            model, replace(SMALL, attacks=("jpeg_50",), methods=("latent",), perceptual=perceptual), SAMPLING
+        ).record()
         for perceptual in (True, False)
     ]
     assert asked == [2, 2, 1, 1], "two batches without an attack and with one, in the first evaluation only"
     assert measured[0]["attacks"]["jpeg_50"]["st_lpips"] == 0.25
     assert "st_lpips" not in measured[1]["attacks"]["jpeg_50"]
     assert ["--no-perceptual" in record["command"] for record in measured] == [False, True]
+    assert all("--method latent" in record["command"] for record in measured)
 
 
 def test_intervals_hold_the_values(result):

@@ -10,7 +10,7 @@ from privgen.evaluation.robustness.curves import MOST_DB, Crossing, curves_of, f
 from privgen.evaluation.robustness.curves import crossing as crossing_of
 from privgen.evaluation.robustness.log import LOG, Log, Row
 from privgen.evaluation.robustness.plan import PRESETS, Planned, attack_key, get_preset, plan_attacks, strengths
-from privgen.evaluation.robustness.scores import matches_of, mean_detected, score
+from privgen.evaluation.robustness.scores import falsely_detected, marked_p_values, matches_of, mean_detected, score
 from privgen.evaluation.watermark.model import WatermarkModel
 from privgen.hub import Placement
 from privgen.watermark.networks import Networks
@@ -20,11 +20,11 @@ BITS = 16
 MESSAGES = np.array([[0, 1] * 8, [1, 0] * 8, [1] * 16], np.uint8)
 
 
-def row(image, wrong, attack="jpeg_50", method="latent", psnr_db=30.0, ssim=0.9, unmarked=(-1,) * BITS):
+def row(image, wrong, attack="jpeg_50", *, psnr_db=30.0, ssim=0.9, unmarked=(-1,) * BITS, **places):
     """An image whose first bits are read wrong."""
     bits = MESSAGES[image].copy()
     bits[:wrong] ^= 1
-    return Row(method, attack, image, weighed(bits), list(unmarked), psnr_db, ssim)
+    return Row("latent", attack, image, weighed(bits), unmarked and list(unmarked), psnr_db, ssim, **places)
 
 
 def weighed(bits):
@@ -101,15 +101,53 @@ def test_scores_in_closed_form():
 
 def test_unmarked_images_meet_every_key():
     unmarked = weighed(MESSAGES[1])  # by chance what key 1 says
-    rows = [row(0, 0, unmarked=unmarked), row(2, 0)]
+    rows = [row(0, 0, unmarked=unmarked), row(2, 0), row(1, 0, unmarked=None)]
     figures = score(rows, MESSAGES, None)
     assert figures["fpr_1e-3"].value == pytest.approx(1 / 6)
     assert figures["fpr_1e-3"].n == 2 * len(MESSAGES)
+    assert figures["tpr_1e-3"].n == 3
+
+
+# All 16 bits are right: p = 2^-16, which is above 1e-3 when it is multiplied by 66 places, and not by 65.
+PLACES = [(1, True), (65, True), (66, False)]
+
+
+@pytest.mark.parametrize(("places", "found"), PLACES)
+def test_a_searched_mark_pays_for_the_search(places, found):
+    rows = [row(0, 0, places=places)]
+    assert score(rows, MESSAGES, None)["tpr_1e-3"].value == found
+    assert mean_detected(rows, ["jpeg_50"], MESSAGES, 1e-3) == {0: float(found)}
+    assert marked_p_values(rows, MESSAGES).tolist() == pytest.approx([places / 2**16])
+
+
+@pytest.mark.parametrize(("places", "found"), PLACES)
+def test_a_searched_unmarked_image_pays_too_and_meets_its_own_key_alone(places, found):
+    rows = [
+        row(1, 0, unmarked=weighed(MESSAGES[1]), unmarked_places=places),
+        row(0, 0, unmarked=weighed(MESSAGES[1]), unmarked_places=places),
+        row(2, 0, unmarked=None),
+        row(2, 0, unmarked=weighed(MESSAGES[2])),  # a row of a run without a search
+    ]
+    figures = score(rows, MESSAGES, None)
+    assert (figures["fpr_1e-3"].value, figures["fpr_1e-3"].n) == (found / 2, 2)
+    assert figures["fpr_1e-6"].value == 0
+
+
+def test_a_rate_that_is_met_exactly_counts():
+    rows = [row(0, 0, unmarked=weighed(MESSAGES[0]))]
+    assert falsely_detected(rows, MESSAGES, 2.0**-16).tolist() == [True, False, False]
+    assert mean_detected(rows, ["jpeg_50"], MESSAGES, 2.0**-16) == {0: 1.0}
+    assert mean_detected(rows, ["jpeg_50"], MESSAGES, 0.99 * 2.0**-16) == {0: 0.0}
+
+
+def test_corrected_p_values_are_probabilities():
+    assert marked_p_values([row(0, 8, places=1000)], MESSAGES).tolist() == [1]
 
 
 def test_nothing_changed():
     figures = score([row(0, 0, psnr_db=None), row(1, 0, psnr_db=None)], MESSAGES, None)
     assert math.isnan(figures["psnr_db"].value)
+    assert figures["psnr_db"].n == 0
 
 
 def test_matches_are_those_with_the_own_key():
