@@ -68,10 +68,10 @@ class PictureTask(SamplingTask):
         return replace(self, training=replace(self.training, steps=steps))
 
     def training_set(self, seed: int) -> Tensor:
-        return self._pictures(self.training.training_samples, seed + 1_000_003)
+        return self._images(self.training.training_samples, seed + 1_000_003)
 
     def held_out(self, n: int, seed: int) -> Tensor:
-        return self._pictures(n, seed + 2_000_003)
+        return self._images(n, seed + 2_000_003)
 
     def build(self, loss: str, seed: int) -> nn.Module:
         return build_picture_network(self.channels, replace(self.training, variance=LOSSES[loss]), seed=seed)
@@ -99,8 +99,8 @@ class PictureTask(SamplingTask):
 
     def cover(self, x: Tensor, held_out: Tensor) -> dict[str, float]:
         """The coverage of as many held-out images, at a quarter of their side; see `metrics.features.coverage`."""
-        real, made = (avg_pool2d(pictures, 4).flatten(1) for pictures in (held_out[: len(x)], x))
-        return {"covered": coverage(real, made)}
+        real, generated = (avg_pool2d(images, 4).flatten(1) for images in (held_out[: len(x)], x))
+        return {"covered": coverage(real, generated)}
 
     def draw(self, samples: Mapping[str, Tensor]) -> Image.Image:
         rows = {}
@@ -110,7 +110,7 @@ class PictureTask(SamplingTask):
             rows[name] = [(self.mark(p), bool(w)) for p, w in zip(pixels, wrong, strict=True)]
         return picture_rows(rows, columns=self.columns)
 
-    def _pictures(self, n: int, seed: int) -> Tensor:
+    def _images(self, n: int, seed: int) -> Tensor:
         return 2 * torch.from_numpy(np.stack([self.picture(seed, i) for i in range(n)])) - 1
 
 
