@@ -15,9 +15,17 @@ import privgen
 
 ROOMS = {"privgen": "privgen", "privgen.attacks": "attacks", "privgen.cli": "cli", "privgen.pipelines": "pipelines"}
 API = [
+    "AmplifiedScheduler",
+    "Detection",
+    "Key",
     "PrivgenError",
     "UsageError",
+    "Watermark",
     "__version__",
+    "assign_noise",
+    "attacks",
+    "load_key",
+    "load_pipeline",
 ]
 
 
