@@ -13,8 +13,8 @@ from privgen.watermark.networks import Networks
 from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec
 from privgen.watermark.read.p_values import Test
 from privgen.watermark.token import Token
-from privgen.watermark.write.existing import mark_loaded
 from privgen.watermark.write.in_pipeline import marking
+from privgen.watermark.write.mark_image import mark_loaded
 from privgen.watermark.write.mark_spec import PSNR, Carrier, MarkSpec
 from privgen.watermark.write.marker import Marker
 

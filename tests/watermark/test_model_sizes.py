@@ -17,8 +17,8 @@ from privgen.models.mappers import signs
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.read.pose import Poses, put_back, take
 from privgen.watermark.read.search import read_windows, search
-from privgen.watermark.write.existing import mark_loaded
 from privgen.watermark.write.linear_code import low_frequencies
+from privgen.watermark.write.mark_image import mark_loaded
 from privgen.watermark.write.mark_spec import MarkSpec
 from privgen.watermark.write.marker import Marker
 from privgen.watermark.write.residual import to_canvas

@@ -20,7 +20,7 @@ from privgen.metrics.quality import psnr, ssim
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, key_bits
 from privgen.watermark.read.p_values import p_values_of
-from privgen.watermark.write.existing import mark_loaded
+from privgen.watermark.write.mark_image import mark_loaded
 from privgen.watermark.write.mark_spec import Carrier
 from privgen.watermark.write.marker import Marker
 
