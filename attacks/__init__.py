@@ -13,8 +13,8 @@ from privgen.attacks.adaptive.examples import Examples
 from privgen.attacks.adaptive.extractor import ExtractorForgery, ExtractorRemoval
 from privgen.attacks.adaptive.pgd import GradientAttack
 from privgen.attacks.adaptive.surrogate import SurrogateForgery, SurrogateRemoval
-from privgen.attacks.base import Attack, BaseAttack, Kind
-from privgen.attacks.compose import Combination, Sequence
+from privgen.attacks.base import Attack, BaseAttack, Kind, Sequence
+from privgen.attacks.compose import Combination
 from privgen.attacks.distortions.combinations import All, Degradation, Geometric, Photometric
 from privgen.attacks.distortions.degradation import JPEG, Blur, Noise, WebP
 from privgen.attacks.distortions.geometric import Crop, Erase, Rotation

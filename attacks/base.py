@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, final
+from itertools import groupby
+from typing import Any, ClassVar, Literal, Self, TypeAlias, final
 
 import torch
 from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from privgen.attacks.compose import Sequence as AttackSequence
+from privgen.attacks.draws import Draws, Generator, one_per_image
 
 
 Kind: TypeAlias = Literal["D", "P", "A", "M"]
 """Distortion, purification or regeneration, adaptive attack, model-side attack."""
-
-Generator: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
-"""One generator, one per sample, or None for PyTorch's own."""
-
-Draws: TypeAlias = Sequence[torch.Generator | None]
-"""One generator per sample, as hooks receive them."""
 
 RANGE_TOLERANCE = 1e-3
 """Values so little outside [0, 1] are rounding, and clamped; others are an error."""
@@ -53,7 +45,7 @@ class BaseAttack(ABC):
             ValueError: `images` has another shape, type or range, or `generator` another length.
         """
         _check_images(images)
-        generators = _one_per_sample(generator, len(images))
+        generators = one_per_image(generator, len(images))
         # float16 and bfloat16 can neither hold pixel coordinates nor sum a neighbourhood.
         compute_dtype = torch.promote_types(images.dtype, torch.float32)
         return self.apply(images.to(compute_dtype), generators).to(images.dtype)
@@ -79,17 +71,53 @@ class BaseAttack(ABC):
     def label(self) -> str:
         """A short name of letters, digits and underscores, for JSON keys and file names: `jpeg_50`."""
 
-    def repeat(self, times: int) -> AttackSequence:
+    def repeat(self, times: int) -> Sequence:
         """This attack `times` times in a row, each time with new random draws.
 
         Raises:
             ValueError: `times` is below 1.
         """
-        from privgen.attacks.compose import Sequence as AttackSequence
-
         if times < 1:
             raise ValueError(f"expected times >= 1, got {times}")
-        return AttackSequence(*[self] * times)
+        return Sequence(*[self] * times)
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Sequence(BaseAttack):
+    """Attacks one after the other; sequences within are flattened.
+
+    Args:
+        attacks: at least one.
+
+    Raises:
+        ValueError: no attack given, or something that is none.
+    """
+
+    attacks: tuple[BaseAttack, ...]
+
+    def __init__(self, *attacks: BaseAttack) -> None:
+        if not attacks or not all(isinstance(attack, BaseAttack) for attack in attacks):
+            raise ValueError(f"expected attacks, at least one, got {attacks!r}")
+        flat = [part for attack in attacks for part in (attack.attacks if isinstance(attack, Sequence) else (attack,))]
+        object.__setattr__(self, "attacks", tuple(flat))
+
+    def __repr__(self) -> str:
+        return f"Sequence({', '.join(map(repr, self.attacks))})"
+
+    @property
+    def label(self) -> str:
+        """Labels joined by `then`, equal ones counted: `jpeg_50_x3_then_blur_4`."""
+        runs = [(attack.label, len(list(group))) for attack, group in groupby(self.attacks)]
+        return "_then_".join(label if count == 1 else f"{label}_x{count}" for label, count in runs)
+
+    def prepare(self) -> None:
+        for attack in self.attacks:
+            attack.prepare()
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        for attack in self.attacks:
+            images = attack.apply(images, generators)
+        return images
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -183,28 +211,3 @@ def _check_images(images: Tensor) -> None:
     # Written so that NaN fails as well.
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         raise ValueError(f"expected images in [0, 1], got values in [{low:g}, {high:g}]")
-
-
-def _one_per_sample(generator: Generator, batch: int) -> Draws:
-    if generator is None or isinstance(generator, torch.Generator):
-        return [generator] * batch
-    if len(generator) != batch:
-        raise ValueError(f"expected one generator or one for each of {batch} images, got {len(generator)}")
-    return list(generator)
-
-
-def draw_uniform(images: Tensor, count: int, generators: Draws) -> Tensor:
-    """Uniform draws in [0, 1), `count` for each sample: (B, count), type and device of `images`."""
-    rows = [torch.rand(count, generator=source, device=_device(source)) for source in generators]
-    return torch.stack([row.to(images.device) for row in rows]).to(images.dtype)
-
-
-def draw_normal(images: Tensor, generators: Draws) -> Tensor:
-    """Standard normal draws of the shape, type and device of `images`."""
-    shape = images.shape[1:]
-    rows = [torch.randn(shape, generator=source, device=_device(source)) for source in generators]
-    return torch.stack([row.to(images.device) for row in rows]).to(images.dtype)
-
-
-def _device(generator: torch.Generator | None) -> torch.device:
-    return generator.device if generator is not None else torch.device("cpu")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws, Kind
+from privgen.attacks.base import Attack, Kind
+from privgen.attacks.draws import Draws, spawn
+from privgen.attacks.purification.denoiser import Denoiser
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
 
@@ -66,26 +67,9 @@ def model_name(model: Any) -> str:
     """What stands for a model in representations: its name, or class and digest of its weights."""
     if isinstance(model, (str, os.PathLike)):
         return os.fspath(model)
-    from privgen.attacks.purification.denoiser import Denoiser
-
     if isinstance(model, Denoiser):
         return model.name
     network = model
     if not isinstance(model, torch.nn.Module):
         network = getattr(model, "unet", None) or getattr(model, "transformer", None) or getattr(model, "vae", None)
     return type(model).__name__ + ("" if network is None else f"_{weights_fingerprint(network)[:8]}")
-
-
-def spawn(generators: Draws) -> list[torch.Generator]:
-    """New CPU generators, one for each given one, each seeded by a draw from it."""
-    seeds = [
-        torch.randint(2**63 - 1, (1,), generator=source, device="cpu" if source is None else source.device)
-        for source in generators
-    ]
-    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-
-
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until both sides are multiples."""
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from privgen.attacks.adaptive.examples import Examples, ExamplesLike, as_examples, needed
-from privgen.attacks.base import Attack, Draws
+from privgen.attacks.base import Attack
 from privgen.attacks.distortions.degradation import Blur
+from privgen.attacks.draws import Draws
 from privgen.attacks.registry import register
 
 

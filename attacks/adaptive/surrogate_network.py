@@ -10,7 +10,6 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from privgen.attacks.adaptive.surrogate import FIT_STEPS
 from privgen.io.pixels import resize
 
 
@@ -57,7 +56,7 @@ class SurrogateExtractor(ModelMixin, ConfigMixin):
         return logits
 
 
-def fit_surrogate(marked: Tensor, unmarked: Tensor, *, steps: int = FIT_STEPS, seed: int = 0) -> SurrogateExtractor:
+def fit_surrogate(marked: Tensor, unmarked: Tensor, *, steps: int, seed: int = 0) -> SurrogateExtractor:
     """Train a surrogate extractor, as the surrogate attack of WAVES (arXiv 2401.08573) does with a larger network.
 
     Brightness, contrast and a little noise are varied; flips and crops are not, since marks are fixed to the canvas.

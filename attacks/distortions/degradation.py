@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws, as_label, draw_normal
+from privgen.attacks.base import Attack, as_label
 from privgen.attacks.distortions.codecs import through_codec
 from privgen.attacks.distortions.jpeg import Subsampling, approximate_jpeg
+from privgen.attacks.draws import Draws, draw_normal
 from privgen.attacks.registry import register
 
 

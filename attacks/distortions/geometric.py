@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws, draw_uniform
+from privgen.attacks.base import Attack
+from privgen.attacks.draws import Draws, draw_uniform
 from privgen.attacks.registry import register
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from privgen.attacks.distortions.codecs import straight_through
+from privgen.io.pixels import LUMA, pad_to_multiple
 
 
 Subsampling: TypeAlias = Literal["4:2:0", "4:4:4"]
@@ -46,7 +47,7 @@ CHROMA_TABLE = (
 """Quantisation of chrominance at quality 50 (T.81, table K.2)."""
 
 RGB_TO_YCC = (
-    (0.299, 0.587, 0.114),
+    LUMA,
     (-0.168735892, -0.331264108, 0.5),
     (0.5, -0.418687589, -0.081312411),
 )
@@ -79,7 +80,7 @@ def approximate_jpeg(
     luma_table, chroma_table = (quantisation_table(base, quality).to(images) for base in (LUMA_TABLE, CHROMA_TABLE))
     luma = _code(luma, luma_table, rounder)
     if subsampling == "4:2:0":
-        chroma = rounder(F.avg_pool2d(_pad(chroma, 2), 2))
+        chroma = rounder(F.avg_pool2d(pad_to_multiple(chroma, 2), 2))
     chroma = _code(chroma, chroma_table, rounder)
     if subsampling == "4:2:0":
         # libjpeg's "fancy" upsampling, 3/4 of the nearer and 1/4 of the farther sample, is the bilinear one.
@@ -115,7 +116,7 @@ def _dct() -> Tensor:
 def _code(planes: Tensor, table: Tensor, rounder: Rounder) -> Tensor:
     """Quantise planes (B, C, H, W) around 0 in the DCT domain, block by block, and transform back to 8 bits."""
     height, width = planes.shape[-2:]
-    padded = _pad(planes, BLOCK)
+    padded = pad_to_multiple(planes, BLOCK)
     dct = _dct().to(padded)
     coefficients = _to_blocks(padded) @ dct.T
     steps = table.flatten()
@@ -131,12 +132,6 @@ def _to_blocks(planes: Tensor) -> Tensor:
 def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
     """The inverse of `_to_blocks`."""
     return blocks.unflatten(-1, (BLOCK, BLOCK)).transpose(3, 4).reshape(shape)
-
-
-def _pad(planes: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until both sides are multiples."""
-    height, width = planes.shape[-2:]
-    return F.pad(planes, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 def _mix(images: Tensor, matrix: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws
+from privgen.attacks.base import Attack
+from privgen.attacks.draws import Draws
 from privgen.attacks.registry import register
 from privgen.io.pixels import LUMA, luma
 

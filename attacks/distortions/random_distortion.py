@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from privgen.attacks.base import Attack, BaseAttack, Draws, draw_uniform
+from privgen.attacks.base import Attack, BaseAttack
 from privgen.attacks.distortions.degradation import JPEG, Blur, Noise
 from privgen.attacks.distortions.geometric import Crop, Erase, Rotation
 from privgen.attacks.distortions.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
+from privgen.attacks.draws import Draws, draw_uniform
 
 
 @dataclass(frozen=True)

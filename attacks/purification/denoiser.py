@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from privgen.attacks.model_attack import pad_to_multiple
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
+from privgen.io.pixels import pad_to_multiple
 
 
 Space: TypeAlias = Literal["pixel", "latent"]

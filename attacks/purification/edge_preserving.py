@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws
+from privgen.attacks.base import Attack
+from privgen.attacks.draws import Draws
 from privgen.attacks.purification.classical import box_mean, shifted
 from privgen.attacks.registry import register
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from privgen.attacks.model_attack import spawn
+from privgen.attacks.draws import spawn
 from privgen.attacks.purification.denoiser import Denoiser
 from privgen.attacks.purification.diffpure import DenoiserAttack, purify
 from privgen.attacks.registry import register

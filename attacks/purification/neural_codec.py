@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from privgen.attacks.distortions.codecs import straight_through
-from privgen.attacks.model_attack import ModelAttack, pad_to_multiple
+from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.registry import register
 from privgen.errors import PrivgenError
 from privgen.io.foreign_weights import read_weights
+from privgen.io.pixels import pad_to_multiple
 
 
 FACTOR = 16

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from privgen.attacks.model_attack import ModelAttack, pad_to_multiple
+from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.purification.denoiser import decode_latents, encode_latents, freeze
 from privgen.attacks.registry import register
 from privgen.errors import PrivgenError
+from privgen.io.pixels import pad_to_multiple
 
 
 SCHEDULE = 1000

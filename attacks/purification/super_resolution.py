@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from privgen.attacks.base import draw_normal
-from privgen.attacks.model_attack import ModelAttack, pad_to_multiple
+from privgen.attacks.draws import draw_normal
+from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.purification.denoiser import freeze
 from privgen.attacks.purification.ncnn_network import load_ncnn
 from privgen.attacks.registry import register
 from privgen.diffusion.sampling import silent
 from privgen.errors import PrivgenError
 from privgen.io.foreign_weights import find_packaged
-from privgen.io.pixels import resize
+from privgen.io.pixels import pad_to_multiple, resize
 
 
 PACKAGED = ("realesr-animevideov3-x4", "realesrgan-x4plus", "realesrgan-x4plus-anime")
