@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from privgen.diffusion.parameterisation import PREDICTIONS, NoiseLevel, Prediction, predict_noise
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
 from privgen.io.pixels import pad_to_multiple
@@ -57,8 +58,6 @@ class Denoiser:
     _logs: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        from privgen.diffusion.parameterisation import PREDICTIONS
-
         if not hasattr(self.scheduler, "alphas_cumprod") or self.prediction not in PREDICTIONS:
             raise PrivgenError(
                 f"{type(self.scheduler).__name__} has no noise schedule of cumulative alphas, which purification by "
@@ -78,9 +77,10 @@ class Denoiser:
         return f"Denoiser({self.name})"
 
     @property
-    def prediction(self) -> str:
+    def prediction(self) -> Prediction:
         """What the network predicts, in Diffusers' words."""
-        return str(self.scheduler.config.get("prediction_type", "epsilon"))
+        found: Prediction = self.scheduler.config.get("prediction_type", "epsilon")
+        return found
 
     @property
     def learns_variance(self) -> bool:
@@ -132,6 +132,11 @@ class Denoiser:
         near, far = (self._logs[min(i, self.steps - 1)] if i >= 0 else 0.0 for i in (low, low + 1))
         return math.exp(near + (t - low) * (far - near))
 
+    def level(self, t: float) -> NoiseLevel:
+        """How x_t is made of x_0 and eps."""
+        alpha_bar = self.alpha_bar(t)
+        return NoiseLevel(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
+
     @property
     def steps(self) -> int:
         """N, the number of steps of the schedule."""
@@ -149,12 +154,8 @@ class Denoiser:
 
     def noise(self, x: Tensor, t: float) -> Tensor:
         """The estimate of eps in x_t, for t in [0, N - 1] that need not be whole."""
-        from privgen.diffusion.parameterisation import NoiseLevel, predict_noise
-
-        alpha_bar = self.alpha_bar(t)
         predicted = self.output(x, t)[:, : x.shape[1]]
-        level = NoiseLevel(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
-        return predict_noise(predicted, x, level, self.prediction)  # type: ignore[arg-type]
+        return predict_noise(predicted, x, self.level(t), self.prediction)
 
 
 def wants_more(network: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.purification.denoiser import Denoiser, Space, as_denoiser
-from privgen.attacks.purification.reverse import add_noise, require_torchsde, reverse_ddpm, reverse_ode, reverse_sde
+from privgen.attacks.purification.reverse import add_noise, reverse_ddpm, reverse_ode, reverse_sde
 from privgen.attacks.registry import register
 
 
@@ -83,7 +83,7 @@ class DiffPure(DenoiserAttack):
 
     Args:
         strength: t*, the noise: steps of a schedule of 1000.
-        mode: "ddpm", the model's own chain; "ode", the probability-flow ODE; or "sde", the reverse SDE, with torchsde.
+        mode: "ddpm", the model's own chain; "ode", the probability-flow ODE; or "sde", the reverse SDE.
         steps: of the way back; by default every timestep, and for "ode" 20 steps of two evaluations.
         repeats: how often noise is added and taken away.
     """
@@ -104,11 +104,6 @@ class DiffPure(DenoiserAttack):
             raise ValueError(f"diffpure: expected mode {', '.join(MODES)}, got {self.mode!r}")
         if self.repeats < 1 or (self.steps is not None and self.steps < 1):
             raise ValueError(f"diffpure: expected repeats and steps >= 1, got {self.repeats} and {self.steps}")
-
-    def prepare(self) -> None:
-        if self.mode == "sde":
-            require_torchsde()
-        super().prepare()
 
     def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         denoiser = self._denoiser()
