@@ -1,4 +1,4 @@
-"""Several attacks in a row at one relative strength."""
+"""Several attacks in a row, at one relative strength."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from privgen.attacks.base import Attack, Sequence
 from privgen.attacks.draws import Draws
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Combination(Attack):
-    """Several attacks in a row at one relative strength, as WAVES combines them (arXiv 2401.08573).
+    """Several attacks in a row, all at the same relative strength, as WAVES combines them (arXiv 2401.08573).
 
     Args:
-        strength: share of the way from each member's identity (0) to the end of its sweep (1).
+        strength: fraction of the way from each member's identity (0) to the end of its sweep (1).
     """
 
     kind = "D"

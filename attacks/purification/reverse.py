@@ -1,13 +1,12 @@
-"""Ways back from noise: a diffusion model's chain, its probability-flow ODE and its reverse SDE.
+"""Three ways to take noise away: a diffusion model's own chain, its probability-flow ODE, and its reverse SDE.
 
-Each takes x_t after t_star steps of noise and gives x_0. All end alike: with the model's estimate of x_0 at its
-lowest noise level.
+Each goes from x_t, after `t_star` steps of noise, to x_0. All end with the model's estimate of x_0 at its lowest noise
+level.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,32 +19,30 @@ from privgen.diffusion.parameterisation import predict_original
 
 
 ODE_STEPS = 20
-"""Heun steps of the probability-flow ODE: at t* = 100 within 0.0003 of the exact solution for normal data of standard
-deviation 0.2 (values in [-1, 1]); 10 steps are within 0.001."""
+"""Heun steps of the probability-flow ODE. At t* = 100 they come within 0.0003 of the exact solution for normal data of
+standard deviation 0.2, values in [-1, 1]; 10 steps come within 0.001."""
 
 
 def add_noise(denoiser: Denoiser, x_0: Tensor, t_star: int, generators: Draws) -> Tensor:
-    """x_t after `t_star` steps of noise; sample i draws from `generators[i]`."""
+    """Return x_t after `t_star` steps of noise; image i draws from `generators[i]`."""
     alpha_bar = denoiser.alpha_bar(t_star - 1)
     return alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * draw_normal(x_0, generators)
 
 
 def timesteps_below(t_star: int, steps: int | None) -> list[int]:
-    """Timesteps from t_star - 1 down to 0, evenly spaced; all of them where `steps` is None or larger."""
+    """Return timesteps from t_star - 1 down to 0, evenly spaced; all of them if `steps` is None or larger."""
     count = min(steps or t_star, t_star)
     return [round(float(t)) for t in torch.linspace(t_star - 1, 0, count, dtype=torch.float64)]
 
 
-def reverse_ddpm(
-    denoiser: Denoiser, x_t: Tensor, t_star: int, generators: Sequence[torch.Generator], steps: int | None = None
-) -> Tensor:
-    """Ancestral sampling, arXiv 2006.11239, algorithm 2, by Diffusers' `DDPMScheduler`.
+def reverse_ddpm(denoiser: Denoiser, x_t: Tensor, t_star: int, generators: Draws, steps: int | None = None) -> Tensor:
+    """Sample the chain that the model was trained for, by Diffusers' `DDPMScheduler`: arXiv 2006.11239, algorithm 2.
 
     Args:
         denoiser: the model.
         x_t: (B, C, H, W) after `t_star` steps of noise.
         t_star: at least 1.
-        generators: one for each sample.
+        generators: one for each image.
         steps: evaluations of the network; None takes every timestep.
 
     Returns:
@@ -61,31 +58,27 @@ def reverse_ddpm(
 
 
 def _ddpm_scheduler(denoiser: Denoiser) -> Any:
-    """The model's own schedule, prediction and clipping, whatever the class of its scheduler."""
+    """Return a scheduler with the model's own schedule, prediction and clipping, whatever class its scheduler has."""
     from diffusers import DDPMScheduler
 
     config = denoiser.scheduler.config
     before = torch.cat([torch.ones(1, dtype=torch.float64), denoiser.alphas_cumprod[:-1]])
-    # Clipping is for pixels; a latent's scheduler that does not mention it is not of a class that clips.
+    # Only pixels are clipped. A scheduler whose configuration does not mention clipping keeps Diffusers' default.
     clips = {key: config[key] for key in ("clip_sample", "clip_sample_range") if key in config}
+    fixed = "fixed_large" if (config.get("variance_type") or "").startswith("fixed_large") else "fixed_small"
     return DDPMScheduler(
         num_train_timesteps=denoiser.steps,
         trained_betas=(1 - denoiser.alphas_cumprod / before).tolist(),
         prediction_type=denoiser.prediction,
-        variance_type="learned_range" if denoiser.learns_variance else _fixed_variance(config),
+        variance_type="learned_range" if denoiser.learns_variance else fixed,
         **({"clip_sample": False} if denoiser.space == "latent" else clips),
     )
 
 
-def _fixed_variance(config: Any) -> str:
-    found = config.get("variance_type") or ""
-    return "fixed_large" if found.startswith("fixed_large") else "fixed_small"
-
-
 def reverse_ode(denoiser: Denoiser, x_t: Tensor, t_star: int, steps: int | None = None) -> Tensor:
-    """The probability-flow ODE, arXiv 2011.13456, section 4.3, by Heun's method.
+    """Follow the probability-flow ODE by Heun's method: arXiv 2011.13456, section 4.3.
 
-    In y = x / sqrt(abar) and s = sqrt((1 - abar) / abar) it reads dy = eps(x, t) ds (arXiv 2010.02502, equation 14).
+    With y = x / sqrt(abar) and s = sqrt((1 - abar) / abar) it is dy = eps(x, t) ds (arXiv 2010.02502, equation 14).
 
     Args:
         denoiser: the model.
@@ -98,13 +91,13 @@ def reverse_ode(denoiser: Denoiser, x_t: Tensor, t_star: int, steps: int | None 
     """
     timesteps = timesteps_below(t_star, (steps or ODE_STEPS) + 1)
     alphas = {t: denoiser.alpha_bar(t) ** 0.5 for t in timesteps}
-    spread = {t: (1 - alpha**2) ** 0.5 / alpha for t, alpha in alphas.items()}
+    ratio = {t: (1 - alpha**2) ** 0.5 / alpha for t, alpha in alphas.items()}
     y = x_t / alphas[timesteps[0]]
     for t, s in pairwise(timesteps):
         slope = denoiser.noise(y * alphas[t], t)
-        euler = y + (spread[s] - spread[t]) * slope
-        y = y + (spread[s] - spread[t]) * (slope + denoiser.noise(euler * alphas[s], s)) / 2
-    return y - spread[timesteps[-1]] * denoiser.noise(y * alphas[timesteps[-1]], timesteps[-1])
+        euler = y + (ratio[s] - ratio[t]) * slope
+        y = y + (ratio[s] - ratio[t]) * (slope + denoiser.noise(euler * alphas[s], s)) / 2
+    return y - ratio[timesteps[-1]] * denoiser.noise(y * alphas[timesteps[-1]], timesteps[-1])
 
 
 def reverse_sde(denoiser: Denoiser, x_t: Tensor, t_star: int, generators: Draws, steps: int | None = None) -> Tensor:
