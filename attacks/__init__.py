@@ -13,8 +13,8 @@ from privgen.attacks.adaptive.examples import Examples
 from privgen.attacks.adaptive.extractor import ExtractorForgery, ExtractorRemoval
 from privgen.attacks.adaptive.pgd import GradientAttack
 from privgen.attacks.adaptive.surrogate import SurrogateForgery, SurrogateRemoval
-from privgen.attacks.base import Attack, BaseAttack, Kind
-from privgen.attacks.compose import Combination, Sequence
+from privgen.attacks.base import Attack, BaseAttack, Kind, Sequence
+from privgen.attacks.compose import Combination
 from privgen.attacks.distortions.combinations import All, Degradation, Geometric, Photometric
 from privgen.attacks.distortions.degradation import JPEG, Blur, Noise, WebP
 from privgen.attacks.distortions.geometric import Crop, Erase, Rotation
@@ -28,7 +28,6 @@ from privgen.attacks.purification.denoiser import Denoiser, load_denoiser
 from privgen.attacks.purification.diffpure import DiffPure
 from privgen.attacks.purification.edge_preserving import BilateralGuided
 from privgen.attacks.purification.gridpure import GrIDPure
-from privgen.attacks.purification.neural_codec import NeuralCodec, NeuralCodecRoundTrip, load_neural_codec
 from privgen.attacks.purification.regeneration import Regeneration, Rinsing, VaeRoundTrip
 from privgen.attacks.purification.super_resolution import SuperResolution
 from privgen.attacks.registry import attack_class, get_attack, list_attacks, parse_attack, register
@@ -67,8 +66,6 @@ __all__ = [
     "Kind",
     "Median",
     "ModelAttack",
-    "NeuralCodec",
-    "NeuralCodecRoundTrip",
     "Noise",
     "NonLocalMeans",
     "Photometric",
@@ -91,7 +88,6 @@ __all__ = [
     "get_attack",
     "list_attacks",
     "load_denoiser",
-    "load_neural_codec",
     "mean_residual",
     "parse_attack",
     "register",

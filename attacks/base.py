@@ -1,74 +1,106 @@
-"""What every attack is: a frozen value that turns a batch of images into a batch of images."""
+"""What every attack is: a frozen value that you call on images."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, final
+from itertools import groupby
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, final, overload
 
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from privgen.attacks.compose import Sequence as AttackSequence
+from privgen.attacks.draws import Draws, Generator, one_per_image
+from privgen.io.image_like import ImagesLike, to_pixels
 
 
 Kind: TypeAlias = Literal["D", "P", "A", "M"]
-"""Distortion, purification or regeneration, adaptive attack, model-side attack."""
+"""D distortion, P purification or regeneration, A adaptive attack, M attack on a model."""
 
-Generator: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
-"""One generator, one per sample, or None for PyTorch's own."""
-
-Draws: TypeAlias = Sequence[torch.Generator | None]
-"""One generator per sample, as hooks receive them."""
+Given = TypeVar("Given", Tensor, Image.Image, NDArray[Any])
 
 RANGE_TOLERANCE = 1e-3
-"""Values so little outside [0, 1] are rounding, and clamped; others are an error."""
+"""Values that are outside [0, 1] by no more than this are taken for rounding and clamped; others are an error."""
 
 
 class BaseAttack(ABC):
-    """An attack without a strength of its own: the call, and what is built on it.
+    """An attack without a strength of its own: how it is called, and how attacks are combined.
 
     Subclasses are frozen dataclasses and write `_run` and `label`.
     """
 
+    @overload
+    def __call__(self, images: Given, *, generator: Generator = None) -> Given: ...
+    @overload
+    def __call__(self, images: str | os.PathLike[str], *, generator: Generator = None) -> Image.Image: ...
+    @overload
+    def __call__(self, images: list[Given] | tuple[Given, ...], *, generator: Generator = None) -> list[Given]: ...
     @final
-    def __call__(self, images: Tensor, *, generator: Generator = None) -> Tensor:
-        """Attack a batch.
-
-        Half-precision images are computed in float32 and returned in their own type.
+    def __call__(self, images: ImagesLike, *, generator: Generator = None) -> ImagesLike:
+        """Attack one image or many.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], any floating type and device.
-            generator: where randomness comes from. With a list, sample i draws from `generator[i]` only, so
-                a batch equals its samples one by one. With a single one, samples draw from it in order.
+            images: a Pillow image, a path, an array, a tensor, or a list of these: see
+                `privgen.io.image_like.ImagesLike`. Floating-point tensors (B, 3, H, W) or (3, H, W) in [0, 1] are
+                attacked as one batch, on their device, and let gradients through; everything else is attacked image
+                by image, without gradients. Tensors of half precision are computed in float32.
+            generator: where randomness comes from. With a list, image i draws from `generator[i]` alone, so that a
+                batch gives what its images give one by one. From a single generator, images draw in order.
 
         Returns:
-            Attacked images, (B, 3, H, W) in [0, 1], type and device of `images`.
+            What came in, attacked: a list for a list, the same type, size and mode. A path gives a Pillow image.
 
         Raises:
-            ValueError: `images` has another shape, type or range, or `generator` another length.
+            ValueError: an array or tensor has another shape, type or range, or `generator` another length.
+            TypeError: something that is no image.
+            PrivgenError: a file cannot be read, or the attack needs something that is missing.
         """
-        _check_images(images)
-        generators = _one_per_sample(generator, len(images))
+        if isinstance(images, Tensor) and images.is_floating_point():
+            if images.ndim == 4 and images.shape[1] == 3:
+                return self._on_batch(images, one_per_image(generator, len(images)))
+            if images.ndim == 3 and images.shape[0] == 3:
+                return self._on_batch(images[None], one_per_image(generator, 1))[0]
+        pixels, restore = to_pixels(images)
+        pairs = zip(pixels, one_per_image(generator, len(pixels)), strict=True)
+        with torch.no_grad():
+            restored: ImagesLike = restore([self._on_batch(image[None], [source])[0] for image, source in pairs])
+        return restored
+
+    def _on_batch(self, images: Tensor, generators: Draws) -> Tensor:
+        """Check a floating-point tensor (B, 3, H, W), and attack it in float32 or float64."""
+        if 0 in images.shape:
+            raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
+        low, high = (float(bound) for bound in torch.aminmax(images.detach()))
+        # Written so that NaN fails as well.
+        if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+            raise ValueError(f"expected images in [0, 1], got values in [{low:g}, {high:g}]")
         # float16 and bfloat16 can neither hold pixel coordinates nor sum a neighbourhood.
         compute_dtype = torch.promote_types(images.dtype, torch.float32)
         return self.apply(images.to(compute_dtype), generators).to(images.dtype)
 
     @final
     def apply(self, images: Tensor, generators: Draws) -> Tensor:
-        """The call without checks, for attacks made of attacks; float32 or float64, one generator per sample."""
+        """Attack a batch without checks; for attacks that are made of attacks.
+
+        Args:
+            images: (B, 3, H, W) float32 or float64 in [0, 1].
+            generators: one for each image.
+
+        Returns:
+            The same shape, in [0, 1].
+        """
         return self._run(images, generators).clamp(0, 1)
 
     @abstractmethod
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
-        """The attack itself: (B, 3, H, W) float32 or float64 in [0, 1] to the same shape; the caller clamps."""
+        """The attack itself: (B, 3, H, W) float32 or float64 in [0, 1] to the same shape. The caller clamps."""
 
     def prepare(self) -> None:  # noqa: B027 - most attacks need nothing
-        """Load what the attack needs, so that what is missing shows before work begins.
+        """Load what the attack needs, to find out what is missing before work begins.
 
         Raises:
             PrivgenError: something is missing.
@@ -79,45 +111,81 @@ class BaseAttack(ABC):
     def label(self) -> str:
         """A short name of letters, digits and underscores, for JSON keys and file names: `jpeg_50`."""
 
-    def repeat(self, times: int) -> AttackSequence:
-        """This attack `times` times in a row, each time with new random draws.
+    def repeat(self, times: int) -> Sequence:
+        """Return this attack `times` times in a row, each time with new random draws.
 
         Raises:
             ValueError: `times` is below 1.
         """
-        from privgen.attacks.compose import Sequence as AttackSequence
-
         if times < 1:
             raise ValueError(f"expected times >= 1, got {times}")
-        return AttackSequence(*[self] * times)
+        return Sequence(*[self] * times)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False, init=False)
+class Sequence(BaseAttack):
+    """Attacks one after the other. Sequences among them are flattened.
+
+    Args:
+        attacks: at least one.
+
+    Raises:
+        ValueError: there is no attack, or something that is not an attack.
+    """
+
+    attacks: tuple[BaseAttack, ...]
+
+    def __init__(self, *attacks: BaseAttack) -> None:
+        if not attacks or not all(isinstance(attack, BaseAttack) for attack in attacks):
+            raise ValueError(f"expected attacks, at least one, got {attacks!r}")
+        flat = [part for attack in attacks for part in (attack.attacks if isinstance(attack, Sequence) else (attack,))]
+        object.__setattr__(self, "attacks", tuple(flat))
+
+    def __repr__(self) -> str:
+        return f"Sequence({', '.join(map(repr, self.attacks))})"
+
+    @property
+    def label(self) -> str:
+        """Labels joined by `then`; equal ones in a row are counted: `jpeg_50_x3_then_blur_4`."""
+        runs = [(attack.label, len(list(group))) for attack, group in groupby(self.attacks)]
+        return "_then_".join(label if count == 1 else f"{label}_x{count}" for label, count in runs)
+
+    def prepare(self) -> None:
+        for attack in self.attacks:
+            attack.prepare()
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        for attack in self.attacks:
+            images = attack.apply(images, generators)
+        return images
+
+
+@dataclass(frozen=True, repr=False)
 class Attack(BaseAttack):
     """An attack with a strength in its own unit.
 
-    Subclasses state the class attributes below and a default `strength`, add parameters if they have any, and
-    write `_run`. At the identity strength the images come back bit for bit, unless `identity_deviation` says
+    Subclasses set the class attributes below and a default `strength`, add keyword-only parameters if they have any,
+    and write `_run`. At the identity strength images come back bit for bit, unless `identity_deviation` says
     otherwise.
 
     Args:
         strength: how hard, in `unit`.
 
     Raises:
-        ValueError: the strength is not a finite number within `bounds`, or not whole where `whole` asks for it.
+        ValueError: the strength is not a number within `bounds`, or not a whole one if `whole` asks for that.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
     unit: ClassVar[str]
     sweep: ClassVar[tuple[float, ...]]
-    """Strengths from mild to hard: those of an evaluation."""
+    """Strengths of an evaluation, from mild to hard."""
     identity: ClassVar[float]
     """The strength that changes nothing."""
     bounds: ClassVar[tuple[float, float]]
-    """Smallest and largest strength that makes sense."""
+    """Smallest and largest allowed strength."""
     whole: ClassVar[bool] = False
-    """Whether strengths are whole numbers."""
+    """Whether the strength must be a whole number."""
     identity_deviation: ClassVar[str] = ""
     """What the identity strength changes after all; empty if nothing."""
 
@@ -152,59 +220,22 @@ class Attack(BaseAttack):
         return self.strength == self.identity
 
     def with_strength(self, strength: float) -> Self:
-        """The same attack at another strength, rounded where strengths are whole."""
+        """Return the same attack at another strength, rounded if strengths are whole numbers."""
         return dataclasses.replace(self, strength=round(strength) if self.whole else strength)
 
     @classmethod
     def at(cls, fraction: float) -> Self:
-        """The attack at a share of the way from its identity (0) to the end of its sweep (1)."""
+        """Return the attack at a fraction of the way from its identity (0) to the end of its sweep (1)."""
         strength = cls.identity + fraction * (cls.sweep[-1] - cls.identity)
-        return cls(strength=round(strength) if cls.whole else strength)
+        return cls(round(strength) if cls.whole else strength)
 
     def _changed_parameters(self) -> dict[str, Any]:
-        """Parameters other than the strength that differ from their defaults."""
+        """Parameters that differ from their defaults, without the strength."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {key: now for key, (now, default) in values.items() if key != "strength" and now != default}
 
 
 def as_label(text: str) -> str:
-    """Text as letters, digits and underscores; a minus becomes `minus`, everything else an underscore."""
+    """Return a text as letters, digits and underscores; a minus becomes `minus`, everything else an underscore."""
     text = text.replace("-", "minus")
     return "".join(char if char.isalnum() else "_" for char in text)
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"expected images as a floating-point tensor, got {kind}")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
-    low, high = (float(bound) for bound in torch.aminmax(images.detach()))
-    # Written so that NaN fails as well.
-    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
-        raise ValueError(f"expected images in [0, 1], got values in [{low:g}, {high:g}]")
-
-
-def _one_per_sample(generator: Generator, batch: int) -> Draws:
-    if generator is None or isinstance(generator, torch.Generator):
-        return [generator] * batch
-    if len(generator) != batch:
-        raise ValueError(f"expected one generator or one for each of {batch} images, got {len(generator)}")
-    return list(generator)
-
-
-def draw_uniform(images: Tensor, count: int, generators: Draws) -> Tensor:
-    """Uniform draws in [0, 1), `count` for each sample: (B, count), type and device of `images`."""
-    rows = [torch.rand(count, generator=source, device=_device(source)) for source in generators]
-    return torch.stack([row.to(images.device) for row in rows]).to(images.dtype)
-
-
-def draw_normal(images: Tensor, generators: Draws) -> Tensor:
-    """Standard normal draws of the shape, type and device of `images`."""
-    shape = images.shape[1:]
-    rows = [torch.randn(shape, generator=source, device=_device(source)) for source in generators]
-    return torch.stack([row.to(images.device) for row in rows]).to(images.dtype)
-
-
-def _device(generator: torch.Generator | None) -> torch.device:
-    return generator.device if generator is not None else torch.device("cpu")

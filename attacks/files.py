@@ -1,23 +1,26 @@
 """Attacks on image files: each file by itself, at its own size, resumable."""
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
 from privgen.attacks.base import BaseAttack
-from privgen.errors import PrivgenError
-from privgen.io.batches import FILE_ERRORS, Ledger, name_outputs, reason
+from privgen.errors import PrivgenError, UsageError
+from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, name_outputs, progress_bar, reason
 from privgen.io.fingerprints import file_fingerprint, seed_from
 from privgen.io.images import encode_image, load_image
+from privgen.metrics.quality import psnr
 
 
 MANIFEST = "attacks.jsonl"
-"""In the output folder: one line for each image that was made there, the last one of a name counts."""
+"""Journal in the output folder: which attack made which image, so that an interrupted batch goes on."""
+
+Status: TypeAlias = Literal["done", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,16 @@ class AttackedFile:
 
     Attributes:
         source: the file.
-        output: the attacked image, or None where there is none.
-        status: "done", "skipped" (the same attack and seed had made it before) or "failed".
-        psnr_db: of what was written against the source; None where it was not measured, or is infinite.
+        output: the attacked image; None if there is none.
+        status: "done", "skipped" (an earlier run with the same attack and seed made it) or "failed".
+        psnr: of the attacked image against the source, in dB; None if it was not measured, or nothing changed.
         error: why it failed.
     """
 
     source: str
     output: str | None
-    status: Literal["done", "skipped", "failed"]
-    psnr_db: float | None = None
+    status: Status
+    psnr: float | None = None
     error: str | None = None
 
 
@@ -44,9 +47,9 @@ class AttackedFolder:
     """What became of a batch.
 
     Attributes:
-        attack: its repr.
-        label: its label.
-        seed: the seed of the batch.
+        attack: representation of the attack.
+        label: label of the attack.
+        seed: seed of the batch.
         output: the output folder.
         files: one entry for each input, in order.
     """
@@ -57,7 +60,7 @@ class AttackedFolder:
     output: str
     files: tuple[AttackedFile, ...]
 
-    def count(self, status: Literal["done", "skipped", "failed"]) -> int:
+    def count(self, status: Status) -> int:
         """How many files have that status."""
         return sum(file.status == status for file in self.files)
 
@@ -68,34 +71,37 @@ def attack_files(
     output: str | os.PathLike[str],
     *,
     seed: int = 0,
-    overwrite: bool = False,
+    batch: BatchOptions | None = None,
     report: Callable[[AttackedFile], None] = lambda file: None,
 ) -> AttackedFolder:
-    """Attack image files, one by one, and write the results as PNG files of the same size.
+    """Attack image files one by one, and write the results as PNG files of the same size.
 
-    PNG, whatever the source, because another lossy encoding would be a second attack. Each image draws from a
-    generator of its own, seeded with `seed` and the file's name, so it does not matter which others are attacked.
-    A file that cannot be read does not stop the rest.
+    Results are PNG, because a lossy format would be a second attack. Each image draws from a generator of its own,
+    whose seed comes from `seed` and the file's name, so it does not matter which other files are attacked. A file that
+    cannot be read does not stop the rest. If you repeat the call after an interruption, it skips what it has made.
 
     Args:
         attack: any attack.
         paths: image files, and folders of them.
         output: folder for the results; made if missing.
         seed: of all randomness.
-        overwrite: replace images that are there and were not made by the same attack, seed and source.
-        report: called with each file when it is through.
+        batch: how files are written; without `keep_format`.
+        report: called with each file when it is done.
 
     Raises:
-        UsageError: no image, or an output folder that inputs come from.
-        PrivgenError: results exist that something else has made, and `overwrite` is false; or the attack needs
-            what is not there.
+        UsageError: no image, an output folder that inputs come from, or `batch.keep_format`.
+        PrivgenError: results exist that something else has made, and `batch.overwrite` is false; or the attack needs
+            something that is missing.
     """
+    batch = batch or BatchOptions()
+    if batch.keep_format:
+        raise UsageError("Attacked images are written as PNG, because a lossy format would be a second attack.")
     targets = name_outputs(paths, output)
     ledger = Ledger(Path(output) / MANIFEST, f"{attack!r}, seed={seed}")
     digests = {source: file_fingerprint(source) for source in targets}
     made = {source for source, target in targets.items() if ledger.has(target, digests[source])}
     foreign = [target for source, target in targets.items() if source not in made and target.exists()]
-    if foreign and not overwrite:
+    if foreign and not batch.overwrite:
         raise PrivgenError(
             f"{len(foreign)} of the results exist in {output} and were made otherwise, {foreign[0].name} first; "
             "choose another folder, or pass --overwrite (overwrite=True in Python)."
@@ -103,13 +109,15 @@ def attack_files(
     if len(made) < len(targets):
         attack.prepare()
     files = []
-    for source, target in targets.items():
-        if source in made:
-            file = AttackedFile(str(source), str(target), "skipped")
-        else:
-            file = _attack_file(attack, source, target, ledger, digests[source], seed)
-        report(file)
-        files.append(file)
+    with progress_bar(len(targets), "attack", shown=batch.progress) as bar:
+        for source, target in targets.items():
+            if source in made:
+                files.append(AttackedFile(str(source), str(target), "skipped"))
+            else:
+                files.append(_attack_file(attack, source, target, ledger, digests[source], seed))
+            with bar.external_write_mode():
+                report(files[-1])
+            bar.update()
     return AttackedFolder(repr(attack), attack.label, seed, str(output), tuple(files))
 
 
@@ -120,13 +128,9 @@ def _attack_file(
         loaded = load_image(source)
         generator = torch.Generator().manual_seed(seed_from(seed, source.name))
         with torch.no_grad():
-            pixels = attack(loaded.pixels[None], generator=generator)[0]
+            pixels = attack(loaded.pixels, generator=generator)
         ledger.write(target, encode_image(replace(loaded, pixels=pixels), "PNG"), digest, overwrite=True)
     except FILE_ERRORS as error:
         return AttackedFile(str(source), None, "failed", error=reason(error))
-    return AttackedFile(str(source), str(target), "done", psnr_db=_psnr(pixels, loaded.pixels))
-
-
-def _psnr(images: Tensor, reference: Tensor) -> float | None:
-    error = float((images.double() - reference.double()).square().mean())
-    return -10 * float(torch.tensor(error).log10()) if error > 0 else None
+    quality = float(psnr(pixels[None], loaded.pixels[None]))
+    return AttackedFile(str(source), str(target), "done", psnr=quality if math.isfinite(quality) else None)

@@ -1,46 +1,65 @@
-"""What attacks that need a model have in common."""
+"""What attacks that need a model share: the model, its name in representations, and randomness for each image."""
 
 from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from privgen.attacks.base import Attack, Draws, Kind
+from privgen.attacks.base import Attack, Kind
+from privgen.attacks.draws import Draws, spawn
+from privgen.attacks.purification.denoiser import Denoiser, freeze
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
+from privgen.watermark.protocols import ExtractorLike
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+PipelineLike: TypeAlias = "str | os.PathLike[str] | DiffusionPipeline"
+"""The name of an embedded model, a folder, a Hub id, or a loaded Diffusers pipeline."""
+
+ModelLike: TypeAlias = "PipelineLike | Denoiser | ExtractorLike | nn.Module"
+"""A pipeline by name or loaded, or a network by itself; each attack says what it takes."""
+
+
+@dataclass(frozen=True, repr=False)
 class ModelAttack(Attack):
-    """An attack with a model, which is handed in, or named and loaded when it is first needed.
+    """An attack with a model. A model that is given by name is loaded when it is first needed, and kept.
 
-    Subclasses write `_attack` and `prepare`. Every sample draws from a generator of its own, seeded from the one that
-    the caller gave, so that neither batching nor tiling changes the result. Weights may be of half precision;
-    images and noise are kept in float32 or float64 all the same.
+    Subclasses write `_attack` and `prepare`. Each image draws from a generator of its own, which is seeded from the
+    caller's, so that batches and tiles change nothing. Weights may have half precision; images and noise stay in
+    float32 or float64.
 
     Args:
-        model: the name of an embedded model, a folder or a Hub id, or a loaded Diffusers pipeline.
-        device: where a named model is loaded to: see `privgen.hub.resolve_device`.
-        dtype: precision of a named model's weights: see `privgen.hub.resolve_dtype`.
+        strength: see the subclass.
+        model: the name of an embedded model, a folder, a Hub id, or a loaded Diffusers pipeline.
+        device: device for a model given by name, see `privgen.hub.resolve_device`.
+        dtype: precision of the weights of a model given by name, see `privgen.hub.resolve_dtype`.
+
+    Raises:
+        PrivgenError: the model cannot be found or read, lacks what the attack needs, or its numbers overflow.
     """
 
     kind: ClassVar[Kind] = "P"
     identity = 0
     whole = True
 
-    model: Any = "mini"
+    _: KW_ONLY
+    model: ModelLike = "mini"
     device: str = "auto"
     dtype: str = "auto"
 
     @abstractmethod
     def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """As `_run`, at a strength above the identity, with generators that no other sample uses."""
+        """Attack as `_run` does, at a strength above the identity, with one fresh CPU generator for each image."""
 
     @final
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
@@ -62,30 +81,46 @@ class ModelAttack(Attack):
         }
 
 
-def model_name(model: Any) -> str:
-    """What stands for a model in representations: its name, or class and digest of its weights."""
+def model_name(model: ModelLike) -> str:
+    """Return a short text that differs between models: a name, or a class and eight digits of a digest of weights."""
     if isinstance(model, (str, os.PathLike)):
         return os.fspath(model)
-    from privgen.attacks.purification.denoiser import Denoiser
-
     if isinstance(model, Denoiser):
         return model.name
-    network = model
-    if not isinstance(model, torch.nn.Module):
-        network = getattr(model, "unet", None) or getattr(model, "transformer", None) or getattr(model, "vae", None)
+    network = model if isinstance(model, nn.Module) else None
+    for name in ("unet", "transformer", "vae"):
+        network = network or getattr(model, name, None)
     return type(model).__name__ + ("" if network is None else f"_{weights_fingerprint(network)[:8]}")
 
 
-def spawn(generators: Draws) -> list[torch.Generator]:
-    """New CPU generators, one for each given one, each seeded by a draw from it."""
-    seeds = [
-        torch.randint(2**63 - 1, (1,), generator=source, device="cpu" if source is None else source.device)
-        for source in generators
-    ]
-    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+def as_pipeline(model: PipelineLike, device: str = "auto", dtype: str = "auto") -> DiffusionPipeline:
+    """Return a pipeline: the given one, or one that is loaded by name and kept.
+
+    Args:
+        model: see `PipelineLike`.
+        device: see `privgen.hub.resolve_device`.
+        dtype: see `privgen.hub.resolve_dtype`.
+
+    Raises:
+        PrivgenError: the model cannot be found or read.
+    """
+    return _kept(os.fspath(model), device, dtype) if isinstance(model, (str, os.PathLike)) else model
 
 
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until both sides are multiples."""
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+@lru_cache(maxsize=1)
+def _kept(model: str, device: str, dtype: str) -> DiffusionPipeline:
+    from privgen.hub import load_pipeline
+
+    return freeze(load_pipeline(model, device=device, dtype=dtype, safety_checker=False))
+
+
+def vae_of(pipeline: DiffusionPipeline) -> Any:
+    """Return a pipeline's autoencoder.
+
+    Raises:
+        PrivgenError: it has none.
+    """
+    vae = getattr(pipeline, "vae", None)
+    if vae is None:
+        raise PrivgenError(f"{type(pipeline).__name__} has no autoencoder; use a latent diffusion model.")
+    return vae

@@ -1,24 +1,29 @@
-"""Attacks by name."""
+"""Attacks by their names."""
 
 import math
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
+from privgen.attacks.adaptive.examples import ExamplesLike
 from privgen.attacks.base import Attack, Kind, as_label
 
 
 AttackType = TypeVar("AttackType", bound=type[Attack])
 
+Default: TypeAlias = float | str | None
+"""What parameters of attacks are by default."""
+
 _REGISTRY: dict[str, type[Attack]] = {}
 
 
 def register(attack: AttackType) -> AttackType:
-    """Class decorator: make an attack known by its name.
+    """Make a class of attacks known by its name; use it as a decorator.
 
     Raises:
-        ValueError: the name is taken, or is not lower-case letters, digits and underscores, or an attribute of
-            the class is missing or does not fit the others.
+        ValueError: the name is taken, or is not made of lower-case letters, digits and underscores; or the class does
+            not set all attributes of `Attack`, or sets some that do not fit together.
     """
     missing = [key for key in ("name", "kind", "unit", "sweep", "identity", "bounds") if not hasattr(attack, key)]
     if missing:
@@ -33,11 +38,20 @@ def register(attack: AttackType) -> AttackType:
     return attack
 
 
+def list_attacks(kind: Kind | None = None) -> list[type[Attack]]:
+    """Return all registered attacks, or those of one kind, such as "P" for purification.
+
+    They are in the order D, P, A, M of their kinds, and then by name.
+    """
+    chosen = [attack for attack in _REGISTRY.values() if kind in (None, attack.kind)]
+    return sorted(chosen, key=lambda attack: ("DPAM".index(attack.kind), attack.name))
+
+
 def attack_class(name: str) -> type[Attack]:
-    """The registered class of that name.
+    """Return the registered class of a name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no attack has that name.
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
@@ -46,53 +60,66 @@ def attack_class(name: str) -> type[Attack]:
     raise ValueError(f"no attack is called {name!r}; {hint}")
 
 
-def get_attack(name: str, **parameters: Any) -> Attack:
-    """A registered attack by its name: `get_attack("jpeg", strength=50)`.
+def parameters_of(attack: type[Attack]) -> dict[str, Default]:
+    """Return the parameters of an attack with their defaults, the strength first.
+
+    For example, `{a.name: parameters_of(a) for a in list_attacks("P")}` are the parameters of all purifications.
+    """
+    return {field.name: field.default for field in fields(attack) if field.default is not MISSING}
+
+
+def get_attack(name: str, **parameters: object) -> Attack:
+    """Return a registered attack by its name: `get_attack("jpeg", strength=50)`.
 
     Args:
-        name: as `list_attacks` shows it.
-        parameters: the attack's own; without `strength`, the middle of its range.
+        name: as `list_attacks` has it.
+        parameters: of the attack, by name: see `parameters_of`.
 
     Raises:
-        ValueError: name or parameter unknown, or a value that the attack refuses.
+        ValueError: an unknown name or parameter, or a value that the attack refuses.
     """
     attack = attack_class(name)
-    known = [field.name for field in fields(attack)]
+    known = parameters_of(attack)
     if unknown := [key for key in parameters if key not in known]:
         raise ValueError(f"{name} takes {', '.join(known)}; got {', '.join(unknown)}")
-    return attack(**parameters)
+    make: Callable[..., Attack] = attack
+    return make(**parameters)
 
 
-def parse_attack(text: str, **more: Any) -> Attack:
-    """An attack written as NAME, NAME=STRENGTH or with parameters: "jpeg", "crop=0.5", "blur=1,reference=none".
+def parse_attack(text: str, *, marked: ExamplesLike | None = None, unmarked: ExamplesLike | None = None) -> Attack:
+    """Return an attack that is written as NAME, NAME=STRENGTH, or either with parameters behind commas.
+
+    Examples are "jpeg", "crop=0.5" and "blur=1,reference=none".
 
     Args:
         text: the attack.
-        more: parameters that are not in the text.
+        marked: images with a mark, for attacks that take them.
+        unmarked: images without a mark, for attacks that take them.
 
     Raises:
-        ValueError: as `get_attack` does, or the text has another form.
+        ValueError: see `get_attack`; or the text has another form.
+        PrivgenError: an image cannot be read.
     """
     head, *pairs = text.split(",")
     name, equals, strength = head.partition("=")
     if equals:
         pairs.insert(0, f"strength={strength}")
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, object] = {}
     for pair in pairs:
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not (key and value) or key in parameters:
             raise ValueError(f"expected NAME=STRENGTH or NAME=STRENGTH,KEY=VALUE, got {text!r}")
         parameters[key] = _parse_value(value)
-    if twice := [key for key in more if key in parameters]:
+    beside = {key: value for key, value in (("marked", marked), ("unmarked", unmarked)) if value is not None}
+    if twice := [key for key in beside if key in parameters]:
         raise ValueError(f"{', '.join(twice)} is given twice: in {text!r} and beside it")
-    parameters |= more
     try:
-        return get_attack(name.strip(), **parameters)
+        return get_attack(name.strip(), **parameters, **beside)
     except TypeError as error:
         raise ValueError(f"{name.strip()}: a value in {text!r} is of the wrong kind") from error
 
 
-def _parse_value(text: str) -> float | int | str | None:
+def _parse_value(text: str) -> float | str | None:
     if text.lower() == "none":
         return None
     for number in (int, float):
@@ -101,9 +128,3 @@ def _parse_value(text: str) -> float | int | str | None:
         except ValueError:
             continue
     return text
-
-
-def list_attacks(kind: Kind | None = None) -> list[type[Attack]]:
-    """Registered attacks of one kind or of all: distortions first, then by name."""
-    chosen = [attack for attack in _REGISTRY.values() if kind in (None, attack.kind)]
-    return sorted(chosen, key=lambda attack: ("DPAM".index(attack.kind), attack.name))

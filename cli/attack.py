@@ -114,9 +114,8 @@ def parse(text: str, *, marked: Path | None = None, unmarked: Path | None = None
     name = text.partition(",")[0].partition("=")[0].strip()
     if name not in known:
         raise UsageError(f"There is no attack {name!r}; choose from {', '.join(known)}.")
-    folders = {"marked": marked, "unmarked": unmarked}
     try:
-        return parse_attack(text, **{option: folder for option, folder in folders.items() if folder is not None})
+        return parse_attack(text, marked=marked, unmarked=unmarked)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -126,8 +125,10 @@ def attack_and_report(
 ) -> None:
     """Attack files, name each on standard error, and print how many were done, skipped and failed."""
     from privgen.attacks import attack_files
+    from privgen.io.batches import BatchOptions
 
-    result = attack_files(chosen, images, output, seed=seed, overwrite=overwrite, report=_report)
+    batch = BatchOptions(overwrite=overwrite)
+    result = attack_files(chosen, images, output, seed=seed, batch=batch, report=_report)
     summary = {"attack": result.attack, "seed": seed, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**summary, **counts, "files": result.files} if as_json else {**summary, **counts}, as_json=as_json)

@@ -1,1 +1,1 @@
-"""Attacks by those who know the method, or have collected marked images."""
+"""Attacks by adversaries who know this watermark: its extractor, its autoencoder, or images that carry it."""

@@ -1,59 +1,53 @@
-"""The embedding attack: an image that looks the same, far away in an autoencoder's latents."""
+"""The embedding attack: an image that looks the same, but lies far away in an autoencoder's latents."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
 from privgen.attacks.adaptive.pgd import GradientAttack, Loss
-from privgen.attacks.purification.denoiser import encode_latents
-from privgen.attacks.purification.regeneration import as_pipeline
+from privgen.attacks.model_attack import PipelineLike, as_pipeline, vae_of
 from privgen.attacks.registry import register
-from privgen.errors import PrivgenError
+from privgen.diffusion.latents import encode
 from privgen.io.pixels import resize
-
-
-FALLBACK_SIDE = 512
-"""Side that an autoencoder which does not tell is fed with."""
+from privgen.models.family import Canvas
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Embedding(GradientAttack):
-    """The adversarial embedding attack of WAVES, arXiv 2401.08573: PGD on the distance of latents.
+    """Moves the image away from itself in the latents of an autoencoder, by small changes of its pixels.
 
-    The attacker has the autoencoder, but neither key nor extractor. The image is squeezed to the autoencoder's own
-    side before it is encoded, as extractors do; what is changed is the image at its own size.
+    This is the adversarial embedding attack of WAVES (arXiv 2401.08573): PGD on the distance of latents. The attacker
+    has the autoencoder, but neither the key nor the extractor. Before it is encoded, the image is resized to the
+    square that the model draws on, as extractors do; what changes is the image at its own size.
 
     Args:
-        strength: largest change of a value, in 1/255.
-        model: a model with an autoencoder, by name, folder or Hub id; or a pipeline.
-        steps: see `GradientAttack`, as the others.
+        strength: largest change of a pixel value, 0 to 255, in 1/255.
+        model: a model with an autoencoder: an embedded model's name, a folder, a Hub id, or a pipeline.
+        steps: number of gradient steps, at least 1.
+        step_size: change of a pixel value in one step, in 1/255; by default 2.5 strength / steps.
+        device: device for a model given by name.
+        dtype: precision of the weights of a model given by name.
     """
 
     name = "embedding"
 
+    _: KW_ONLY
+    model: PipelineLike = "mini"
+
     def prepare(self) -> None:
-        self._vae()
+        vae_of(as_pipeline(self.model, self.device, self.dtype))
 
     def _objective(self, image: Tensor) -> Loss:
-        vae = self._vae()
-        side = int(getattr(vae.config, "sample_size", None) or FALLBACK_SIDE)
+        pipeline = as_pipeline(self.model, self.device, self.dtype)
+        vae, side = vae_of(pipeline), Canvas.of_pipeline(pipeline).size
 
-        def encode(x: Tensor) -> Tensor:
-            squeezed = resize(x.to(next(vae.parameters()).device), (side, side)).clamp(0, 1)
-            return encode_latents(vae, 2 * squeezed - 1)
+        def latents(x: Tensor) -> Tensor:
+            return encode(vae, resize(x.to(vae.device), (side, side)).clamp(0, 1))
 
         with torch.no_grad():
-            before = encode(image)
-        return lambda x: -(encode(x) - before).square().mean().sqrt()
-
-    def _vae(self) -> Any:
-        pipeline = as_pipeline(self.model, self.device, self.dtype)
-        vae = getattr(pipeline, "vae", None)
-        if vae is None:
-            raise PrivgenError(f"{type(pipeline).__name__} has no autoencoder; use another model.")
-        return vae
+            before = latents(image)
+        return lambda x: -(latents(x) - before).square().mean().sqrt()

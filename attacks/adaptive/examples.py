@@ -1,10 +1,11 @@
-"""Images that an attacker has collected: marked with one key, or unmarked."""
+"""Images that an attacker has collected: with the mark of one key, or without a mark."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -18,20 +19,22 @@ from privgen.io.images import load_image
 from privgen.io.pixels import resize
 
 
-CANVAS = 128
-"""Side in pixels to which collected images are squeezed; marks span the canvas, so they survive it."""
+LARGEST = 256
+"""Largest side in pixels of the squares that images are resized to by default; larger ones cost time and memory."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Examples:
-    """A collection of images, squeezed to squares.
+    """A collection of images, resized to squares of one size.
+
+    A mark spans the whole image, so it survives that. Collections are equal if their images and names are.
 
     Args:
         images: (N, 3, S, S) in [0, 1], at least one.
-        name: what stands for it in representations.
+        name: stands for the collection in representations.
 
     Raises:
-        ValueError: images of another shape, or none.
+        ValueError: no image, or images of another shape.
     """
 
     images: Tensor
@@ -48,38 +51,52 @@ class Examples:
     def __repr__(self) -> str:
         return f"{self.name}_{len(self)}_{self.digest}"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Examples) and (repr(self), self.size) == (repr(other), other.size)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
     @property
+    def size(self) -> int:
+        """Side of the squares in pixels."""
+        return self.images.shape[-1]
+
+    @cached_property
     def digest(self) -> str:
-        """Eight hexadecimal digits that tell collections apart."""
+        """Eight hexadecimal digits that differ between collections of different images."""
         return tensor_fingerprint(self.images)[:8]
 
     @classmethod
-    def of(cls, images: Iterable[Tensor], name: str = "tensor", size: int = CANVAS) -> Self:
-        """A collection of images of any sizes.
+    def of(cls, images: Iterable[Tensor], name: str = "tensor", size: int | None = None) -> Self:
+        """Make a collection of images of any sizes.
 
         Args:
-            images: each (3, H, W) in [0, 1]; a tensor (N, 3, H, W) is N of them.
-            name: what stands for it in representations.
-            size: side of the squares.
+            images: each (3, H, W) in [0, 1]; a tensor (N, 3, H, W) is N images.
+            name: stands for the collection in representations.
+            size: side of the squares in pixels; by default the shorter side of the first image, at most `LARGEST`.
 
         Raises:
             ValueError: no image, or one of another shape.
         """
-        squares = [resize(image[None], (size, size)).clamp(0, 1).cpu() for image in images]
+        squares: list[Tensor] = []
+        for image in images:
+            size = size or min(*image.shape[-2:], LARGEST)
+            squares.append(resize(image[None], (size, size)).clamp(0, 1).cpu())
         if not squares:
             raise ValueError("expected at least one example, got none")
         return cls(torch.cat(squares), name)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], size: int = CANVAS) -> Self:
-        """The images in a folder, or one image file.
+    def read(cls, path: str | os.PathLike[str], size: int | None = None) -> Self:
+        """Read the images in a folder, or one image file.
 
         Args:
             path: the folder or file.
-            size: side of the squares.
+            size: see `of`.
 
         Raises:
-            PrivgenError: there is no such folder, it holds no image, or one cannot be read.
+            PrivgenError: there is no such folder, it holds no image, or an image cannot be read.
         """
         if not Path(path).exists():
             raise PrivgenError(f"There is no folder {path}; name one that holds images.")
@@ -88,31 +105,61 @@ class Examples:
 
 
 ExamplesLike: TypeAlias = Examples | Tensor | str | os.PathLike[str]
-"""A collection, a batch (N, 3, H, W), a folder or a file."""
+"""A collection, a batch (N, 3, H, W) in [0, 1], a folder of images, or an image file."""
 
 
-def as_examples(given: ExamplesLike | None) -> Examples | None:
-    """A collection from whatever names or holds it; None stays None.
+def as_examples(given: ExamplesLike | None, size: int | None = None) -> Examples | None:
+    """Return a collection from anything that holds or names one; None stays None.
+
+    Args:
+        given: a collection stays as it is, whatever its size.
+        size: see `Examples.of`.
 
     Raises:
-        PrivgenError: as `Examples.read` does.
-        ValueError: as `Examples.of` does, or something that is none.
+        PrivgenError: see `Examples.read`.
+        ValueError: see `Examples.of`; or `given` is something else.
     """
     if given is None or isinstance(given, Examples):
         return given
     if isinstance(given, Tensor):
-        return Examples.of(given)
+        return Examples.of(given, size=size)
     if isinstance(given, (str, os.PathLike)):
-        return Examples.read(given)
+        return Examples.read(given, size)
     raise ValueError(f"expected examples as a folder or a tensor, got {given!r}")
 
 
-def needed(examples: Examples | None, attack: str, which: str) -> Examples:
-    """The collection, or an error that says how to give it.
+def as_pair(
+    marked: ExamplesLike | None, unmarked: ExamplesLike | None, size: int | None
+) -> tuple[Examples | None, Examples | None]:
+    """Return marked and unmarked examples as collections; unmarked ones get the size of the marked ones.
+
+    Args:
+        marked: see `as_examples`.
+        unmarked: see `as_examples`.
+        size: see `Examples.of`.
 
     Raises:
-        PrivgenError: there is none.
+        PrivgenError: see `as_examples`.
+        ValueError: see `as_examples`; or a size below 1.
     """
-    if examples is None:
+    if size is not None and size < 1:
+        raise ValueError(f"expected a size >= 1, got {size}")
+    with_mark = as_examples(marked, size)
+    return with_mark, as_examples(unmarked, size if with_mark is None else with_mark.size)
+
+
+def needed(examples: ExamplesLike | None, attack: str, which: str) -> Examples:
+    """Return a collection that an attack cannot do without.
+
+    Args:
+        examples: what the caller gave.
+        attack: name of the attack.
+        which: "marked" or "unmarked".
+
+    Raises:
+        PrivgenError: there is none; the message says how to give it.
+    """
+    found = as_examples(examples)
+    if found is None:
         raise PrivgenError(f"{attack} needs {which} images: give a folder with --{which} ({which}= in Python).")
-    return examples
+    return found

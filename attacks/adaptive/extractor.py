@@ -1,12 +1,12 @@
-"""Attacks by whoever has the extractor: taking a mark away, and writing one that its owner never wrote."""
+"""Attacks with the extractor: removing a mark, and writing one that its owner never wrote."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,17 +16,21 @@ from privgen.attacks.adaptive.examples import Examples, ExamplesLike, as_example
 from privgen.attacks.adaptive.pgd import GradientAttack, Loss
 from privgen.attacks.registry import register
 from privgen.errors import PrivgenError
-from privgen.watermark.protocols import device_of
+from privgen.watermark.protocols import ExtractorLike, config_value, device_of
+from privgen.watermark.read.logits import read_logits
 
+
+ExtractorModel: TypeAlias = "str | os.PathLike[str] | ExtractorLike"
+"""A model that carries an extractor, by name, folder or Hub id; or an extractor."""
 
 MARGIN = 1.0
-"""How far beyond 0 logits are pushed; those of clean images have a standard deviation of about 1."""
+"""How far beyond 0 logits are pushed. The logits of unmarked images have a standard deviation of about 1."""
 
 
 def hinge(logits: Tensor, signs: Tensor, margin: float = MARGIN) -> Tensor:
-    """How much is missing until every logit has its sign with a margin.
+    """Return how much is missing until every logit has its sign, with a margin.
 
-    Bits that have it already weigh nothing, so that the small change that is allowed goes into the others.
+    Bits that have their sign already weigh nothing, so that the allowed change goes into the others.
 
     Args:
         logits: (B, n_bits).
@@ -39,8 +43,12 @@ def hinge(logits: Tensor, signs: Tensor, margin: float = MARGIN) -> Tensor:
     return relu(margin - signs * logits).mean(dim=1)
 
 
-def as_extractor(model: Any, device: str = "auto") -> Any:
-    """An extractor, as it was given, or the one that a named model ships, loaded and kept.
+def as_extractor(model: ExtractorModel, device: str = "auto") -> ExtractorLike:
+    """Return an extractor: the given one, or one that is loaded by its model's name and kept.
+
+    Args:
+        model: see `ExtractorModel`.
+        device: see `privgen.hub.resolve_device`.
 
     Raises:
         PrivgenError: the model cannot be found or read, or has no extractor.
@@ -49,64 +57,72 @@ def as_extractor(model: Any, device: str = "auto") -> Any:
 
 
 @lru_cache(maxsize=1)
-def _kept(model: str, device: str) -> Any:
+def _kept(model: str, device: str) -> ExtractorLike:
     from privgen.hub import load_extra
 
-    return load_extra("extractor", model, device=device).requires_grad_(False)
+    extractor: ExtractorLike = load_extra("extractor", model, device=device).requires_grad_(False)
+    return extractor
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class _ExtractorAttack(GradientAttack):
-    """What removal and forgery share.
+    """An attack whose network is the extractor.
 
     Args:
-        model: a model that ships an extractor, by name, folder or Hub id; or an extractor.
+        strength: largest change of a pixel value, 0 to 255, in 1/255.
+        model: a model that carries an extractor, or an extractor.
     """
+
+    _: KW_ONLY
+    model: ExtractorModel = "mini"
 
     def prepare(self) -> None:
         as_extractor(self.model, self.device)
 
-    def _toward(self, extractor: Any, signs: Tensor) -> Loss:
-        return lambda x: hinge(extractor(x.to(signs.device)), signs)
-
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class ExtractorRemoval(_ExtractorAttack):
-    """Turn every bit that the extractor reads into its opposite. No key is needed.
+    """Turns every bit that the extractor reads from the image into its opposite; no key is needed.
 
     Args:
-        strength: largest change of a value, in 1/255.
-        model: a model that ships an extractor, or an extractor.
-        steps: see `GradientAttack`, as the others.
+        strength: largest change of a pixel value, 0 to 255, in 1/255.
+        model: a model that carries an extractor (an embedded model's name, a folder, a Hub id), or an extractor.
+        steps: number of gradient steps, at least 1.
+        step_size: change of a pixel value in one step, in 1/255; by default 2.5 strength / steps.
+        device: device for a model given by name.
+        dtype: not used; extractors are loaded in float32.
     """
 
     name = "extractor_removal"
 
     def _objective(self, image: Tensor) -> Loss:
         extractor = as_extractor(self.model, self.device)
-        return self._toward(extractor, -_signs(_read(extractor, image)[0]))
+        signs = -_signs(read_logits(image, extractor)[0]).to(device_of(extractor))
+        return lambda x: hinge(extractor(x.to(signs.device)), signs)
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class ExtractorForgery(_ExtractorAttack):
-    """Make the extractor read given bits, or those that it reads from marked images.
+    """Makes the extractor read given bits from the image, or the bits that it reads from marked images.
 
     Args:
-        strength: largest change of a value, in 1/255.
-        bits: 0 and 1, the message to forge; or give `marked`.
-        marked: images with one key's mark, a folder or a batch; what the extractor reads from them together is forged.
-        model: a model that ships an extractor, or an extractor.
-        steps: see `GradientAttack`, as the others.
+        strength: largest change of a pixel value, 0 to 255, in 1/255.
+        bits: the message to forge, 0s and 1s; or give `marked`.
+        marked: images with the mark of one key, a folder or a batch (N, 3, H, W). The attack forges the message that
+            the extractor reads from them together.
+        model: a model that carries an extractor (an embedded model's name, a folder, a Hub id), or an extractor.
+        steps: see `ExtractorRemoval`, also for the other parameters.
 
     Raises:
-        ValueError: bits other than 0 and 1, or `bits` and `marked` both.
-        PrivgenError: the marked images cannot be read.
+        ValueError: bits other than 0 and 1, or both `bits` and `marked`.
+        PrivgenError: a marked image cannot be read.
     """
 
     name = "extractor_forgery"
 
+    _: KW_ONLY
     bits: Sequence[int] | None = None
     marked: ExamplesLike | None = None
 
@@ -120,7 +136,10 @@ class ExtractorForgery(_ExtractorAttack):
             if self.marked is not None:
                 raise ValueError(f"{self.name}: expected bits or marked images, got both")
             object.__setattr__(self, "bits", tuple(int(bit) for bit in bits))
-        object.__setattr__(self, "marked", as_examples(self.marked))
+        if self.marked is not None and not isinstance(self.marked, Examples):
+            # Images are kept at the size that the extractor reads.
+            size = config_value(as_extractor(self.model, self.device), "size", None)
+            object.__setattr__(self, "marked", as_examples(self.marked, size))
 
     def prepare(self) -> None:
         super().prepare()
@@ -131,19 +150,17 @@ class ExtractorForgery(_ExtractorAttack):
             )
 
     def _objective(self, image: Tensor) -> Loss:
-        extractor = as_extractor(self.model, self.device)
-        signs = self._signs(extractor)
-        n_bits = _read(extractor, image).shape[1]
-        if len(signs) != n_bits:
-            raise PrivgenError(f"{self.name}: this extractor reads {n_bits} bits; give as many, not {len(signs)}.")
-        return self._toward(extractor, signs)
-
-    def _signs(self, extractor: Any) -> Tensor:
-        """(n_bits,) of -1 and 1, what is to be forged."""
+        extractor: Any = as_extractor(self.model, self.device)
         examples = as_examples(self.marked)
         if examples is not None:
-            return _message(extractor, examples)
-        return 2 * torch.tensor(self.bits, dtype=torch.float32, device=device_of(extractor)) - 1
+            signs = _message(extractor, examples)
+        else:
+            signs = 2 * torch.tensor(self.bits, dtype=torch.float32) - 1
+        n_bits = read_logits(image, extractor).shape[1]
+        if len(signs) != n_bits:
+            raise PrivgenError(f"{self.name}: this extractor reads {n_bits} bits; give as many, not {len(signs)}.")
+        wanted = signs.to(device_of(extractor))
+        return lambda x: hinge(extractor(x.to(wanted.device)), wanted)
 
     def _changed_parameters(self) -> dict[str, Any]:
         changed = super()._changed_parameters()
@@ -151,18 +168,14 @@ class ExtractorForgery(_ExtractorAttack):
 
 
 @lru_cache(maxsize=1)
-def _message(extractor: Any, examples: Examples) -> Tensor:
-    """Signs of the message that marked images carry together: their logits add up, what each one shows does not."""
-    return _signs(torch.cat([_read(extractor, batch) for batch in examples.images.split(16)]).sum(dim=0))
+def _message(extractor: ExtractorLike, examples: Examples) -> Tensor:
+    """Return the signs of the message that marked images carry together, on the CPU.
 
-
-def _read(extractor: Any, images: Tensor) -> Tensor:
-    """Logits (B, n_bits), without gradients."""
-    with torch.no_grad():
-        logits: Tensor = extractor(images.to(device_of(extractor)))
-    return logits
+    Their logits add up; what each of them shows does not.
+    """
+    return _signs(read_logits(examples.images, extractor).sum(dim=0))
 
 
 def _signs(logits: Tensor) -> Tensor:
-    """Signs of logits as -1 and 1; 0 reads as bit 0, as it does in detection."""
+    """Return the signs of logits as -1 and 1; 0 reads as bit 0, as it does in detection."""
     return torch.where(logits > 0, 1.0, -1.0)

@@ -1,11 +1,11 @@
-"""Projected gradient descent in a box around an image: the core of every attack that follows a network's gradient."""
+"""Projected gradient descent in a box around an image, for every attack that follows the gradient of a network."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias, final
+from dataclasses import KW_ONLY, dataclass
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from privgen.attacks.model_attack import ModelAttack
 
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
-"""An image (1, 3, H, W) in [0, 1] to a number, as a tensor of any shape with one element."""
+"""A function from an image (1, 3, H, W) in [0, 1] to a tensor with one element."""
 
 STEPS = 200
 
@@ -28,18 +28,18 @@ def descend(
     step_size: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Lower a loss near an image: Madry et al., arXiv 1706.06083, with signs of gradients and the maximum norm.
+    """Lower a loss near an image, by signs of gradients in the maximum norm: Madry et al., arXiv 1706.06083.
 
     Args:
         image: (1, 3, H, W) in [0, 1].
         loss: what to lower.
-        epsilon: largest change of a value.
-        steps: evaluations of the gradient.
-        step_size: change of every value in a step.
-        generator: of the first point, drawn uniformly from the box of what is allowed; on the CPU.
+        epsilon: largest change of a pixel value.
+        steps: number of gradient steps.
+        step_size: change of every pixel value in one step.
+        generator: draws the first point, uniformly from the allowed box; on the CPU.
 
     Returns:
-        (1, 3, H, W) in [0, 1], no value farther than `epsilon` from the image's.
+        (1, 3, H, W) in [0, 1]; no value is farther than `epsilon` from the image's.
     """
     low, high = (image - epsilon).clamp(min=0), (image + epsilon).clamp(max=1)
     x = low + (high - low) * torch.rand(image.shape, generator=generator).to(image)
@@ -51,17 +51,19 @@ def descend(
     return x
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class GradientAttack(ModelAttack):
-    """An attack by projected gradient descent, image by image, so that a batch equals its images one by one.
+    """An attack by projected gradient descent, one image at a time, so that a batch equals its images one by one.
 
     Subclasses write `_objective` and `prepare`. Gradients do not flow through the attack itself.
 
     Args:
-        strength: epsilon, the largest change of a value, in 1/255.
-        model: whose network the attacker has.
-        steps: evaluations of the gradient.
-        step_size: change of a value in a step, in 1/255; by default 2.5 strength / steps.
+        strength: epsilon, the largest change of a pixel value, 0 to 255, in 1/255.
+        model: the model whose network the attacker has.
+        steps: number of gradient steps, at least 1.
+        step_size: change of a pixel value in one step, in 1/255; by default 2.5 strength / steps.
+        device: device for a model given by name.
+        dtype: precision of the weights of a model given by name.
     """
 
     kind = "A"
@@ -71,6 +73,7 @@ class GradientAttack(ModelAttack):
     whole = False
 
     strength: float = 4
+    _: KW_ONLY
     steps: int = STEPS
     step_size: float | None = None
 
@@ -83,16 +86,21 @@ class GradientAttack(ModelAttack):
 
     @abstractmethod
     def _objective(self, image: Tensor) -> Loss:
-        """What to lower for one image (1, 3, H, W); called once, before the image is changed."""
+        """Return what to lower for one image (1, 3, H, W); it is called once, before the image changes."""
 
     @final
     def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         self.prepare()
         step_size = 2.5 * self.strength / self.steps if self.step_size is None else self.step_size
-        settings: dict[str, Any] = {
-            "epsilon": self.strength / 255,
-            "steps": self.steps,
-            "step_size": step_size / 255,
-        }
-        pairs = zip(images.detach().split(1), generators, strict=True)
-        return torch.cat([descend(x, self._objective(x), generator=source, **settings) for x, source in pairs])
+        moved = [
+            descend(
+                image,
+                self._objective(image),
+                epsilon=self.strength / 255,
+                steps=self.steps,
+                step_size=step_size / 255,
+                generator=generator,
+            )
+            for image, generator in zip(images.detach().split(1), generators, strict=True)
+        ]
+        return torch.cat(moved)

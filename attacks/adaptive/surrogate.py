@@ -1,16 +1,16 @@
-"""Attacks by whoever has collected images, but not the extractor: a network of their own stands for it."""
+"""Attacks without the extractor: a network that the attacker trains on collected images stands for it."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from torch import Tensor
 
-from privgen.attacks.adaptive.examples import Examples, ExamplesLike, as_examples, needed
+from privgen.attacks.adaptive.examples import Examples, ExamplesLike, as_pair, needed
 from privgen.attacks.adaptive.pgd import GradientAttack, Loss
 from privgen.attacks.registry import register
 from privgen.errors import PrivgenError
@@ -21,34 +21,40 @@ if TYPE_CHECKING:
     from privgen.attacks.adaptive.surrogate_network import SurrogateExtractor
 
 
+SurrogateModel: TypeAlias = "str | os.PathLike[str] | SurrogateExtractor | None"
+"""A fitted surrogate, a folder that one was saved to, or None to fit one to collected images."""
+
 FIT_STEPS = 400
-"""Steps in which a surrogate is trained: about a minute on one core."""
+"""Training steps of a surrogate: about a minute on one core for squares of 128 pixels."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class _SurrogateAttack(GradientAttack):
-    """What removal and forgery share.
+    """Follows the gradient of a surrogate of the extractor.
 
     Args:
-        strength: largest change of a value, in 1/255.
-        marked: images with one key's mark: a folder or a batch.
-        unmarked: images without it, others or the same.
-        model: a `SurrogateExtractor` that has been fitted, or a folder that one was saved to; None fits one to the
-            images when it is first needed, and keeps it.
-        fit_steps: steps of that training.
-        fit_seed: seed of that training.
-        steps: see `GradientAttack`, as the others.
+        strength: largest change of a pixel value, 0 to 255, in 1/255.
+        marked: images with the mark of one key: a folder or a batch (N, 3, H, W).
+        unmarked: images without the mark; they may show something else.
+        size: side in pixels of the squares that collected images are resized to; by default the shorter side of the
+            first marked image, at most 256.
+        model: a fitted `SurrogateExtractor`, or a folder that one was saved to. By default one is fitted to the
+            images when it is first needed, and kept.
+        fit_steps: training steps of the surrogate, at least 1.
+        fit_seed: seed of the training.
 
     Raises:
-        ValueError: `fit_steps` below 1.
-        PrivgenError: images cannot be read.
+        ValueError: `fit_steps` is below 1.
+        PrivgenError: an image cannot be read.
     """
 
     sign: ClassVar[int]
 
-    model: Any = None
+    _: KW_ONLY
+    model: SurrogateModel = None
     marked: ExamplesLike | None = None
     unmarked: ExamplesLike | None = None
+    size: int | None = None
     fit_steps: int = FIT_STEPS
     fit_seed: int = 0
 
@@ -56,26 +62,24 @@ class _SurrogateAttack(GradientAttack):
         super().__post_init__()
         if self.fit_steps < 1:
             raise ValueError(f"{self.name}: expected fit_steps >= 1, got {self.fit_steps}")
-        for which in ("marked", "unmarked"):
-            object.__setattr__(self, which, as_examples(getattr(self, which)))
+        marked, unmarked = as_pair(self.marked, self.unmarked, self.size)
+        object.__setattr__(self, "marked", marked)
+        object.__setattr__(self, "unmarked", unmarked)
 
     def prepare(self) -> None:
         self.network()
 
     def network(self) -> SurrogateExtractor:
-        """The surrogate, as it was given, loaded or fitted.
+        """Return the surrogate: given, loaded or fitted.
 
         Raises:
-            PrivgenError: there are no images to fit it to, or the folder holds none.
+            PrivgenError: there are no images to fit it to, or the folder holds no surrogate.
         """
         if isinstance(self.model, (str, os.PathLike)):
             return _loaded(os.fspath(self.model))
         if self.model is not None:
-            given: SurrogateExtractor = self.model
-            return given
-        marked, unmarked = (
-            needed(as_examples(getattr(self, which)), self.name, which) for which in ("marked", "unmarked")
-        )
+            return self.model
+        marked, unmarked = needed(self.marked, self.name, "marked"), needed(self.unmarked, self.name, "unmarked")
         return _fitted(marked, unmarked, self.fit_steps, self.fit_seed)
 
     def _objective(self, image: Tensor) -> Loss:
@@ -85,18 +89,24 @@ class _SurrogateAttack(GradientAttack):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class SurrogateRemoval(_SurrogateAttack):
-    """Make a marked image look unmarked to the surrogate: the surrogate attack of WAVES, arXiv 2401.08573.
+    """Makes a marked image look unmarked to a network trained on collected images.
+
+    This is the surrogate attack of WAVES (arXiv 2401.08573).
 
     Args:
-        strength: largest change of a value, in 1/255.
-        marked: images with the mark: a folder or a batch.
-        unmarked: images without it.
-        model: a fitted surrogate instead of these.
-        fit_steps: steps of its training.
-        fit_seed: seed of its training.
-        steps: see `GradientAttack`, as the others.
+        strength: largest change of a pixel value, 0 to 255, in 1/255.
+        marked: images with the mark of one key: a folder or a batch (N, 3, H, W).
+        unmarked: images without the mark; they may show something else.
+        size: side in pixels of the squares that collected images are resized to; by default the shorter side of the
+            first marked image, at most 256.
+        model: a fitted `SurrogateExtractor`, or a folder that one was saved to. By default one is fitted to the
+            images when it is first needed, and kept.
+        fit_steps: training steps of the surrogate, at least 1.
+        fit_seed: seed of the training.
+        steps: number of gradient steps, at least 1.
+        step_size: change of a pixel value in one step, in 1/255; by default 2.5 strength / steps.
     """
 
     name = "surrogate_removal"
@@ -104,12 +114,13 @@ class SurrogateRemoval(_SurrogateAttack):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class SurrogateForgery(_SurrogateAttack):
-    """Make an unmarked image look marked to the surrogate.
+    """Makes an unmarked image look marked to a network trained on collected images.
 
     Args:
-        strength: see `SurrogateRemoval`, as the others.
+        strength: largest change of a pixel value, 0 to 255, in 1/255.
+        marked: see `SurrogateRemoval`, also for the other parameters.
     """
 
     name = "surrogate_forgery"

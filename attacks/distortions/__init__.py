@@ -1,1 +1,1 @@
-"""What happens to images on the way: compression, geometry, colour, noise."""
+"""What happens to images on the way: compression, noise, blur, geometry and colour."""

@@ -1,4 +1,4 @@
-"""Distortions combined as in WAVES, arXiv 2401.08573, each at the same relative strength."""
+"""Distortions in a row as in WAVES (arXiv 2401.08573), each at the same relative strength."""
 
 from dataclasses import dataclass
 
@@ -10,36 +10,52 @@ from privgen.attacks.registry import register
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Geometric(Combination):
-    """Rotation, resized crop and erasing."""
+    """Rotates the image, crops and resizes it, and erases a rectangle.
+
+    Args:
+        strength: fraction of the way from each of these attacks' identity (0) to the end of its sweep (1).
+    """
 
     name = "geometric"
     members = (Rotation, Crop, Erase)
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Photometric(Combination):
-    """Brightness and contrast."""
+    """Makes the image brighter, and raises its contrast.
+
+    Args:
+        strength: fraction of the way from each of these attacks' identity (0) to the end of its sweep (1).
+    """
 
     name = "photometric"
     members = (Brightness, Contrast)
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Degradation(Combination):
-    """Blur, noise and JPEG."""
+    """Blurs the image, adds noise, and compresses it as JPEG.
+
+    Args:
+        strength: fraction of the way from each of these attacks' identity (0) to the end of its sweep (1).
+    """
 
     name = "degradation"
     members = (Blur, Noise, JPEG)
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class All(Combination):
-    """Everything in the other three, in their order."""
+    """Does all that `geometric`, `photometric` and `degradation` do, in this order.
+
+    Args:
+        strength: fraction of the way from each of these attacks' identity (0) to the end of its sweep (1).
+    """
 
     name = "all"
     members = (*Geometric.members, *Photometric.members, *Degradation.members)

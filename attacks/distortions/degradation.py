@@ -1,15 +1,16 @@
 """Distortions that lose detail: blur, noise and lossy codecs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws, as_label, draw_normal
+from privgen.attacks.base import Attack, as_label
 from privgen.attacks.distortions.codecs import through_codec
 from privgen.attacks.distortions.jpeg import Subsampling, approximate_jpeg
+from privgen.attacks.draws import Draws, draw_normal
 from privgen.attacks.registry import register
 
 
@@ -18,11 +19,14 @@ TRUNCATION = 4.0
 
 
 def gaussian_blur(images: Tensor, radius: float) -> Tensor:
-    """Convolve with a Gaussian; beyond the edges the outermost pixels repeat.
+    """Convolve images with a Gaussian. Beyond the edges, the outermost pixels repeat.
 
     Args:
         images: (B, 3, H, W).
-        radius: standard deviation in pixels of the image, above 0.
+        radius: standard deviation in pixels of the images, above 0.
+
+    Raises:
+        ValueError: a radius that is not above 0.
     """
     if radius <= 0:
         raise ValueError(f"expected a radius > 0, got {radius:g}")
@@ -31,7 +35,7 @@ def gaussian_blur(images: Tensor, radius: float) -> Tensor:
 
 
 def _blur_matrix(size: int, radius: float) -> Tensor:
-    """Blurring a line of `size` pixels with repeated ends, as a (size, size) matrix, float64."""
+    """Return the blur of a line of `size` pixels with repeated ends, as a (size, size) matrix, float64."""
     reach = math.ceil(TRUNCATION * radius)
     offsets = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / radius) ** 2)
@@ -41,14 +45,14 @@ def _blur_matrix(size: int, radius: float) -> Tensor:
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Blur(Attack):
-    """Gaussian blur.
+    """Blurs the image with a Gaussian.
 
     Args:
-        strength: radius, which as in Pillow's GaussianBlur is the standard deviation, in pixels of an image whose
-            shorter side is `reference`.
-        reference: that side; or None, and the radius is in the image's own pixels.
+        strength: radius, 0 to 1000, in pixels of an image whose shorter side is `reference`. As in Pillow's
+            GaussianBlur, this is the standard deviation.
+        reference: shorter side in pixels that the radius refers to; None takes the image's own pixels.
     """
 
     name = "blur"
@@ -59,6 +63,7 @@ class Blur(Attack):
     bounds = (0, 1000)
 
     strength: float = 10
+    _: KW_ONLY
     reference: int | None = 512
 
     def __post_init__(self) -> None:
@@ -79,12 +84,12 @@ class Blur(Attack):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Noise(Attack):
-    """Gaussian noise, independent for each pixel and colour, then clipped.
+    """Adds Gaussian noise, independent for each pixel and colour, and clips.
 
     Args:
-        strength: standard deviation, as a share of the range of values.
+        strength: standard deviation, 0 to 1, of pixel values in [0, 1].
     """
 
     name = "noise"
@@ -118,21 +123,22 @@ def _check_size(name: str, images: Tensor, limit: int) -> None:
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class JPEG(_Codec):
-    """JPEG through Pillow, or its differentiable approximation.
+    """Compresses the image as JPEG and decodes it again.
 
     Args:
-        strength: quality, 1..100.
+        strength: quality, 1 to 100; 100 still rounds and subsamples the chroma.
         subsampling: of the chroma, "4:2:0" or "4:4:4".
-        mode: "codec" encodes and decodes with Pillow, and passes gradients through unchanged; "approximate" is
-            `privgen.attacks.distortions.jpeg.approximate_jpeg`, whose gradient sees the blocks and the quantisation.
+        mode: "codec" is Pillow's codec, which passes gradients through unchanged. "approximate" is
+            `privgen.attacks.distortions.jpeg.approximate_jpeg`, whose gradient sees blocks and quantisation.
     """
 
     name = "jpeg"
     identity_deviation = "quality 100 still rounds and subsamples the chroma"
 
     strength: float = 50
+    _: KW_ONLY
     subsampling: Subsampling = "4:2:0"
     mode: Literal["codec", "approximate"] = "codec"
 
@@ -147,16 +153,16 @@ class JPEG(_Codec):
         if self.mode == "approximate":
             return approximate_jpeg(images, self.strength, subsampling=self.subsampling)
         _check_size("JPEG", images, 65_500)
-        return through_codec(images, format="JPEG", quality=int(self.strength), subsampling=self.subsampling)
+        return through_codec(images, "JPEG", int(self.strength), self.subsampling)
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class WebP(_Codec):
-    """Lossy WebP through Pillow; gradients pass through unchanged.
+    """Compresses the image as lossy WebP and decodes it again. Gradients pass through unchanged.
 
     Args:
-        strength: quality, 1..100.
+        strength: quality, 1 to 100; 100 is still lossy and subsamples the chroma.
     """
 
     name = "webp"
@@ -166,4 +172,4 @@ class WebP(_Codec):
 
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
         _check_size("WebP", images, 16_383)
-        return through_codec(images, format="WEBP", quality=int(self.strength))
+        return through_codec(images, "WEBP", int(self.strength))

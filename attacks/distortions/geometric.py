@@ -1,32 +1,33 @@
 """Distortions that move or remove pixels: rotation, resized crop, erasing.
 
-The ranges are those of WAVES, Benchmarking the Robustness of Image Watermarks, arXiv 2401.08573.
+The ranges are those of WAVES, "Benchmarking the Robustness of Image Watermarks", arXiv 2401.08573.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
-from privgen.attacks.base import Attack, Draws, draw_uniform
+from privgen.attacks.base import Attack
+from privgen.attacks.draws import Draws, draw_uniform
 from privgen.attacks.registry import register
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Images read bilinearly at pixel coordinates x, y of shape (B or 1, H, W); black outside.
+    """Read images bilinearly at pixel coordinates x, y of shape (B or 1, H, W); it is black outside.
 
     Whole coordinates are pixel centres, so (0, 0) is the first pixel.
     """
     height, width = images.shape[-2:]
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
+    return grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
 
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
-    """Rotate counter-clockwise about the centre; the canvas stays, what comes in from outside is black.
+    """Rotate images counter-clockwise about the centre. They keep their size; what comes in from outside is black.
 
     Args:
         images: (B, 3, H, W).
@@ -42,12 +43,12 @@ def rotate(images: Tensor, degrees: float) -> Tensor:
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Rotation(Attack):
-    """Rotation about the centre, counter-clockwise, bilinear, with the canvas kept and black corners.
+    """Rotates the image about its centre. It keeps its size; the corners become black.
 
     Args:
-        strength: angle in degrees; negative turns clockwise.
+        strength: angle, -180 to 180 degrees, counter-clockwise.
     """
 
     name = "rotation"
@@ -64,13 +65,13 @@ class Rotation(Attack):
 
 
 def _window(size: tuple[int, int], area: float) -> tuple[int, int]:
-    """Height and width, in whole pixels, of a window of that share of the area and of the image's aspect."""
+    """Return height and width in pixels of a window with a fraction of the image's area, and its aspect ratio."""
     side = math.sqrt(area)
     return max(1, round(size[0] * side)), max(1, round(size[1] * side))
 
 
 def _corners(draws: Tensor, free: tuple[int, int]) -> Tensor:
-    """First row and column of windows, each of 0..free equally likely: (B, 2) draws in [0, 1) to (B, 2)."""
+    """Return first row and column of windows, (B, 2), each of 0..free equally likely, for (B, 2) draws in [0, 1)."""
     slots = torch.tensor([free[0] + 1, free[1] + 1], device=draws.device)
     # A float32 draw just below 1 may round up to the whole.
     return (draws * slots).floor().minimum(slots - 1)
@@ -95,12 +96,12 @@ def resized_crop(images: Tensor, window: tuple[int, int], corners: Tensor) -> Te
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Crop(Attack):
-    """Resized crop: a window of the image's aspect, cut out and resized back bilinearly.
+    """Cuts out a part of the image, with the image's aspect ratio, and resizes it to the image's size.
 
     Args:
-        strength: share of the area that is kept; the window's sides are rounded to whole pixels.
+        strength: fraction of the area that is kept, 0.01 to 1. The sides of the part are rounded to whole pixels.
         place: "random" or "centre".
     """
 
@@ -112,6 +113,7 @@ class Crop(Attack):
     bounds = (0.01, 1)
 
     strength: float = 0.75
+    _: KW_ONLY
     place: Literal["random", "centre"] = "random"
 
     def __post_init__(self) -> None:
@@ -131,12 +133,12 @@ class Crop(Attack):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Erase(Attack):
-    """A rectangle of the image's aspect at a random place, painted in one grey level.
+    """Paints a rectangle at a random place in one grey level; it has the image's aspect ratio.
 
     Args:
-        strength: share of the area erased; the rectangle's sides are rounded to whole pixels.
+        strength: fraction of the area that is erased, 0 to 1. The sides are rounded to whole pixels.
         value: grey level in [0, 1].
     """
 
@@ -148,6 +150,7 @@ class Erase(Attack):
     bounds = (0, 1)
 
     strength: float = 0.125
+    _: KW_ONLY
     value: float = 0.0
 
     def __post_init__(self) -> None:

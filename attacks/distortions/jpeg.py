@@ -1,8 +1,8 @@
 """A differentiable JPEG: baseline encoding and decoding as tensor operations, without the lossless entropy code.
 
-Written from ITU-T T.81 (DCT, quantisation, the example tables of annex K) and JFIF (colour space); table scaling,
-chroma sampling and rounding follow libjpeg, so that the values come out close to a real codec's. Rounding has a
-gradient of one (straight-through), or the cubic of Shin and Song, JPEG-resistant Adversarial Images (2017).
+Sources: ITU-T T.81 (DCT, quantisation, the example tables of annex K) and JFIF (colour space). Table scaling, chroma
+sampling and rounding follow libjpeg, so that values come close to a real codec's. Rounding has a gradient of one
+(straight-through), or is the cubic of Shin and Song, "JPEG-resistant Adversarial Images" (2017).
 """
 
 import math
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from privgen.attacks.distortions.codecs import straight_through
+from privgen.io.pixels import LUMA, pad_to_multiple
 
 
 Subsampling: TypeAlias = Literal["4:2:0", "4:4:4"]
@@ -23,6 +24,7 @@ Rounding: TypeAlias = Literal["straight_through", "cubic"]
 Rounder: TypeAlias = Callable[[Tensor], Tensor]
 
 BLOCK = 8
+"""Side of a block in pixels."""
 
 LUMA_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -34,7 +36,7 @@ LUMA_TABLE = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
-"""Quantisation of luminance at quality 50 (T.81, table K.1)."""
+"""Quantisation of luma at quality 50 (T.81, table K.1)."""
 
 CHROMA_TABLE = (
     (17, 18, 24, 47, 99, 99, 99, 99),
@@ -43,14 +45,14 @@ CHROMA_TABLE = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *[(99,) * 8] * 4,
 )
-"""Quantisation of chrominance at quality 50 (T.81, table K.2)."""
+"""Quantisation of chroma at quality 50 (T.81, table K.2)."""
 
 RGB_TO_YCC = (
-    (0.299, 0.587, 0.114),
+    LUMA,
     (-0.168735892, -0.331264108, 0.5),
     (0.5, -0.418687589, -0.081312411),
 )
-"""JFIF 1.02; Cb and Cr are shifted by 128 besides."""
+"""JFIF 1.02, without the shift of Cb and Cr by 128."""
 
 
 def approximate_jpeg(
@@ -60,17 +62,20 @@ def approximate_jpeg(
     subsampling: Subsampling = "4:2:0",
     rounding: Rounding = "straight_through",
 ) -> Tensor:
-    """What a JPEG file of these images would decode to, differentiably.
+    """Return what a JPEG file of each image would decode to; differentiable.
 
     Args:
         images: (B, 3, H, W) in [0, 1], float32 or float64.
         quality: 1..100, as in libjpeg.
         subsampling: chroma at half resolution ("4:2:0") or at full ("4:4:4").
-        rounding: where the forward rounds, the gradient is one ("straight_through"); or both are those of a
-            cubic ("cubic"), whose gradient vanishes at whole numbers and whose values differ by up to 0.125.
+        rounding: "straight_through" rounds, and has a gradient of one there. "cubic" replaces rounding by a cubic,
+            whose values differ by up to 0.125 and whose gradient is 0 at whole numbers.
 
     Returns:
         (B, 3, H, W) in [0, 1].
+
+    Raises:
+        ValueError: quality out of range.
     """
     height, width = images.shape[-2:]
     rounder = _round_straight_through if rounding == "straight_through" else _round_cubic
@@ -79,7 +84,7 @@ def approximate_jpeg(
     luma_table, chroma_table = (quantisation_table(base, quality).to(images) for base in (LUMA_TABLE, CHROMA_TABLE))
     luma = _code(luma, luma_table, rounder)
     if subsampling == "4:2:0":
-        chroma = rounder(F.avg_pool2d(_pad(chroma, 2), 2))
+        chroma = rounder(F.avg_pool2d(pad_to_multiple(chroma, 2), 2))
     chroma = _code(chroma, chroma_table, rounder)
     if subsampling == "4:2:0":
         # libjpeg's "fancy" upsampling, 3/4 of the nearer and 1/4 of the farther sample, is the bilinear one.
@@ -90,7 +95,7 @@ def approximate_jpeg(
 
 
 def quantisation_table(base: tuple[tuple[int, ...], ...], quality: float) -> Tensor:
-    """An 8 x 8 table scaled to a quality of 1..100 as libjpeg does, float32.
+    """Return an 8 x 8 table scaled to a quality of 1..100 as libjpeg does, float32.
 
     Raises:
         ValueError: quality out of range.
@@ -105,7 +110,7 @@ def quantisation_table(base: tuple[tuple[int, ...], ...], quality: float) -> Ten
 
 @lru_cache(maxsize=1)
 def _dct() -> Tensor:
-    """The two-dimensional DCT-II of a flattened 8 x 8 block, orthonormal: (64, 64) float64 (T.81, A.3.3)."""
+    """Return the two-dimensional DCT-II of a flattened 8 x 8 block, orthonormal: (64, 64) float64 (T.81, A.3.3)."""
     k = torch.arange(BLOCK, dtype=torch.float64)
     line = torch.cos((2 * k[None, :] + 1) * k[:, None] * math.pi / (2 * BLOCK)) / 2
     line[0] /= math.sqrt(2)
@@ -115,28 +120,14 @@ def _dct() -> Tensor:
 def _code(planes: Tensor, table: Tensor, rounder: Rounder) -> Tensor:
     """Quantise planes (B, C, H, W) around 0 in the DCT domain, block by block, and transform back to 8 bits."""
     height, width = planes.shape[-2:]
-    padded = _pad(planes, BLOCK)
+    padded = pad_to_multiple(planes, BLOCK)
     dct = _dct().to(padded)
-    coefficients = _to_blocks(padded) @ dct.T
+    blocks = padded.unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK).flatten(-2)  # (B, C, H/8, W/8, 64)
+    coefficients = blocks @ dct.T
     steps = table.flatten()
     pixels = rounder((rounder(coefficients / steps) * steps) @ dct)
-    return _from_blocks(pixels, padded.shape)[..., :height, :width].clamp(-128, 127)
-
-
-def _to_blocks(planes: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, H/8, W/8, 64)."""
-    return planes.unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK).flatten(-2)
-
-
-def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `_to_blocks`."""
-    return blocks.unflatten(-1, (BLOCK, BLOCK)).transpose(3, 4).reshape(shape)
-
-
-def _pad(planes: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until both sides are multiples."""
-    height, width = planes.shape[-2:]
-    return F.pad(planes, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    decoded = pixels.unflatten(-1, (BLOCK, BLOCK)).transpose(3, 4).reshape(padded.shape)
+    return decoded[..., :height, :width].clamp(-128, 127)
 
 
 def _mix(images: Tensor, matrix: Tensor) -> Tensor:

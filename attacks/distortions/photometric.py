@@ -1,7 +1,7 @@
-"""Distortions of colour and tone, pixel by pixel but for sharpness.
+"""Distortions of colour and tone, each pixel by itself, but for sharpness.
 
-Factors have the meaning of Pillow's ImageEnhance: 1 changes nothing. WAVES (arXiv 2401.08573) sweeps brightness
-and contrast over 1..2; the others follow it.
+Factors mean what they mean in Pillow's ImageEnhance: 1 changes nothing. WAVES (arXiv 2401.08573) sweeps brightness
+and contrast over 1 to 2; the others follow it.
 """
 
 import math
@@ -9,25 +9,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-from privgen.attacks.base import Attack, Draws
+from privgen.attacks.base import Attack
+from privgen.attacks.draws import Draws
 from privgen.attacks.registry import register
 from privgen.io.pixels import LUMA, luma
 
 
 GAMMA_FLOOR = 1e-6
-"""Values below this count as this: at 0, a power below 1 has no finite gradient."""
+"""Smaller values count as this one: at 0, a power below 1 has no finite gradient."""
 
 
 def blend(base: Tensor, images: Tensor, factor: float) -> Tensor:
-    """`base` at factor 0, `images` at factor 1, and on the same line beyond."""
+    """Return `base` at factor 0, `images` at factor 1, and what lies on the same line at other factors."""
     return base + factor * (images - base)
 
 
 class _Factor(Attack):
-    """What the attacks by a factor share; a factor of 1 changes nothing."""
+    """What the attacks by a factor share: a factor of 1 changes nothing."""
 
     kind = "D"
     unit = "factor"
@@ -37,9 +38,13 @@ class _Factor(Attack):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Brightness(_Factor):
-    """All values multiplied by the factor; below 1 it darkens."""
+    """Multiplies all pixel values by a factor.
+
+    Args:
+        strength: factor, 0 to 10; below 1 the image becomes darker.
+    """
 
     name = "brightness"
 
@@ -50,9 +55,13 @@ class Brightness(_Factor):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Contrast(_Factor):
-    """The distance of every value from the image's mean grey multiplied by the factor."""
+    """Multiplies the distance of all pixel values from the image's mean luma by a factor.
+
+    Args:
+        strength: factor, 0 to 10; 0 leaves one grey level.
+    """
 
     name = "contrast"
 
@@ -65,9 +74,13 @@ class Contrast(_Factor):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Saturation(_Factor):
-    """The distance of every pixel from its own grey multiplied by the factor; 0 leaves a grey image."""
+    """Multiplies the distance of each pixel from its own luma by a factor.
+
+    Args:
+        strength: factor, 0 to 10; 0 leaves a grey image.
+    """
 
     name = "saturation"
 
@@ -78,11 +91,13 @@ class Saturation(_Factor):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Gamma(_Factor):
-    """Every value raised to the power of the factor: above 1 darkens the middle tones, below 1 lightens them.
+    """Raises all pixel values to a power.
 
-    Below 1, values under 1e-6 count as 1e-6.
+    Args:
+        strength: power, 0.1 to 10; above 1 it darkens the middle tones, below 1 it lightens them. Below 1, pixel
+            values under 1e-6 count as 1e-6.
     """
 
     name = "gamma"
@@ -97,11 +112,15 @@ class Gamma(_Factor):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Sharpness(_Factor):
-    """The distance of every value from a 3 x 3 smoothing multiplied by the factor; 0 smooths.
+    """Multiplies the distance of each pixel from a smoothed image by a factor.
 
-    The smoothing is Pillow's (weights 1 around 5, over 13), and as there the outermost pixels stay as they are.
+    The smoothing is Pillow's: a window of 3 x 3 pixels, with weights 1 around 5, over 13. The outermost pixels stay
+    as they are, as there.
+
+    Args:
+        strength: factor, 0 to 10; below 1 the image becomes smoother, above 1 sharper.
     """
 
     name = "sharpness"
@@ -111,7 +130,7 @@ class Sharpness(_Factor):
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
         if self.is_identity or min(images.shape[-2:]) < 3:
             return images
-        neighbours = 9 * F.avg_pool2d(images, 3, stride=1)
+        neighbours = 9 * avg_pool2d(images, 3, stride=1)
         inner = images[..., 1:-1, 1:-1]
         sharp = blend((neighbours + 4 * inner) / 13, inner, self.strength)
         out = images.clone()
@@ -120,9 +139,9 @@ class Sharpness(_Factor):
 
 
 def hue_matrix(degrees: float) -> Tensor:
-    """The 3 x 3 matrix, float64, that turns RGB colours about the grey axis and keeps their luma.
+    """Return the 3 x 3 matrix, float64, that turns RGB colours about the grey axis and keeps their luma.
 
-    A rotation about (1, 1, 1) (Rodrigues' formula), then the step along that axis that restores the luma.
+    It is a rotation about (1, 1, 1) (Rodrigues' formula), and the step along that axis that restores the luma.
     """
     angle = math.radians(degrees)
     one = torch.ones(3, 3, dtype=torch.float64) / 3
@@ -133,12 +152,12 @@ def hue_matrix(degrees: float) -> Tensor:
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Hue(Attack):
-    """Colours turned about the grey axis, red towards green, with the luma kept; colours out of range are clipped.
+    """Turns all colours about the grey axis and keeps their luma; colours out of range are clipped.
 
     Args:
-        strength: angle in degrees.
+        strength: angle, -180 to 180 degrees, from red towards green.
     """
 
     name = "hue"

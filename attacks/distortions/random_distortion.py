@@ -1,4 +1,4 @@
-"""Distortions at random, for training in the loop."""
+"""Distortions drawn at random, for training against them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from privgen.attacks.base import Attack, BaseAttack, Draws, draw_uniform
+from privgen.attacks.base import Attack, BaseAttack
 from privgen.attacks.distortions.degradation import JPEG, Blur, Noise
 from privgen.attacks.distortions.geometric import Crop, Erase, Rotation
 from privgen.attacks.distortions.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
+from privgen.attacks.draws import Draws, draw_uniform
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One row of a table: an attack, the strengths it is drawn from (uniformly) and how often.
+    """One row of a table: an attack, the range that its strength is drawn from (uniformly), and how often it is drawn.
 
     Args:
-        attack: its own strength does not matter, its other parameters do.
-        low: strength at one end.
-        high: strength at the other end; may be below `low`.
+        attack: its strength does not matter, its other parameters do.
+        low: strength at one end of the range.
+        high: strength at the other end; it may be below `low`.
         probability: in [0, 1].
 
     Raises:
@@ -40,13 +41,13 @@ class Choice:
             raise ValueError(f"expected a probability in [0, 1], got {self.probability}")
 
     def at(self, place: float) -> Attack:
-        """The attack with the strength at a place between `low` (0) and `high` (1)."""
+        """Return the attack with the strength at a place between `low` (0) and `high` (1)."""
         return self.attack.with_strength(self.low + place * (self.high - self.low))
 
-    def scaled(self, share: float) -> Choice:
-        """The same row with both strengths moved towards the identity; share 0 leaves the identity alone."""
+    def scaled(self, scale: float) -> Choice:
+        """Return the same row with both strengths moved towards the identity; at scale 0 they are the identity."""
         origin = self.attack.identity
-        low, high = (origin + share * (strength - origin) for strength in (self.low, self.high))
+        low, high = (origin + scale * (strength - origin) for strength in (self.low, self.high))
         return dataclasses.replace(self, low=low, high=high)
 
 
@@ -64,20 +65,20 @@ TRAINING_TABLE = (
     Choice(Gamma(), 0.6, 1.8, 0.03),
     Choice(Sharpness(), 0, 2, 0.04),
 )
-"""What a mark should survive; one batch in ten stays as it is."""
+"""Distortions that a mark should survive. One draw in ten leaves the image as it is."""
 
 
 @dataclass(frozen=True)
 class RandomDistortion(BaseAttack):
-    """A distortion and its strength drawn anew at each call, from the call's generator.
+    """A distortion and a strength that are drawn anew at each call, from the call's generator.
 
-    Two uniform draws decide, the first about the attack, the second about its strength; the attack itself draws
-    after them.
+    Two uniform draws choose, the first one the distortion and the second one its strength. Then the distortion itself
+    draws.
 
     Args:
-        table: what is drawn; where the probabilities sum to less than 1, nothing is done in the rest of the cases.
-        per_sample: draw for each sample by itself, not once for the batch. Slower, with less variance between
-            batches; a list of generators needs it.
+        table: what is drawn. If its probabilities sum to less than 1, nothing happens in the rest of the cases.
+        per_sample: draw for each image, not once for the batch. This is slower, and has less variance between
+            batches. A list of generators needs it.
 
     Raises:
         ValueError: the probabilities sum to more than 1.
@@ -96,22 +97,22 @@ class RandomDistortion(BaseAttack):
         """Always `random_distortion`."""
         return "random_distortion"
 
-    def scaled(self, share: float) -> RandomDistortion:
-        """The same distortions at a share of their strengths, for training that starts mildly.
+    def scaled(self, scale: float) -> RandomDistortion:
+        """Return the same distortions with all strengths scaled, for training that starts mildly.
+
+        Args:
+            scale: 0 for the identity, up to 1 for the strengths of the table.
 
         Raises:
-            ValueError: share not in [0, 1].
+            ValueError: a scale outside [0, 1].
         """
-        if not 0 <= share <= 1:
-            raise ValueError(f"expected a share in [0, 1], got {share}")
-        return dataclasses.replace(self, table=tuple(choice.scaled(share) for choice in self.table))
+        if not 0 <= scale <= 1:
+            raise ValueError(f"expected a scale in [0, 1], got {scale}")
+        return dataclasses.replace(self, table=tuple(choice.scaled(scale) for choice in self.table))
 
     def draw(self, generator: torch.Generator | None = None) -> Attack | None:
-        """One distortion from the table, or None where nothing is to be done."""
-        row = draw_uniform(torch.empty(0), 2, [generator])[0]
-        return self._choose(*row.tolist())
-
-    def _choose(self, which: float, place: float) -> Attack | None:
+        """Draw one distortion from the table, or None where nothing is to happen."""
+        which, place = draw_uniform(torch.empty(0), 2, [generator])[0].tolist()
         for choice in self.table:
             which -= choice.probability
             if which < 0:
@@ -120,7 +121,7 @@ class RandomDistortion(BaseAttack):
 
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
         if self.per_sample:
-            # From a shared generator each row draws its distortion and then what that needs, in order.
+            # From a shared generator each image draws its distortion and then what that needs, in order.
             shared = len({id(generator) for generator in generators}) < len(generators)
             return self._one_by_one(images, generators) if shared else self._grouped(images, generators)
         if any(generator is not generators[0] for generator in generators):
@@ -132,7 +133,7 @@ class RandomDistortion(BaseAttack):
         return torch.cat([self._distort(row, [generator]) for row, generator in rows])
 
     def _grouped(self, images: Tensor, generators: Draws) -> Tensor:
-        """Rows that draw the same go through it together, which is faster where it is a model's work."""
+        """Distort images that draw the same distortion together, which is faster if a model does it."""
         groups: dict[Attack | None, list[int]] = {}
         for i, generator in enumerate(generators):
             groups.setdefault(self.draw(generator), []).append(i)

@@ -1,1 +1,1 @@
-"""Attacks by generative models and denoisers that regenerate the image."""
+"""Attacks that take marks and perturbations out: filters, denoisers, and models that draw the image again."""

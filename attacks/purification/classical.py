@@ -1,37 +1,38 @@
 """Purification without a model: median, total variation, non-local means.
 
-All are written from their papers, in plain tensor operations through which gradients flow.
+They follow their papers, in plain tensor operations that let gradients through.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws
+from privgen.attacks.base import Attack
+from privgen.attacks.draws import Draws
 from privgen.attacks.registry import register
 
 
 CHUNK = 2**24
-"""Numbers that the windows of one strip of rows may take at once in `median_filter`."""
+"""How many numbers `median_filter` may hold at once; it works on strips of rows that are small enough."""
 
 
 def pad_edges(images: Tensor, reach: int) -> Tensor:
-    """Repeat the outermost pixels `reach` times on each side."""
+    """Repeat the outermost pixels of images `reach` times on each side."""
     return F.pad(images, (reach, reach, reach, reach), mode="replicate")
 
 
 def box_mean(images: Tensor, reach: int) -> Tensor:
-    """Mean over the square of side 2 * reach + 1 about each pixel, cut at the edges."""
+    """Return the mean over the square of side 2 * reach + 1 about each pixel, cut at the edges."""
     size = 2 * reach + 1
     rows = F.avg_pool2d(images, (size, 1), 1, (reach, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, size), 1, (0, reach), count_include_pad=False)
 
 
 def shifted(images: Tensor, reach: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Every shift by up to `reach` pixels: (down, right, the images shifted so), edges repeated."""
+    """Yield (down, right, the shifted images) for every shift by up to `reach` pixels; edges repeat."""
     height, width = images.shape[-2:]
     padded = pad_edges(images, reach)
     for down in range(-reach, reach + 1):
@@ -44,7 +45,7 @@ def shifted(images: Tensor, reach: int) -> Iterator[tuple[int, int, Tensor]]:
 
 
 def median_filter(images: Tensor, reach: int) -> Tensor:
-    """Median of each colour over the square of side 2 * reach + 1 about each pixel, edges repeated."""
+    """Return the median of each colour over the square of side 2 * reach + 1 about each pixel; edges repeat."""
     size = 2 * reach + 1
     padded = pad_edges(images, reach)
     rows = max(1, CHUNK // (images[..., :1, :].numel() * size**2))
@@ -56,12 +57,12 @@ def median_filter(images: Tensor, reach: int) -> Tensor:
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Median(Attack):
-    """Median filter, each colour by itself.
+    """Replaces each pixel by the median of a square window, each colour by itself.
 
     Args:
-        strength: half the side of the square window, its centre not counted.
+        strength: reach of the window, 0 to 50 pixels on each side of its centre.
     """
 
     name = "median"
@@ -79,16 +80,16 @@ class Median(Attack):
 
 
 def total_variation(images: Tensor, weight: float, *, steps: int = 100) -> Tensor:
-    """Least total variation near an image: argmin_u ||u - images||^2 / 2 + weight * TV(u).
+    """Return argmin_u ||u - images||^2 / 2 + weight * TV(u), with the isotropic total variation of coupled colours.
 
-    TV is the isotropic one, with the three colours coupled. Solved in the dual by projected gradient with
-    Nesterov's momentum: Chambolle, An algorithm for total variation minimization and applications (2004);
-    Beck and Teboulle, Fast gradient-based algorithms for constrained total variation (2009).
+    It is solved in the dual by projected gradient with Nesterov's momentum: Chambolle, "An algorithm for total
+    variation minimization and applications" (2004); Beck and Teboulle, "Fast gradient-based algorithms for constrained
+    total variation" (2009).
 
     Args:
         images: (B, 3, H, W).
         weight: above 0.
-        steps: iterations.
+        steps: number of iterations.
     """
     dual = momentum = images.new_zeros(2, *images.shape)  # forces down and right between neighbours
     pace = 1.0
@@ -105,26 +106,27 @@ def total_variation(images: Tensor, weight: float, *, steps: int = 100) -> Tenso
 
 
 def _gradient(images: Tensor) -> Tensor:
-    """Forward differences down and right, 0 at the last row and column: (2, B, 3, H, W)."""
+    """Return forward differences down and right, (2, B, 3, H, W); they are 0 at the last row and column."""
     down = F.pad(images.diff(dim=-2), (0, 0, 0, 1))
     right = F.pad(images.diff(dim=-1), (0, 1))
     return torch.stack([down, right])
 
 
 def _divergence(forces: Tensor) -> Tensor:
-    """The negative adjoint of `_gradient`, for forces that vanish at the last row and column."""
+    """Return the negative adjoint of `_gradient`, for forces that are 0 at the last row and column."""
     down, right = forces
     return F.pad(down, (0, 0, 1, 0)).diff(dim=-2) + F.pad(right, (1, 0)).diff(dim=-1)
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class TotalVariation(Attack):
-    """Total-variation denoising (Rudin, Osher and Fatemi 1992), colours coupled.
+    """Smooths the image but keeps its edges, by total-variation denoising (Rudin, Osher and Fatemi 1992).
 
     Args:
-        strength: weight of the total variation against half the squared distance to the image, values in [0, 1].
-        steps: iterations of the solver.
+        strength: weight, 0 to 10, of the total variation against half the squared distance to the image, for pixel
+            values in [0, 1].
+        steps: iterations of the solver, at least 1.
     """
 
     name = "total_variation"
@@ -135,6 +137,7 @@ class TotalVariation(Attack):
     bounds = (0, 10)
 
     strength: float = 0.1
+    _: KW_ONLY
     steps: int = 100
 
     def __post_init__(self) -> None:
@@ -147,14 +150,14 @@ class TotalVariation(Attack):
 
 
 def non_local_means(images: Tensor, decay: float, *, patch: int = 2, search: int = 7) -> Tensor:
-    """Each pixel as the mean of those around it whose surroundings look like its own.
+    """Return a mean of the pixels around each pixel, weighted by how much their surroundings look like its own.
 
-    Buades, Coll and Morel, A non-local algorithm for image denoising (2005): weights exp(-d^2 / decay^2), where d^2
-    is the mean squared difference of two patches over pixels and colours.
+    The weights are exp(-d^2 / decay^2), where d^2 is the mean squared difference of two patches over pixels and
+    colours: Buades, Coll and Morel, "A non-local algorithm for image denoising" (2005).
 
     Args:
         images: (B, 3, H, W).
-        decay: difference of patches, in units of the values, at which the weight has fallen to 1/e.
+        decay: root mean squared difference of patches at which the weight has fallen to 1/e, above 0.
         patch: half the side of the patches.
         search: half the side of the square that is searched.
     """
@@ -168,14 +171,15 @@ def non_local_means(images: Tensor, decay: float, *, patch: int = 2, search: int
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class NonLocalMeans(Attack):
-    """Non-local means.
+    """Averages each pixel with those around it whose surroundings look alike (non-local means).
 
     Args:
-        strength: difference of patches at which the weight has fallen to 1/e, values in [0, 1].
-        patch: half the side of the patches, in pixels.
-        search: half the side of the square that is searched, in pixels.
+        strength: decay, 0 to 10: root mean squared difference of two patches, for pixel values in [0, 1], at which a
+            pixel's weight has fallen to 1/e.
+        patch: half the side of the patches in pixels, at least 0.
+        search: half the side in pixels of the square that is searched, at least 1.
     """
 
     name = "non_local_means"
@@ -186,6 +190,7 @@ class NonLocalMeans(Attack):
     bounds = (0, 10)
 
     strength: float = 0.1
+    _: KW_ONLY
     patch: int = 2
     search: int = 7
 

@@ -1,17 +1,23 @@
-"""DiffPure: noise on an image, and a diffusion model to take it away again, with whatever else looks like noise."""
+"""DiffPure: noise on an image, and a diffusion model that takes it away, with all else that looks like noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+import os
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
+from privgen.attacks.draws import Draws
 from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.purification.denoiser import Denoiser, Space, as_denoiser
-from privgen.attacks.purification.reverse import add_noise, require_torchsde, reverse_ddpm, reverse_ode, reverse_sde
+from privgen.attacks.purification.reverse import add_noise, reverse_ddpm, reverse_ode, reverse_sde
 from privgen.attacks.registry import register
+
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 Mode: TypeAlias = Literal["ddpm", "ode", "sde"]
@@ -22,24 +28,23 @@ def purify(
     denoiser: Denoiser,
     images: Tensor,
     t_star: int,
-    generators: list[torch.Generator],
+    generators: Draws,
     *,
     mode: Mode = "ddpm",
     steps: int | None = None,
 ) -> Tensor:
-    """Add noise and take it away, once: arXiv 2205.07460, section 3.1.
+    """Add noise to images and take it away, once: arXiv 2205.07460, section 3.1.
 
     Args:
         denoiser: the model.
         images: (B, 3, H, W) in [0, 1]; sides of any length.
-        t_star: noise, in steps of the model's schedule; 0 leaves pixels as they are, and passes latents through the
-            autoencoder.
+        t_star: noise, in steps of the model's schedule. At 0, pixels stay as they are, and latents are decoded again.
         generators: one for each image.
-        mode: how to come back: see `privgen.attacks.purification.reverse`.
-        steps: of the way back; None takes the mode's own.
+        mode: how noise is taken away: see `privgen.attacks.purification.reverse`.
+        steps: denoising steps; None takes the mode's own number.
 
     Returns:
-        (B, 3, H, W) in [0, 1] and a little beyond, on the denoiser's device.
+        (B, 3, H, W) in [0, 1] or slightly outside, on the denoiser's device.
     """
     x_0, size = denoiser.encode(images)
     if t_star > 0:
@@ -52,16 +57,19 @@ def purify(
     return denoiser.decode(x_0, size)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class DenoiserAttack(ModelAttack):
     """An attack with an unconditional denoiser.
 
     Args:
-        model: the name of an embedded model, a folder or a Hub id, a Diffusers pipeline, or a `Denoiser`.
-        space: "pixel" or "latent": where noise is added. By default a named model's pixel denoiser where it has one,
-            or else what the model is.
+        strength: see the subclass.
+        model: an embedded model's name, a folder, a Hub id, a Diffusers pipeline, or a `Denoiser`.
+        space: where noise is added, "pixel" or "latent". By default the pixel denoiser of a model given by name, if it
+            has one; else whatever the model is.
     """
 
+    _: KW_ONLY
+    model: str | os.PathLike[str] | DiffusionPipeline | Denoiser = "mini"
     space: Space | None = None
 
     def __post_init__(self) -> None:
@@ -77,15 +85,21 @@ class DenoiserAttack(ModelAttack):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class DiffPure(DenoiserAttack):
-    """Nie et al., Diffusion models for adversarial purification, arXiv 2205.07460.
+    """Adds noise to the image, and takes it away with a diffusion model (DiffPure, arXiv 2205.07460).
 
     Args:
-        strength: t*, the noise: steps of a schedule of 1000.
-        mode: "ddpm", the model's own chain; "ode", the probability-flow ODE; or "sde", the reverse SDE, with torchsde.
-        steps: of the way back; by default every timestep, and for "ode" 20 steps of two evaluations.
-        repeats: how often noise is added and taken away.
+        strength: t*, the noise, 0 to 1000, in steps of a schedule of 1000.
+        mode: how noise is taken away: "ddpm" by the model's own chain, "ode" by the probability-flow ODE, "sde" by the
+            reverse SDE.
+        steps: denoising steps, at least 1; by default every timestep, and 20 steps of two evaluations for "ode".
+        repeats: how often noise is added and taken away, at least 1.
+        model: an embedded model's name, a folder, a Hub id, a Diffusers pipeline, or a `Denoiser`.
+        space: where noise is added, "pixel" or "latent". By default the pixel denoiser of a model given by name, if it
+            has one; else whatever the model is.
+        device: device for a model given by name.
+        dtype: precision of the weights of a model given by name.
     """
 
     name = "diffpure"
@@ -94,6 +108,7 @@ class DiffPure(DenoiserAttack):
     bounds = (0, 1000)
 
     strength: float = 100
+    _: KW_ONLY
     mode: Mode = "ddpm"
     steps: int | None = None
     repeats: int = 1
@@ -104,11 +119,6 @@ class DiffPure(DenoiserAttack):
             raise ValueError(f"diffpure: expected mode {', '.join(MODES)}, got {self.mode!r}")
         if self.repeats < 1 or (self.steps is not None and self.steps < 1):
             raise ValueError(f"diffpure: expected repeats and steps >= 1, got {self.repeats} and {self.steps}")
-
-    def prepare(self) -> None:
-        if self.mode == "sde":
-            require_torchsde()
-        super().prepare()
 
     def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         denoiser = self._denoiser()

@@ -1,7 +1,7 @@
 """Purification by edge-preserving smoothing: a bilateral filter many times, then a guided filter.
 
 The recipe is that of AdverseCleaner (2023), a tool against protective perturbations: 64 weak bilateral passes wash
-small patterns out and round edges off; four guided passes take the edges from the original again.
+small patterns out and round edges off; four guided passes bring the edges of the original back.
 """
 
 import math
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Draws
+from privgen.attacks.base import Attack
+from privgen.attacks.draws import Draws
 from privgen.attacks.purification.classical import box_mean, shifted
 from privgen.attacks.registry import register
 
@@ -23,13 +24,13 @@ GUIDED_PASSES = 4
 
 
 def bilateral_filter(images: Tensor, reach: int, sigma_value: float, sigma_space: float) -> Tensor:
-    """Mean over a disc, weighted by distance in space and in colour (Tomasi and Manduchi 1998).
+    """Return the mean over a disc, weighted by distance in space and in colour (Tomasi and Manduchi 1998).
 
     Args:
         images: (B, 3, H, W).
         reach: radius of the disc in pixels.
-        sigma_value: standard deviation of the weight over the sum of the three absolute colour differences.
-        sigma_space: standard deviation of the weight over pixels.
+        sigma_value: standard deviation of the weight in the sum of the three absolute colour differences.
+        sigma_space: standard deviation of the weight in pixels.
     """
     total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
     for down, right, neighbour in shifted(images, reach):
@@ -44,13 +45,13 @@ def bilateral_filter(images: Tensor, reach: int, sigma_value: float, sigma_space
 
 
 def guided_filter(images: Tensor, guide: Tensor, reach: int, epsilon: float) -> Tensor:
-    """The image as a locally linear function of a colour guide (He, Sun and Tang, Guided image filtering, 2010).
+    """Return images as locally linear functions of a colour guide (He, Sun and Tang, "Guided image filtering", 2010).
 
     Args:
         images: (B, 3, H, W).
         guide: (B, 3, H, W).
         reach: half the side of the window.
-        epsilon: ridge on the linear coefficients, in squared units of the values.
+        epsilon: ridge on the linear coefficients, in squared units of pixel values.
     """
     mean_guide, mean_images = box_mean(guide, reach), box_mean(images, reach)
     covariance = _moments(guide, guide, reach) - _outer(mean_guide, mean_guide)  # (B, H, W, 3, 3)
@@ -63,26 +64,27 @@ def guided_filter(images: Tensor, guide: Tensor, reach: int, epsilon: float) -> 
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """Products of all pairs of colours, (B, H, W, 3, 3)."""
+    """Return the products of all pairs of colours, (B, H, W, 3, 3)."""
     return torch.einsum("bihw,bjhw->bhwij", left, right)
 
 
 def _moments(left: Tensor, right: Tensor, reach: int) -> Tensor:
-    """Local means of the products of all pairs of colours, (B, H, W, 3, 3)."""
+    """Return local means of the products of all pairs of colours, (B, H, W, 3, 3)."""
     products = (left[:, :, None] * right[:, None]).flatten(1, 2)
     return box_mean(products, reach).unflatten(1, (3, 3)).permute(0, 3, 4, 1, 2)
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class BilateralGuided(Attack):
-    """Bilateral passes, then guided passes with the original as guide, as AdverseCleaner does.
+    """Smooths the image many times with a bilateral filter, and brings its edges back with a guided filter.
 
-    Its settings: a disc of 5 pixels across, standard deviations 8/255 and 8 px; guided windows of 9 pixels a side
-    with epsilon (4/255)^2, four times.
+    The settings are AdverseCleaner's: a disc of 5 pixels across, standard deviations 8/255 and 8 pixels; then four
+    guided passes with windows of 9 x 9 pixels and epsilon (4/255)^2, whose guide is the original.
 
     Args:
-        strength: number of bilateral passes; 64 is AdverseCleaner's. At 0 the guided passes are left out too.
+        strength: number of bilateral passes, 0 to 1000; AdverseCleaner's is 64. At 0 there are no guided passes
+            either.
     """
 
     name = "bilateral_guided"

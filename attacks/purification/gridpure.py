@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from privgen.attacks.model_attack import spawn
+from privgen.attacks.draws import spawn
 from privgen.attacks.purification.denoiser import Denoiser
 from privgen.attacks.purification.diffpure import DenoiserAttack, purify
 from privgen.attacks.registry import register
+from privgen.errors import PrivgenError
 
 
 BATCH_SIZE = 16
-"""Tiles that go through the model together."""
+"""How many tiles go through the model together."""
 
 
 def tile_starts(length: int, tile: int, stride: int) -> list[int]:
-    """Where tiles begin along a side: every `stride` pixels, and the last one at the end of the side."""
+    """Return where tiles begin along a side: every `stride` pixels, and the last one where it ends with the side."""
     if length <= tile:
         return [0]
     return [*range(0, length - tile, stride), length - tile]
@@ -27,15 +28,15 @@ def tile_starts(length: int, tile: int, stride: int) -> list[int]:
 def purify_tiles(
     denoiser: Denoiser, images: Tensor, t_star: int, generators: list[torch.Generator], *, tile: int, stride: int
 ) -> Tensor:
-    """Purify each tile by itself; where tiles overlap, their mean.
+    """Purify each tile by itself, and average where tiles overlap.
 
     Args:
         denoiser: the model.
         images: (B, 3, H, W) in [0, 1]; sides of any length.
         t_star: noise, in steps of the model's schedule, at least 1.
         generators: one for each image.
-        tile: side of the tiles in pixels; an image that is smaller is one tile.
-        stride: from tile to tile, in pixels.
+        tile: side of a tile in pixels; a smaller image is one tile.
+        stride: distance from tile to tile in pixels.
 
     Returns:
         (B, 3, H, W), on the device of `images`.
@@ -45,7 +46,7 @@ def purify_tiles(
     total, count = torch.zeros_like(images), torch.zeros_like(images[:1, :1])
     for top, left in places:
         count[..., top : top + tile, left : left + tile] += 1
-    # A generator for each tile, so that it does not matter which tiles go through the model together.
+    # Each tile has a generator of its own, so it does not matter which tiles go through the model together.
     work = [
         (image, top, left, source)
         for image, own in enumerate(generators)
@@ -61,18 +62,20 @@ def purify_tiles(
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class GrIDPure(DenoiserAttack):
-    """Zhao et al., Can protective perturbation safeguard personal data ..., arXiv 2312.00084, section 4.
+    """Adds a little noise and takes it away, many times, in overlapping tiles (GrIDPure, arXiv 2312.00084, section 4).
 
-    Each round purifies overlapping tiles by a few steps of noise with the model's chain, and keeps a share of the
-    image that it was given.
+    Each round purifies the tiles with the model's own chain, and keeps a fraction of the image that it was given.
 
     Args:
-        strength: rounds.
-        t_star: noise of each round, in steps of a schedule of 1000.
-        blend: share of the current image that a round keeps.
-        tile: side of the tiles in pixels, every half of which one begins; by default what the model was trained on.
+        strength: number of rounds, 0 to 1000.
+        t_star: noise of each round, 1 to 1000, in steps of a schedule of 1000.
+        blend: fraction of the current image that a round keeps, 0 up to but not 1.
+        tile: side of a tile in pixels, at least 2; a new tile begins every half of it. By default the size that the
+            model was trained on.
+        model: an embedded model's name, a folder, a Hub id, a Diffusers pipeline, or a `Denoiser`.
+        space: see `DiffPure`, also for the other parameters.
     """
 
     name = "gridpure"
@@ -82,6 +85,7 @@ class GrIDPure(DenoiserAttack):
     whole = True
 
     strength: float = 15
+    _: KW_ONLY
     t_star: int = 10
     blend: float = 0.1
     tile: int | None = None
@@ -98,6 +102,8 @@ class GrIDPure(DenoiserAttack):
     def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         denoiser = self._denoiser()
         tile = self.tile or denoiser.size
+        if tile is None:
+            raise PrivgenError("gridpure: this model does not say its image size; give --tile (tile= in Python).")
         t_star = max(round(self.t_star * denoiser.steps / 1000), 1)
         for _ in range(int(self.strength)):
             pure = purify_tiles(denoiser, images, t_star, generators, tile=tile, stride=tile // 2)

