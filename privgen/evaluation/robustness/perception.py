@@ -47,7 +47,7 @@ def perceive(images: Tensor, before: Tensor, *, with_features: bool) -> list[Per
             distances = st_lpips(images, before).tolist()
     features: list[str | None] = [None] * len(images)
     if with_features and mobilenet_installed():
-        features = [_written(row) for row in mobilenet_features(images)]
+        features = [encode_features(row) for row in mobilenet_features(images)]
     return [Perceived(st_lpips=a, features=b) for a, b in zip(distances, features, strict=True)]
 
 
@@ -69,15 +69,20 @@ def perception(rows: Sequence[Row], clean: Sequence[Row]) -> dict[str, Measured]
     before = {row.image: row.features for row in clean if row.features is not None}
     pairs = [(row.features, before[row.image]) for row in rows if row.features is not None and row.image in before]
     if len(pairs) >= FEWEST:
-        first, second = (torch.stack([_read(text) for text in texts]) for texts in zip(*pairs, strict=True))
+        first, second = (torch.stack([decode_features(text) for text in texts]) for texts in zip(*pairs, strict=True))
         figures["fd_mnv2"] = Measured(frechet_distance(first, second), len(pairs), math.nan, math.nan)
     return figures
 
 
-def _written(features: Tensor) -> str:
-    """Features as text, in half precision; they lie within its range."""
+def encode_features(features: Tensor) -> str:
+    """The features of one image as text, in half precision; they lie within its range.
+
+    Args:
+        features: (D,).
+    """
     return base64.b64encode(features.numpy().astype("<f2").tobytes()).decode()
 
 
-def _read(text: str) -> Tensor:
+def decode_features(text: str) -> Tensor:
+    """The reverse of `encode_features`: (D,) float32."""
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32))

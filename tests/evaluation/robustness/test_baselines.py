@@ -16,7 +16,7 @@ from privgen.evaluation.robustness.baselines import (
     load_baselines,
     to_bgr,
 )
-from privgen.evaluation.watermark.readings import as_saved
+from privgen.evaluation.watermark.generation import as_saved
 from privgen.io.images import load_image
 from privgen.io.pixels import resize
 from privgen.metrics.quality import psnr

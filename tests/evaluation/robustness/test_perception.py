@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from privgen.evaluation.robustness.log import Row
-from privgen.evaluation.robustness.perception import FEWEST, _read, _written, perceive, perception
+from privgen.evaluation.robustness.perception import FEWEST, decode_features, encode_features, perceive, perception
 from privgen.metrics.features import frechet_distance
 from privgen.metrics.mobilenet import mobilenet_installed
 from privgen.metrics.st_lpips import st_lpips, st_lpips_installed
 
 
 def rows(attack, features, distances):
-    texts = [None if features is None else _written(row) for row in features] if features is not None else None
+    texts = [None if features is None else encode_features(row) for row in features] if features is not None else None
     return [
         Row("latent", attack, i, [1], None, 30.0, 0.9, st_lpips=distance, features=texts and texts[i])
         for i, distance in enumerate(distances)
@@ -26,7 +26,7 @@ def features():
 
 
 def test_features_are_kept_in_half_precision(features):
-    read = _read(_written(features[0]))
+    read = decode_features(encode_features(features[0]))
     assert read.dtype == torch.float32
     torch.testing.assert_close(read, features[0], atol=2e-3, rtol=0)
 

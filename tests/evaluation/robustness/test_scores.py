@@ -6,7 +6,7 @@ import pytest
 from privgen.attacks import list_attacks
 from privgen.errors import PrivgenError, UsageError
 from privgen.evaluation.intervals import Measured
-from privgen.evaluation.robustness.curves import MOST_DB, Crossing, curves_of, fit_losses, fit_scale
+from privgen.evaluation.robustness.curves import Crossing, curves_of, fit_losses, fit_scale
 from privgen.evaluation.robustness.curves import crossing as crossing_of
 from privgen.evaluation.robustness.log import LOG, Log, Row
 from privgen.evaluation.robustness.plan import PRESETS, Planned, attack_key, get_preset, plan_attacks, strengths
@@ -53,9 +53,9 @@ def test_loss_is_the_mean_of_scaled_metrics():
 
 
 def test_an_unchanged_image_counts_as_a_rounded_one():
-    rows = [row(0, 0, psnr_db=None), row(0, 0, psnr_db=MOST_DB), row(0, 0, psnr_db=20.0)]
-    losses = fit_losses(rows)
-    assert losses(rows[:1]).tolist() == losses(rows[1:2]).tolist()
+    rows = [row(0, 0, psnr_db=None), row(0, 0, psnr_db=60.0), row(0, 0, psnr_db=70.0), row(0, 0, psnr_db=20.0)]
+    unchanged, least, less, much = fit_losses(rows)(rows).tolist()
+    assert unchanged == least == less < much
 
 
 @pytest.mark.parametrize(

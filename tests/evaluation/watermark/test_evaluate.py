@@ -272,9 +272,9 @@ def test_an_interrupted_run_goes_on(model, tmp_path):
     # Cut in the middle of the last line; one other image reads differently, so that what was taken up shows.
     path.write_text("".join([lines[0], json.dumps(changed) + "\n", *lines[2:4]]) + lines[4][:30])
     again = read_generated(images, model.extractor, range(2, 7), NegativesLog(path, "a"))
-    assert sorted(map(bytes, again[CLEAN])) != sorted(map(bytes, whole[CLEAN]))
-    assert bytes([1] * 48) in map(bytes, again[CLEAN])
-    assert sorted(map(bytes, again["jpeg_75"])) == sorted(map(bytes, whole["jpeg_75"]))
+    assert again[CLEAN][1].tolist() == [1] * 48 != whole[CLEAN][1].tolist()
+    # Image 6 was in a batch of two before, and is alone now.
+    assert np.abs(again["jpeg_75"].astype(int) - whole["jpeg_75"]).max() <= 1
     assert [json.loads(line)["image"] for line in path.read_text().splitlines()] == [2, 3, 4, 5, 6]
     assert not NegativesLog(path, "b").has(3)
     assert not NegativesLog(None, "a").has(3)
