@@ -31,6 +31,10 @@ test: check ## Check everything: style, types, tests.
 test-slow: $(VENV)/.dev ## Run the slow tests.
 	$(BIN)/python -m pytest -m slow
 
+.PHONY: mutants
+mutants: $(VENV)/.dev ## Break the maths of the core line by line, and check that tests notice.
+	$(BIN)/python tests/mutants.py
+
 .PHONY: check
 check: lint types ## Check style and types.
 

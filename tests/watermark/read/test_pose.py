@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from privgen.attacks import get_attack
 from privgen.attacks.distortions.geometric import resized_crop
@@ -36,6 +38,22 @@ def test_what_is_seen_comes_back(smooth, name):
     side = float(pose.values[0, 0])
     assert abs(float(seen[0].mean()) - side**2) < 0.02 or pose.values[0, 3] != 0
     assert float((canvases - smooth).abs()[inner.expand_as(smooth)].max()) < 0.02
+
+
+@given(
+    side=st.floats(0.5, 1.2),
+    place=st.tuples(st.floats(-0.2, 0.5), st.floats(-0.2, 0.5)),
+    degrees=st.floats(-180, 180),
+    aspect=st.floats(0.5, 2.0),
+)
+def test_putting_back_undoes_taking(side, place, degrees, aspect):
+    """Any window, also one that lies partly beyond the canvas; to 0.03, which two interpolations may change."""
+    coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    image = F.interpolate(coarse, (128, 128), mode="bicubic").clamp(0, 1)
+    pose = Poses.of(side=side, left=place[0], top=place[1], degrees=degrees)
+    canvas, seen = put_back(take(image, pose, aspect), pose, aspect)
+    inner = (F.avg_pool2d(seen, 5, 1, 2) == 1).expand_as(image)  # without edges, where black comes in
+    torch.testing.assert_close(canvas[inner], image[inner], rtol=0, atol=0.03)
 
 
 def test_whole_images_are_left_alone(smooth):
