@@ -15,7 +15,7 @@ COMMANDS = {
     "watermark": ("privgen.cli.watermark:watermark", "Mark images, and detect whose mark they carry."),
     "generate": ("privgen.cli.generate:generate", "Generate images without a mark."),
     "attack": ("privgen.cli.attack:attack", "Attack images, to see which marks survive."),
-    "purify": ("privgen.cli.purify:purify", "Attack images with diffusion models that remove what does not belong."),
+    "purify": ("privgen.cli.purify:purify", "Remove marks from images with diffusion models."),
     "evaluate": ("privgen.cli.evaluate:evaluate", "Measure models, marks, trainings and hallucination."),
     "train": ("privgen.cli.train:train", "Train models and the networks of marks from recipes."),
     "data": ("privgen.cli.data:data", "Draw scenes and prepare folders of images."),

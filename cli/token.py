@@ -191,12 +191,11 @@ def optimise(
 
     from privgen.diffusion.sampling import GUIDANCE
     from privgen.hub import EMBEDDED, Placement
-    from privgen.io.files import refuse_existing
     from privgen.watermark.networks import Networks
-    from privgen.watermark.token import Token
+    from privgen.watermark.token import Token, check_token_path
     from privgen.watermark.write.token_by_gradient import OptimiseOptions, optimise_token
 
-    refuse_existing(output, overwrite=overwrite)
+    check_token_path(output, overwrite=overwrite)
     first = None if init is None else Token.load(init)
     if guidance_scale is None:
         guidance_scale = GUIDANCE if model in EMBEDDED else OptimiseOptions.guidance_scale

@@ -5,10 +5,21 @@ import pytest
 import torch
 from diffusers import ConfigMixin, ModelMixin, StableDiffusionPipeline
 from diffusers.configuration_utils import register_to_config
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from transformers.utils import logging as transformers_logging
 
 from privgen import hub
 from privgen.errors import PrivgenError, UsageError
-from privgen.hub import find_extra, load_extra, load_pipeline, resolve_device, resolve_dtype, resolve_model
+from privgen.hub import (
+    find_extra,
+    load_extra,
+    load_pipeline,
+    model_label,
+    quiet_loading,
+    resolve_device,
+    resolve_dtype,
+    resolve_model,
+)
 
 
 class Tiny(ModelMixin, ConfigMixin):
@@ -227,3 +238,38 @@ def test_damaged_extras_are_one_sentence(copied, networks):
 
 def test_every_extra_has_its_class():
     assert all(issubclass(resolve_name(f"privgen.models.{name}"), ModelMixin) for name in hub.EXTRAS.values())
+
+
+def test_loading_is_quiet_and_leaves_no_trace(python, marked_model):
+    """In a fresh Python, before anything else has imported a pipeline: no bars, no warnings."""
+    code = f"""
+from PIL import Image
+from privgen import Key, Watermark
+mark = Watermark.from_pretrained({str(marked_model)!r}, device="cpu")
+image = mark.embed(Image.linear_gradient("L").convert("RGB"), Key.new("alice"))
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from transformers.utils import logging as transformers_logging
+print(diffusers_logging.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled())
+print(are_progress_bars_disabled(), transformers_logging.get_verbosity() == transformers_logging.WARNING)
+"""
+    result = python("-c", code)
+    assert (result.stdout.split(), result.stderr) == (["True", "True", "False", "True"], "")
+
+
+def test_quiet_loading_puts_back_what_a_user_has_set():
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        with pytest.raises(ZeroDivisionError), quiet_loading():
+            _ = 1 / 0
+        assert not transformers_logging.is_progress_bar_enabled()
+        assert are_progress_bars_disabled()
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def test_a_model_is_labelled_without_its_place(saved):
+    assert model_label("mini") == "mini"
+    assert model_label(saved) == saved.name
+    assert model_label("organisation/name") == "organisation/name"

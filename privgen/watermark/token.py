@@ -109,9 +109,7 @@ class Token:
             PrivgenError: the path exists or cannot be written.
         """
         target = Path(path)
-        if target.suffix != SUFFIX:
-            raise UsageError(f"{target} must end in {SUFFIX}; tokens are stored in that format.")
-        refuse_existing(target, overwrite=overwrite)
+        check_token_path(target, overwrite=overwrite)
         header = {"format": "pt", "privgen": __version__, "key_id": self.key_id, "tau": str(self.tau)}
         if self.negative is not None:  # in the header, because a textual inversion's file holds one tensor
             header["negative"] = b64encode(self.negative.numpy().astype("<f4").tobytes()).decode()
@@ -156,6 +154,22 @@ def _decode(text: str | None, like: Tensor) -> Tensor | None:
         return None
     numbers = np.frombuffer(b64decode(text, validate=True), "<f4")
     return torch.from_numpy(numbers.astype(np.float32)).view(like.shape)
+
+
+def check_token_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Check that a token may be written here, before work is spent on it.
+
+    Args:
+        path: the file.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        UsageError: it has another suffix than .safetensors.
+        PrivgenError: it exists and may not be replaced.
+    """
+    if Path(path).suffix != SUFFIX:
+        raise UsageError(f"{path} must end in {SUFFIX}; tokens are stored in that format.")
+    refuse_existing(path, overwrite=overwrite)
 
 
 def check_tau(tau: float) -> None:

@@ -30,18 +30,3 @@ def test_collected_images_are_given_as_folders(cli, folders):
     change = (after - before).mean((0, 1))
     assert change[:12] == pytest.approx([0.2] * 12, abs=0.03)
     assert change[18:] == pytest.approx([0] * 12, abs=0.03)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "code", "message"),
-    [
-        ("averaging_removal", (), 1, "averaging_removal needs marked images: give a folder with --marked"),
-        ("jpeg", ("--marked", "marked"), 2, "got marked"),
-        ("averaging_removal", ("--marked", "nowhere"), 1, "There is no folder nowhere"),
-    ],
-)
-def test_what_does_not_fit(cli, folders, monkeypatch, name, options, code, message):
-    monkeypatch.chdir(folders)
-    result = cli("attack", "run", name, "others", *options, "-o", "out")
-    assert result.exit_code == code
-    assert message in result.stderr

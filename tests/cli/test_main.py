@@ -1,6 +1,8 @@
 import json
+import os
 import re
 import shlex
+from importlib import import_module
 
 import click
 import pytest
@@ -48,6 +50,20 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
     assert result.stdout.endswith("heavy: []\n"), result.stdout + result.stderr
 
 
+def test_completion_imports_nothing_heavy(python):
+    code = f"""
+import sys
+from privgen.cli.main import main
+try:
+    main(prog_name="privgen")
+except SystemExit:
+    print("heavy:", [name for name in {HEAVY} if name in sys.modules])
+"""
+    typed = {"_PRIVGEN_COMPLETE": "bash_complete", "COMP_WORDS": "privgen watermark ", "COMP_CWORD": "2"}
+    result = python("-c", code, env=os.environ | typed)
+    assert result.stdout.splitlines() == ["plain,detect", "plain,embed", "plain,generate", "heavy: []"], result.stderr
+
+
 @pytest.mark.parametrize(("names", "command"), EVERY)
 def test_help_has_examples(names, command):
     assert command.epilog, "expected epilog=options.examples(...)"
@@ -80,6 +96,16 @@ def test_short_and_long_help_agree(cli):
 def test_listing_is_the_table(cli):
     output = cli("--help").output
     assert [name for name, (_, text) in COMMANDS.items() if text in output] == main.list_commands(click.Context(main))
+
+
+def test_help_of_the_root_is_true(cli):
+    """It lists every command; and what it says does not exist does not."""
+    output = cli("--help").output
+    assert "does not exist yet: `privgen protect`" in " ".join(output.split())
+    assert "protect" not in COMMANDS
+    for name, (where, _) in COMMANDS.items():
+        module, _, attribute = where.partition(":")
+        assert getattr(import_module(module), attribute).name == name
 
 
 def test_version(cli):

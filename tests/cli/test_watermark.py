@@ -4,29 +4,22 @@ import json
 import os
 import re
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from privgen.io.images import load_image
+from privgen import Watermark
+from privgen.io.images import LoadedImage, load_image, save_image
 from privgen.watermark.key import Key
 
 
-FIELDS = {"file", "key", "matches", "bits", "p_value", "p_adjusted", "detected", "keys", "error"}
+FIELDS = {"file", "detected", "key", "p_value", "best_match", "matches", "bits", "regions", "keys", "notes", "error"}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch, photo_files):
-    """A folder of one's own with two photos, an image that is none, and two keys."""
-    monkeypatch.setenv("PRIVGEN_KEYS", str(tmp_path / "keys"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    for name, path in zip(("a.png", "b.png"), photo_files[3:], strict=False):
-        with Image.open(path) as image:
-            image.save(tmp_path / "photos" / name)
-    (tmp_path / "bad.png").write_bytes(b"not an image")
-    for name in ("alice", "bob"):
-        Key.new(name).save(tmp_path / "keys" / f"{name}.key")
-    return tmp_path
+def folder(workshop):
+    return workshop
 
 
 @pytest.fixture
@@ -44,10 +37,6 @@ def marked(embed):
     assert embed("photos", "--key", "alice", "-o", "marked").exit_code == 0
 
 
-def sentences(result):
-    return [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-
-
 def test_embed(embed, folder):
     result = embed("photos", "--key", "keys/alice.key", "-o", "marked", "--json")
     assert result.exit_code == 0, result.output
@@ -56,21 +45,23 @@ def test_embed(embed, folder):
     assert (record["done"], record["skipped"], record["failed"]) == (2, 0, 0)
     for file in record["files"]:
         assert load_image(file["output"]).pixels.shape == load_image(file["source"]).pixels.shape
-        assert file["psnr_db"] == pytest.approx(30, abs=0.01)
+        assert file["psnr"] == pytest.approx(30, abs=0.01)
         assert file["matches"] >= 41
     assert json.loads(embed("photos", "--key", "alice", "-o", "marked", "--json").stdout)["skipped"] == 2
 
 
-def test_embed_for_people(embed):
+def test_embed_for_people(embed, sentences):
     result = embed("photos", "bad.png", "--key", "alice", "-o", "marked")
     assert result.exit_code == 1
-    assert sentences(result) == ["Error: bad.png is not an image in PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM; convert it to PNG or JPEG."]  # fmt: skip
+    (sentence,) = sentences(result)
+    assert sentence.startswith("Error: bad.png is not an image in PNG, ")
+    assert sentence.endswith("; convert it to PNG or JPEG.")
     rows = {line.split()[0]: line.split()[-1] for line in result.stdout.splitlines()}
     assert (rows["done"], rows["failed"], rows["carrier"]) == ("2", "1", "latent")
     assert "Hint: privgen watermark detect marked --key alice --model " in result.stderr
 
 
-def test_existing_outputs(embed, folder):
+def test_existing_outputs(embed, folder, sentences):
     (folder / "marked").mkdir()
     (folder / "marked" / "a.png").write_bytes(b"precious")
     result = embed("photos", "--key", "alice", "-o", "marked")
@@ -83,54 +74,8 @@ def test_existing_outputs(embed, folder):
     assert load_image(folder / "marked" / "a.png").width == load_image(folder / "photos" / "a.png").width
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["photos", "--key", "alice", "-o", "photos"], "inputs come from"),
-        (["photos", "--key", "alice", "-o", "bad.png"], "bad.png is a file"),
-        (["photos/a.png", "--key", "alice", "-o", "new.png"], "new.png looks like a file"),
-        (["keys", "--key", "alice", "-o", "marked"], "holds no images"),
-        (["photos", "--key", "alice"], "--output"),
-        (["photos", "-o", "marked"], "--key"),
-        (["--key", "alice", "-o", "marked"], "IMAGE_OR_FOLDER"),
-        (["photos", "--key", "alice", "-o", "marked", "--carrier", "pigeon"], "token"),
-        (["photos", "--key", "alice", "-o", "marked", "--psnr", "5"], "20"),
-    ],
-)
-def test_embed_wrongly_used(embed, folder, words, said):
-    before = sorted(folder.rglob("*"))
-    result = embed(*words)
-    assert result.exit_code == 2
-    assert said in result.stderr
-    assert sorted(folder.rglob("*")) == before
-
-
-@pytest.mark.parametrize("command", ["embed", "detect", "generate"])
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "There is no key file mine.key"),
-        (b"hello", "mine.key is not a privgen key"),
-        (b"\xff\xfe\x00", "mine.key is not a privgen key"),
-        (b"{}", "mine.key is not a privgen key"),
-        (b'{"format": "privgen-key", "version": 9}', "format version 9"),
-        (b'{"format": "privgen-key", "version": 1}', "mine.key is damaged"),
-    ],
-)
-def test_bad_keys(cli, folder, marked_model, command, content, said):
-    if content is not None:
-        (folder / "mine.key").write_bytes(content)
-    words = {"embed": ["photos", "-o", "new"], "detect": ["photos"], "generate": ["a cat", "-o", "new.png"]}[command]
-    result = cli("watermark", command, *words, "--key", "mine.key", "--model", marked_model)
-    assert result.exit_code == 1
-    assert len(sentences(result)) == 1
-    assert said in result.stderr
-    assert not (folder / "new").exists()
-    assert not (folder / "new.png").exists()
-
-
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
-def test_unreadable_key(detect, folder):
+def test_unreadable_key(detect, folder, sentences):
     (folder / "keys" / "alice.key").chmod(0)
     result = detect("photos", "--key", "alice")
     assert (result.exit_code, len(sentences(result))) == (1, 1)
@@ -146,7 +91,7 @@ def test_detect(detect, marked):
         assert set(record) >= FIELDS
         assert (record["key"], record["detected"], record["error"]) == ("alice", True, None)
         assert len(record["bits"]) == record["n_bits"] == 48
-        assert record["p_value"] == record["p_adjusted"] <= 1e-6
+        assert record["p_value"] <= 1e-6
         assert [key["key"] for key in record["keys"]] == ["alice"]
 
 
@@ -162,13 +107,8 @@ def test_detect(detect, marked):
         (["marked", "bad.png", "--key", "alice"], 1),
         (["photos", "bad.png", "--key", "alice"], 1),
         (["marked/none.png", "--key", "alice"], 1),
-        (["marked", "--key", "alice", "--fpr", "1e-15"], 2),
-        (["marked", "--key", "alice", "--fpr", "0"], 2),
-        (["marked"], 2),
-        (["alice.key", "--key", "alice"], 1),
-        (["keys/alice.key", "--key", "alice"], 2),
-        (["marked", "--key", "alice", "--seed", "1", "--device", "cpu", "--dtype", "bfloat16"], 0),
-        (["marked", "--key", "alice", "--device", "abacus"], 2),
+        (["marked", "alice.key", "--key", "alice"], 1),
+        (["marked", "--key", "alice", "--test", "binomial", "--device", "cpu"], 0),
     ],
 )
 @pytest.mark.usefixtures("marked")
@@ -179,29 +119,27 @@ def test_exit_codes_of_detect(detect, words, code):
 
 
 @pytest.mark.usefixtures("marked")
-def test_detect_survives_a_bad_file(detect):
+def test_detect_survives_a_bad_file(detect, sentences):
     result = detect("marked/a.png", "bad.png", "marked/b.png", "--key", "alice", "--json")
     assert result.exit_code == 1
     records = json.loads(result.stdout)
     assert [record["detected"] for record in records] == [True, False, True]
-    assert records[1] == {
-        **dict.fromkeys(records[0]), "file": "bad.png", "detected": False, "keys": [], "notes": [],
-        "error": sentences(result)[0].removeprefix("Error: "),
-    }  # fmt: skip
+    error = sentences(result)[0].removeprefix("Error: ")
+    assert records[1] == {"file": "bad.png", "detected": False, "notes": [], "error": error}
 
 
 @pytest.mark.usefixtures("marked")
 def test_detect_for_people(detect):
     one = detect("marked/a.png", "photos/a.png", "--key", "alice").stdout.splitlines()
-    assert one[0].startswith("marked/a.png: carries the mark of key alice: ")
-    assert " of 48 bits, p = " in one[0]
-    assert one[1].startswith("photos/a.png: does not carry the mark of key alice: ")
+    assert re.fullmatch(r"marked/a.png: carries the mark of alice \(4\d of 48 bits, p = .*e-\d+\)", one[0])
+    assert one[1].startswith("photos/a.png: does not carry the mark of alice (")
     many = detect("marked/a.png", "photos/a.png", "--key", "alice", "--key", "bob")
     marked, plain = many.stdout.splitlines()
-    assert marked.startswith("marked/a.png: carries the mark of key alice: ")
-    assert marked.endswith(" for 2 keys")
-    assert plain.startswith("photos/a.png: does not carry a mark of the 2 keys; best is ")
-    assert "Marked means p <= 1e-06." in many.stderr
+    assert marked.startswith("marked/a.png: carries the mark of alice (")
+    assert marked.endswith(" for 2 keys)")
+    assert plain.startswith("photos/a.png: does not carry any of the marks of 2 keys; best is ")
+    assert "An image is marked if p <= 1e-06." in many.stderr
+    assert "Hint: --search" in many.stderr
 
 
 @pytest.mark.usefixtures("marked")
@@ -209,7 +147,7 @@ def test_several_keys_are_told_apart(detect):
     (record,) = json.loads(detect("marked/a.png", "--key", "bob", "--key", "alice", "--json").stdout)
     assert record["key"] == "alice"
     assert [(key["key"], key["detected"]) for key in record["keys"]] == [("bob", False), ("alice", True)]
-    assert record["p_adjusted"] == 2 * record["p_value"]
+    assert record["p_value"] == record["keys"][1]["p_adjusted"] == 2 * record["keys"][1]["p_value"]
 
 
 def test_what_a_user_should_know_is_said(embed, detect, folder):
@@ -237,21 +175,32 @@ def test_turned_and_cut_out_images_are_found_by_search(cli, folder):
     assert re.search(r"turned by -?(9|10|11) degrees", turned)
 
 
-def test_full_disk(python, folder, marked_model):
-    pytest.importorskip("resource")
-    words = ["watermark", "embed", "photos", "--key", "alice", "-o", "marked", "--model", str(marked_model)]
-    code = f"""
-import resource
-from privgen.cli.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-main({words!r}, prog_name="privgen")
-"""
-    result = python("-c", code, cwd=folder)
-    assert result.returncode == 1
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 2
-    assert "marked/a.png was not written: the file is larger than allowed" in errors[0]
-    assert list((folder / "marked").iterdir()) == []
+def save_kinds(folder):
+    """A photograph as an RGB, a grey and a 16-bit file; of the last one also the array."""
+    with Image.open("photos/a.png") as photo:
+        photo = photo.convert("RGB")
+    photo.save("colour.png")
+    photo.convert("L").save("grey.png")
+    fine = np.asarray(photo).astype(np.uint16) * 257 + np.arange(3, dtype=np.uint16)
+    save_image(LoadedImage(torch.from_numpy(fine / 65535).float().permute(2, 0, 1), bits=16), "fine.png")
+    return fine
+
+
+def test_files_and_images_in_memory_get_the_same_mark(embed, folder, marked_model):
+    fine = save_kinds(folder)
+    assert embed("colour.png", "grey.png", "fine.png", "--key", "alice", "-o", "marked").exit_code == 0
+    mark, key = Watermark.from_pretrained(marked_model), Key.load("keys/alice.key")
+    for name in ("colour", "grey"):
+        with Image.open(f"{name}.png") as image, Image.open(f"marked/{name}.png") as marked:
+            in_memory = mark.embed(image, key, psnr=30)
+            assert in_memory.mode == marked.mode == ("RGB" if name == "colour" else "L")
+            assert np.array_equal(in_memory, marked)
+            assert not np.array_equal(image, marked)
+            assert np.array_equal(mark.embed(f"{name}.png", key, psnr=30), marked)
+    marked = load_image("marked/fine.png")
+    assert marked.bits == 16
+    in_memory = torch.from_numpy(mark.embed(fine, key, psnr=30).astype(np.float64)).permute(2, 0, 1)
+    assert torch.equal(in_memory, (marked.pixels.double() * 65535).round())
 
 
 @pytest.mark.parametrize("carrier", ["token", "latent"])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images, frozen
-from privgen.errors import PrivgenError
+from privgen.errors import PrivgenError, UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, key_bits
 from privgen.watermark.token import DEFAULT_TAU, Token, check_tau, encode_with_token, text_models
@@ -154,8 +154,9 @@ def optimise_token(
         progress: called after each step.
 
     Raises:
-        ValueError: no prompts, or an attack or extractor without gradients.
-        UsageError: a prompt leaves no room for the token, or the pipeline is of another kind.
+        ValueError: no prompts.
+        UsageError: a prompt leaves no room for the token, the token to begin with is of another shape, the attack or
+            the extractor has no gradients, or the pipeline is of another kind.
         PrivgenError: the loss is not finite.
     """
     options = options or OptimiseOptions()
@@ -237,7 +238,11 @@ class _Objective:
             return (table.mean(0) + table.std(0) * noise).to(self.device)
         given = (init.embedding if isinstance(init, Token) else init).detach()
         if tuple(given.shape) != shape:
-            raise ValueError(f"expected init of shape {shape}, got {tuple(given.shape)}")
+            had, needed = (" of ".join(map(str, sizes)) for sizes in (given.shape, shape))
+            raise UsageError(
+                f"The token to begin with has {had.replace(' of ', ' vectors of ')} numbers, and {needed} are needed; "
+                "give another number of vectors, or a token of this model."
+            )
         return given.to(self.device, torch.float32, copy=True)
 
     def draw(self) -> list[tuple[int, torch.Generator]]:
@@ -262,7 +267,9 @@ class _Objective:
             images = self.options.attack(images, generator=[generator])
         logits = self.extractor(images.to(self.message.device)).float()
         if not logits.requires_grad:
-            raise ValueError("expected gradients through attack and extractor; use a differentiable attack")
+            raise UsageError(
+                "No gradients flow through the attack or the extractor; use attacks that are differentiable."
+            )
         message_loss = binary_cross_entropy_with_logits(logits, self.message).to(self.device)
         accuracy = ((logits > 0) == (self.message > 0)).float().mean().to(self.device)
         loss = self.options.lambda_w * message_loss + self.options.lambda_z * latent_loss
