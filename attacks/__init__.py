@@ -1,10 +1,17 @@
-"""Attacks on images: frozen values that turn a batch of images into a batch of images.
+"""Attacks on images: what happens to images on the way, and what adversaries do to take marks off or to forge them.
 
-    from privgen.attacks import get_attack
+An attack is a frozen value with a strength in its own unit. Call it on a Pillow image, a path, an array, a tensor or a
+list of these; what comes in comes back:
 
-    attacked = get_attack("jpeg", strength=50)(images)  # (B, 3, H, W) in [0, 1]
+    import torch
+    from privgen.attacks import JPEG, Noise, get_attack
 
-Kinds: "D" distortion, "P" purification or regeneration, "A" adaptive, "M" model side.
+    images = torch.rand(2, 3, 64, 64)
+    attacked = JPEG(50)(images)
+    noisy = Noise(0.05)(images, generator=torch.Generator().manual_seed(0))
+    cropped = get_attack("crop", strength=0.5)(images)
+
+Kinds: "D" distortions, "P" purification and regeneration, "A" adaptive attacks, "M" attacks on models.
 """
 
 from privgen.attacks.adaptive.averaging import AveragingForgery, AveragingRemoval, mean_residual
@@ -30,7 +37,7 @@ from privgen.attacks.purification.edge_preserving import BilateralGuided
 from privgen.attacks.purification.gridpure import GrIDPure
 from privgen.attacks.purification.regeneration import Regeneration, Rinsing, VaeRoundTrip
 from privgen.attacks.purification.super_resolution import SuperResolution
-from privgen.attacks.registry import attack_class, get_attack, list_attacks, parse_attack, register
+from privgen.attacks.registry import attack_class, get_attack, list_attacks, parameters_of, parse_attack, register
 
 
 __all__ = [
@@ -89,6 +96,7 @@ __all__ = [
     "list_attacks",
     "load_denoiser",
     "mean_residual",
+    "parameters_of",
     "parse_attack",
     "register",
 ]

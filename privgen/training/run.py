@@ -9,11 +9,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from privgen.attacks.training_distortion import training_distortion
 from privgen.errors import PrivgenError, UsageError
 from privgen.hub import resolve_device
 from privgen.io.files import write_text
 from privgen.training.checkpoints import load_average, read_step
+from privgen.training.distortions import training_distortion
 from privgen.training.loop import LOSSES, fit
 from privgen.training.loss_curve import draw_loss_curve, read_curve
 from privgen.training.recipes import Recipe, differences, dump_recipe, load_recipe

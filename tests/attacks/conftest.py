@@ -3,6 +3,8 @@ from importlib.resources import files
 import pytest
 import torch
 
+from privgen.models.initialise import seeded_weights
+
 
 def make_pictures(batch, height, width, seed=0):
     """Pictures with the spectrum of photographs (1/f), correlated colours and a few hard edges, in [0, 1]."""
@@ -65,8 +67,7 @@ def tiny_ddpm():
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     def make(seed=0, scheduler=None, **options):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_weights(seed):
             unet = UNet2DModel(
                 sample_size=16,
                 block_out_channels=(8, 16),

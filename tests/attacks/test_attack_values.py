@@ -20,6 +20,7 @@ from privgen.attacks import (
     attack_class,
     get_attack,
     list_attacks,
+    parameters_of,
     parse_attack,
     register,
 )
@@ -71,8 +72,9 @@ def test_values_are_frozen_comparable_and_hashable():
     assert len({JPEG().repeat(2), Sequence(JPEG(), JPEG())}) == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         JPEG().strength = 3
+    assert JPEG(30) == JPEG(strength=30)
     with pytest.raises(TypeError, match="positional"):
-        JPEG(50)
+        JPEG(50, "4:4:4")
 
 
 def test_strengths_between_identity_and_end():
@@ -122,6 +124,24 @@ def test_parse(text, attack):
     assert parse_attack(text) == attack
 
 
+def test_parameters_and_defaults():
+    assert parameters_of(JPEG) == {"strength": 50, "subsampling": "4:2:0", "mode": "codec"}
+    for known in list_attacks():
+        assert get_attack(known.name, **parameters_of(known)) == known(), known.name
+    purifications = {known.name: parameters_of(known) for known in list_attacks("P")}
+    assert {"diffpure", "gridpure", "regeneration", "rinsing", "vae"} <= set(purifications)
+    assert purifications["rinsing"]["t"] == 60
+    assert all(next(iter(parameters)) == "strength" for parameters in purifications.values())
+
+
+@pytest.mark.parametrize("known", list_attacks(), ids=lambda known: known.name)
+def test_the_first_line_of_the_docstring_says_what_happens_to_the_image(known):
+    """`privgen attack list` and the documentation show it."""
+    first, _, rest = known.__doc__.partition("\n")
+    assert re.match(r"[A-Z][a-z]+s\b.*\.$", first), first
+    assert re.search(r"strength: .*\d", rest), "the docstring gives no range of the strength"
+
+
 GOOD = torch.zeros(2, 3, 8, 8)
 
 ERRORS = [
@@ -148,11 +168,11 @@ ERRORS = [
     (lambda: JPEG().repeat(0), "expected times >= 1, got 0"),
     (lambda: Sequence(), r"expected attacks, at least one, got \(\)"),
     (lambda: Sequence("jpeg"), "expected attacks, at least one, got"),
-    (lambda: JPEG()([1]), "expected images as a floating-point tensor, got list"),
-    (lambda: JPEG()(GOOD.to(torch.uint8)), "expected images as a floating-point tensor, got torch.uint8"),
-    (lambda: JPEG()(GOOD[0]), r"expected images of shape \(B, 3, H, W\), got \(3, 8, 8\)"),
-    (lambda: JPEG()(GOOD[:, :1]), r"got \(2, 1, 8, 8\)"),
+    (lambda: JPEG()(GOOD[0, 0]), r"expected a tensor \(1, H, W\), \(3, H, W\) or \(4, H, W\), got shape \(8, 8\)"),
+    (lambda: JPEG()(GOOD.expand(5, 2, 3, 8, 8)), r"got shape \(5, 2, 3, 8, 8\)"),
+    (lambda: JPEG()([]), "expected at least one image, got none"),
     (lambda: JPEG()(GOOD[:0]), r"got \(0, 3, 8, 8\)"),
+    (lambda: JPEG()([GOOD[0]] * 3, generator=[torch.Generator()]), "one for each of 3 images, got 1"),
     (lambda: JPEG()(GOOD + 2), r"expected images in \[0, 1\], got values in \[2, 2\]"),
     (lambda: JPEG()(GOOD - 1), r"got values in \[-1, -1\]"),
     (lambda: JPEG()(GOOD * float("nan")), r"got values in \[nan, nan\]"),
@@ -161,7 +181,7 @@ ERRORS = [
     (lambda: Choice(JPEG(), 0, 50, 1), "expected a strength"),
     (lambda: Choice(JPEG(), 10, 50, 1.5), r"expected a probability in \[0, 1\], got 1.5"),
     (lambda: RandomDistortion((Choice(JPEG(), 10, 50, 0.6),) * 2), "sum to at most 1, got 1.2"),
-    (lambda: RandomDistortion().scaled(2), r"expected a share in \[0, 1\], got 2"),
+    (lambda: RandomDistortion().scaled(2), r"expected a scale in \[0, 1\], got 2"),
 ]
 
 

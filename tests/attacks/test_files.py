@@ -8,6 +8,7 @@ from PIL import Image
 
 from privgen.attacks import JPEG, Noise, attack_files, get_attack
 from privgen.errors import PrivgenError, UsageError
+from privgen.io.batches import BatchOptions
 from privgen.io.images import load_image
 
 
@@ -33,7 +34,7 @@ def test_files_are_attacked_as_tensors_are(photos, tmp_path):
     for file in result.files:
         expected = JPEG(strength=30)(load_image(file.source).pixels[None])[0]
         assert torch.equal(load_image(file.output).pixels, expected)
-        assert 15 < file.psnr_db < 45
+        assert 15 < file.psnr < 45
 
 
 def test_a_file_depends_on_seed_and_name_only(photos, tmp_path):
@@ -85,7 +86,7 @@ def test_refuses_what_was_made_otherwise(change, photos, tmp_path):
     with pytest.raises(PrivgenError, match=r"of the results exist in .* a\.png first"):
         attack_files(attack, [photos], out, seed=seed)
     assert (out / "a.png").read_bytes() == kept
-    result = attack_files(attack, [photos], out, seed=seed, overwrite=True)
+    result = attack_files(attack, [photos], out, seed=seed, batch=BatchOptions(overwrite=True))
     assert status(result)[0] == "done"
     assert (out / "a.png").read_bytes() != kept
 
@@ -114,7 +115,12 @@ def test_names_that_would_be_one(photos, tmp_path):
 
 def test_never_writes_among_its_inputs(photos):
     with pytest.raises(UsageError, match="inputs come from"):
-        attack_files(JPEG(), [photos], photos, overwrite=True)
+        attack_files(JPEG(), [photos], photos, batch=BatchOptions(overwrite=True))
+
+
+def test_results_are_png(photos, tmp_path):
+    with pytest.raises(UsageError, match="written as PNG"):
+        attack_files(JPEG(), [photos], tmp_path / "out", batch=BatchOptions(keep_format=True))
 
 
 def test_list_command(cli):
@@ -148,7 +154,8 @@ def test_run_command_with_a_bad_file(cli, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("jpg=50", "did you mean 'jpeg'"), ("jpeg=500", "expected a strength in [1, 100]")]
+    ("name", "message"),
+    [("jpg=50", "There is no attack 'jpg'; choose from"), ("jpeg=500", "expected a strength in [1, 100]")],
 )
 def test_run_command_with_wrong_attack(cli, photos, tmp_path, name, message):
     result = cli("attack", "run", name, photos, "-o", tmp_path / "out")

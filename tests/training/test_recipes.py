@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privgen.attacks import TRAINING_TABLE, RandomDistortion
-from privgen.attacks.training_distortion import REGENERATION, training_distortion
 from privgen.errors import UsageError
+from privgen.training.distortions import REGENERATION, training_distortion
 from privgen.training.loop import LoopOptions
 from privgen.training.recipes import KINDS, Recipe, differences, dump_recipe, load_recipe, packaged_recipe
 

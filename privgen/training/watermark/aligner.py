@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from privgen.attacks.training_distortion import training_distortion
 from privgen.data.photos import load_photos
 from privgen.io.fingerprints import weights_fingerprint
 from privgen.models.aligner import Aligner, read_independent, seen_cells
 from privgen.models.extractor import Extractor
 from privgen.models.mappers import LatentMapper
+from privgen.training.distortions import training_distortion
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.watermark.aligner_fit import View, fit_aligner
 from privgen.training.watermark.mark_cache import Source, by_tokens, generated, load_or_make_bank, photographs, scenes
@@ -57,7 +57,7 @@ class AlignerRecipe:
         psnr: of marked images, in dB.
         whole_fraction: fraction of the images that are neither cut out nor turned.
         distorted_fraction: fraction of the images that one of the distortions changes.
-        distortions: names of attacks, see `privgen.attacks.training_distortion`.
+        distortions: names of attacks, see `privgen.training.distortions`.
         distortion_scale: fraction of the full strength of the distortions, in [0, 1].
         views: number of marked images from which patterns and covariance are measured.
     """

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from privgen.attacks.training_distortion import training_distortion
 from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.latents import decode, encode
@@ -26,6 +25,7 @@ from privgen.errors import UsageError
 from privgen.models.extractor import Extractor
 from privgen.models.family import Canvas
 from privgen.models.mappers import LatentMapper
+from privgen.training.distortions import training_distortion
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.watermark.linear_start import CodeSettings, load_or_solve_code
 from privgen.training.watermark.mark_preview import rows_of_marks
@@ -55,7 +55,7 @@ class ExtractorRecipe:
         psnr_from: quality of marked images at the beginning, in dB.
         psnr_to: quality of marked images after half of the run, in dB.
         distortions: names of attacks that distort images before they are read, see
-            `privgen.attacks.training_distortion`.
+            `privgen.training.distortions`.
         distortion_scale: fraction of the full strength of the distortions, in [0, 1].
         start: folder with an `extractor` and a `latent_mapper` to go on from, instead of from a linear code.
         model: folder of a text-to-image model with a token mapper, whose tokens write marks too.

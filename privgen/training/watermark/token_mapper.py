@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from privgen.attacks.training_distortion import training_distortion
 from privgen.data.scenes import SceneSpec, sample_spec
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images
 from privgen.models.extractor import Extractor
 from privgen.models.initialise import seeded_weights
 from privgen.models.latent_encoder import encoder_config
 from privgen.models.mappers import LatentMapper, TokenMapper
+from privgen.training.distortions import training_distortion
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.scene_latents import load_scenes, scene_seed, tokenize
 from privgen.training.watermark.mark_preview import rows_of_marks
@@ -59,7 +59,7 @@ class TokenMapperRecipe:
         magnitude_weight: weight of the squared error, in units of 6 dB, by which the token's own change misses the
             quality that is asked for.
         distortions: names of attacks that distort images before they are read, see
-            `privgen.attacks.training_distortion`.
+            `privgen.training.distortions`.
         distortion_scale: fraction of the full strength of the distortions, in [0, 1].
         samples: of the whole run; a `Recipe` sets it to steps times batch size.
     """

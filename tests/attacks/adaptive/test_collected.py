@@ -14,6 +14,7 @@ from privgen.attacks import (
     mean_residual,
     parse_attack,
 )
+from privgen.attacks.adaptive.examples import LARGEST
 from privgen.attacks.adaptive.surrogate_network import fit_surrogate
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.images import save_image
@@ -49,7 +50,7 @@ def test_the_residual_gets_better_with_more_images(collected, mark):
 
 def test_without_unmarked_images_a_blur_stands_for_them(collected):
     marked, _, _ = collected
-    blurred = Blur(strength=2, reference=None)(marked.images)
+    blurred = Blur(0.5, reference=None)(marked.images)  # 8 pixels at 512 are half a pixel at 32
     torch.testing.assert_close(mean_residual(marked.images), (marked.images - blurred).mean(0))
 
 
@@ -71,7 +72,7 @@ def test_averaging_fits_images_of_any_size(collected):
     added = attack(large) - 0.5
     expected = torch.nn.functional.interpolate(attack.residual()[None], (50, 70), mode="bicubic", antialias=True)
     torch.testing.assert_close(added[:1], expected, atol=1e-6, rtol=0)
-    assert torch.equal(attack(large)[:1], attack(large[:1]))
+    torch.testing.assert_close(attack(large)[:1], attack(large[:1]))
 
 
 def test_a_copied_mark_is_found(marked_model, photo_files, tmp_path):
@@ -157,11 +158,31 @@ def test_folders(collected, tmp_path):
     folders = {"marked": tmp_path / "marked", "unmarked": tmp_path / "unmarked"}
     for text in ("averaging_forgery", "surrogate_removal=2,fit_steps=1,steps=1"):
         attack = parse_attack(text, **folders)
-        assert attack.marked.images.shape == (3, 3, 128, 128)
+        assert (len(attack.marked), attack.marked.size, attack.unmarked.size) == (3, 32, 32)
         assert f"unmarked=unmarked_2_{attack.unmarked.digest}" in repr(attack)
         assert attack_files(attack, [tmp_path / "photo.png"], tmp_path / attack.name).count("done") == 1
     (tmp_path / "marked" / "2.png").unlink()
     assert repr(parse_attack(text, **folders)) != repr(attack)
+
+
+def test_sizes_come_from_the_images(pictures):
+    """Squares are as large as the shorter side of the first marked image, up to a limit; unmarked ones follow."""
+    wide, tall, huge = pictures(1, 20, 40)[0], pictures(1, 50, 30)[0], torch.rand(3, 300, 400)
+    assert Examples.of([wide, tall]).size == 20
+    assert Examples.of([tall, wide]).size == 30
+    assert Examples.of([huge]).size == LARGEST
+    assert Examples.of([huge], size=280).size == 280
+    attack = AveragingRemoval(marked=wide[None], unmarked=tall[None])
+    assert (attack.marked.size, attack.unmarked.size) == (20, 20)
+    assert AveragingRemoval(marked=wide[None], size=24).marked.size == 24
+
+
+def test_collections_are_equal_if_their_images_are(pictures):
+    images = pictures(2, 8, 8)
+    one, same, other = Examples(images), Examples(images.clone()), Examples(images.flip(0))
+    assert one == same != other
+    assert len({one, same, other}) == 2
+    assert one != Examples(images, "named")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +195,7 @@ def test_folders(collected, tmp_path):
         (lambda: SurrogateRemoval(fit_steps=0), ValueError, "expected fit_steps >= 1, got 0"),
         (lambda: AveragingRemoval(marked=torch.rand(2, 3, 8, 8), count=3), ValueError, "a count of 1 to 2 marked"),
         (lambda: AveragingRemoval(count=0), ValueError, "expected a count of 1 to as many as there are"),
+        (lambda: AveragingRemoval(size=0), ValueError, "expected a size >= 1, got 0"),
         (lambda: AveragingRemoval(radius=0), ValueError, "expected a radius above 0, got 0"),
         (lambda: Examples(torch.rand(2, 3, 8, 9)), ValueError, r"expected examples of shape \(N, 3, S, S\)"),
         (lambda: Examples.of([]), ValueError, "expected at least one example, got none"),

@@ -8,9 +8,10 @@ import torch
 from privgen.attacks import Embedding, ExtractorForgery, ExtractorRemoval, attack_files, get_attack, parse_attack
 from privgen.attacks.adaptive.extractor import hinge
 from privgen.attacks.adaptive.pgd import descend
-from privgen.attacks.purification.denoiser import encode_latents
+from privgen.diffusion.latents import encode
 from privgen.errors import PrivgenError
 from privgen.models.extractor import Extractor
+from privgen.models.initialise import seeded_weights
 
 
 N_BITS = 8
@@ -26,8 +27,7 @@ def pipeline(tiny):
 @pytest.fixture(scope="module")
 def extractor(pipeline, pictures):
     """An extractor of 8 bits with random filters, whitened on pictures."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_weights(0):
         network = Extractor.from_vae(pipeline.vae, N_BITS, pilots=4).eval()
     with torch.no_grad():
         network.fit_whitening(network(pictures(40, 32, 32, seed=7)))
@@ -125,7 +125,7 @@ def test_forgery_reads_its_message_from_marked_images(extractor, pictures, seede
 def test_embedding_goes_away_in_latents(pipeline, pictures, seeded):
     """Farther than noise of the same size."""
     images = pictures(2, 32, 32)
-    latents = lambda x: encode_latents(pipeline.vae, 2 * x - 1)  # noqa: E731
+    latents = lambda x: encode(pipeline.vae, x)  # noqa: E731
     attacked = Embedding(strength=4, steps=10, model=pipeline)(images, generator=seeded(1, 2))
     noise = (attacked - images).abs() * torch.randn(images.shape, generator=seeded(3)).sign()
     moved, shaken = ((latents(x) - latents(images)).norm() for x in (attacked, (images + noise).clamp(0, 1)))

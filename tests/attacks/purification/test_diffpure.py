@@ -103,7 +103,7 @@ def test_strength_is_of_1000(tiny_ddpm, pictures, seeded):
 def test_text_models_get_the_empty_prompt(tiny_pipe):
     denoiser = denoiser_of(tiny_pipe)
     assert denoiser.space == "latent"
-    assert (denoiser.factor, denoiser.multiple, denoiser.size) == (2, 4, 32)
+    assert (denoiser.patch, denoiser.multiple, denoiser.size) == (2, 4, 32)
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     empty = tiny_pipe.encode_prompt("", tiny_pipe.device, 1, False)[0].expand(2, -1, -1)
     raw = tiny_pipe.unet(x, 300, encoder_hidden_states=empty).sample

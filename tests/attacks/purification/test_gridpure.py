@@ -8,6 +8,7 @@ from privgen.attacks.draws import spawn
 from privgen.attacks.purification.denoiser import denoiser_of
 from privgen.attacks.purification.diffpure import purify
 from privgen.attacks.purification.gridpure import purify_tiles, tile_starts
+from privgen.errors import PrivgenError
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,7 @@ def test_one_tile_is_diffpure(denoiser, pictures, seeded):
 def test_overlaps_are_means(denoiser, pictures, seeded):
     images = pictures(1, 16, 24)
     found = purify_tiles(denoiser, images, 5, [seeded(1)], tile=16, stride=8)
-    own = spawn([seeded(1)] * 1 + [None])[:1]
-    left = purify(denoiser, images[..., :16], 5, own)
+    left = purify(denoiser, images[..., :16], 5, spawn([seeded(1)]))
     torch.testing.assert_close(found[..., :8], left[..., :8], atol=1e-5, rtol=0)
     shared = seeded(1)
     first, second = spawn([shared, shared])
@@ -52,19 +52,10 @@ def test_overlaps_are_means(denoiser, pictures, seeded):
 
 
 @torch.no_grad()
-def test_contract(denoiser, pictures, seeded):
+def test_contract(denoiser, pictures, seeded, keeps_contract):
     attack = GrIDPure(strength=2, t_star=3, model=denoiser)
     images = pictures(2, 21, 35)
-    before, state = images.clone(), torch.random.get_rng_state()
-    batch = attack(images, generator=seeded(5, 6))
-    assert torch.equal(images, before), "the input was changed in place"
-    assert torch.equal(state, torch.random.get_rng_state()), "the global generator was used"
-    assert batch.shape == images.shape
-    assert 0 <= batch.min() <= batch.max() <= 1
-    assert not torch.allclose(batch, images, atol=0.01)
-    assert torch.equal(batch, attack(images, generator=seeded(5, 6)))
-    single = [attack(image[None], generator=seeded(seed)) for image, seed in zip(images, (5, 6), strict=True)]
-    torch.testing.assert_close(batch, torch.cat(single), atol=1e-4, rtol=0)
+    keeps_contract(attack, images)
     shared = seeded(0)
     single = torch.cat([attack(image[None], generator=shared) for image in images])
     torch.testing.assert_close(attack(images, generator=seeded(0)), single, atol=1e-4, rtol=0)
@@ -98,6 +89,18 @@ def test_blend(denoiser, pictures, seeded):
 def test_sides_below_a_tile(size, denoiser, seeded):
     attack = GrIDPure(strength=1, t_star=1, model=denoiser)
     assert attack(torch.full((1, 3, *size), 0.5), generator=seeded(0)).shape[2:] == size
+
+
+@torch.no_grad()
+def test_a_model_without_a_size_needs_a_tile(tiny_ddpm, pictures, seeded):
+    pipeline = tiny_ddpm()
+    pipeline.unet.register_to_config(sample_size=None)
+    with pytest.raises(PrivgenError, match="gridpure: this model does not say its image size; give --tile"):
+        GrIDPure(model=pipeline)(pictures(1, 16, 16), generator=seeded(0))
+    assert GrIDPure(1, t_star=1, tile=8, model=pipeline)(pictures(1, 16, 16), generator=seeded(0)).shape[2:] == (
+        16,
+        16,
+    )
 
 
 @pytest.mark.parametrize(

