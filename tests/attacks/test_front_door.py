@@ -118,7 +118,7 @@ VALUES = [known() for known in list_attacks()] + [
     Sequence(Crop(0.5, place="centre"), JPEG(70)),
     RandomDistortion(per_sample=True),
     ExtractorForgery(bits=(1, 0, 1)),
-    AveragingRemoval(marked=Examples(torch.rand(2, 3, 8, 8)), count=1),
+    AveragingRemoval(marked=Examples(torch.linspace(0, 1, 384).view(2, 3, 8, 8)), count=1),
 ]
 
 
