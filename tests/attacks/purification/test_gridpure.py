@@ -97,10 +97,8 @@ def test_a_model_without_a_size_needs_a_tile(tiny_ddpm, pictures, seeded):
     pipeline.unet.register_to_config(sample_size=None)
     with pytest.raises(PrivgenError, match="gridpure: this model does not say its image size; give --tile"):
         GrIDPure(model=pipeline)(pictures(1, 16, 16), generator=seeded(0))
-    assert GrIDPure(1, t_star=1, tile=8, model=pipeline)(pictures(1, 16, 16), generator=seeded(0)).shape[2:] == (
-        16,
-        16,
-    )
+    tiled = GrIDPure(1, t_star=1, tile=8, model=pipeline)
+    assert tiled(pictures(1, 16, 16), generator=seeded(0)).shape[2:] == (16, 16)
 
 
 @pytest.mark.parametrize(
