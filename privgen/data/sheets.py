@@ -23,13 +23,16 @@ _FONT_SIZE = 11
 _GAP = 8
 
 
-def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
+def contact_sheet(
+    images: Sequence[Image.Image], captions: Sequence[str], columns: int, *, font_size: int = _FONT_SIZE
+) -> Image.Image:
     """Pictures in rows, their captions wrapped under them.
 
     Args:
-        images: of any sizes; every cell is as large as the largest.
+        images: of any sizes; a column is as wide as its widest picture, a row as tall as its tallest.
         captions: one a picture; empty ones take no room.
         columns: pictures a row.
+        font_size: of the captions, in pixels.
 
     Returns:
         An RGB picture.
@@ -43,19 +46,22 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
             f"got {len(images)}, {len(captions)} and {columns}"
         )
     columns = min(columns, len(images))
-    font = ImageFont.load_default(_FONT_SIZE)
-    width, height = max(i.width for i in images), max(i.height for i in images)
-    texts = ["\n".join(_wrap(caption, width, font)) for caption in captions]
-    rows = math.ceil(len(images) / columns)
+    rows = [range(first, min(first + columns, len(images))) for first in range(0, len(images), columns)]
+    font = ImageFont.load_default(font_size)
+    widths = [max(image.width for image in images[column::columns]) for column in range(columns)]
+    heights = [max(images[i].height for i in row) for row in rows]
+    texts = ["\n".join(_wrap(text, widths[i % columns], font)) for i, text in enumerate(captions)]
     # Every row is as tall as its longest caption asks for.
-    below = [_text_height(texts[r * columns : (r + 1) * columns], font) for r in range(rows)]
-    tops = [_GAP + sum(height + b + _GAP for b in below[:r]) for r in range(rows)]
-    sheet = Image.new("RGB", (_GAP + columns * (width + _GAP), tops[-1] + height + below[-1] + _GAP), "white")
+    below = [_text_height([texts[i] for i in row], font) for row in rows]
+    lefts = [_GAP + sum(width + _GAP for width in widths[:column]) for column in range(columns + 1)]
+    tops = [_GAP + sum(h + b + _GAP for h, b in zip(heights[:r], below, strict=False)) for r in range(len(rows) + 1)]
+    sheet = Image.new("RGB", (lefts[-1], tops[-1]), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
-        left, top = _GAP + i % columns * (width + _GAP), tops[i // columns]
-        sheet.paste(image.convert("RGB"), (left, top))
-        pen.multiline_text((left, top + height + 3), text, fill="black", font=font, spacing=2)
+    for r, row in enumerate(rows):
+        for column, i in enumerate(row):
+            sheet.paste(images[i].convert("RGB"), (lefts[column], tops[r]))
+            place = (lefts[column], tops[r] + heights[r] + 3)
+            pen.multiline_text(place, texts[i], fill="black", font=font, spacing=2)
     return sheet
 
 
@@ -111,13 +117,16 @@ def save_picture(image: Image.Image, path: str | os.PathLike[str], *, overwrite:
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Lines of whole words that fit; a word longer than a line stays whole."""
+    """Lines of whole words that fit; a word longer than a line stays whole, and line breaks stay."""
     lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
+    for paragraph in text.splitlines():
+        words = paragraph.split()
+        lines += words[:1]
+        for word in words[1:]:
+            if font.getlength(f"{lines[-1]} {word}") <= width:
+                lines[-1] += f" {word}"
+            else:
+                lines.append(word)
     return lines
 
 
