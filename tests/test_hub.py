@@ -1,4 +1,5 @@
 import json
+import os
 from pkgutil import resolve_name
 
 import pytest
@@ -253,7 +254,8 @@ from transformers.utils import logging as transformers_logging
 print(diffusers_logging.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled())
 print(are_progress_bars_disabled(), transformers_logging.get_verbosity() == transformers_logging.WARNING)
 """
-    result = python("-c", code)
+    environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
+    result = python("-c", code, env=environment)
     assert (result.stdout.split(), result.stderr) == (["True", "True", "False", "True"], "")
 
 

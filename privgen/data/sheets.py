@@ -1,4 +1,4 @@
-"""Contact sheets: many captioned pictures on one, and pictures as files."""
+"""Contact sheets: many pictures on one, each with its caption."""
 
 import io
 import math
@@ -23,19 +23,22 @@ _FONT_SIZE = 11
 _GAP = 8
 
 
-def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
-    """Lay out pictures in rows, each with its caption under it.
+def contact_sheet(
+    images: Sequence[Image.Image], captions: Sequence[str], columns: int, *, font_size: int = _FONT_SIZE
+) -> Image.Image:
+    """Pictures in rows, their captions wrapped under them.
 
     Args:
-        images: of any sizes. Every cell is as large as the largest of them.
-        captions: one for each picture. Empty captions take no room.
-        columns: pictures in a row.
+        images: of any sizes; a column is as wide as its widest picture, a row as tall as its tallest.
+        captions: one a picture; empty ones take no room.
+        columns: pictures a row.
+        font_size: of the captions, in pixels.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: there are no pictures, more or fewer captions than pictures, or no columns.
+        ValueError: no pictures, captions that do not match them in number, or no columns.
     """
     if not images or len(images) != len(captions) or columns < 1:
         raise ValueError(
@@ -43,19 +46,22 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
             f"got {len(images)}, {len(captions)} and {columns}"
         )
     columns = min(columns, len(images))
-    font = ImageFont.load_default(_FONT_SIZE)
-    width, height = max(i.width for i in images), max(i.height for i in images)
-    texts = ["\n".join(_wrap(caption, width, font)) for caption in captions]
-    rows = math.ceil(len(images) / columns)
-    # Each row has room for its longest caption.
-    below = [_text_height(texts[r * columns : (r + 1) * columns], font) for r in range(rows)]
-    tops = [_GAP + sum(height + b + _GAP for b in below[:r]) for r in range(rows)]
-    sheet = Image.new("RGB", (_GAP + columns * (width + _GAP), tops[-1] + height + below[-1] + _GAP), "white")
+    rows = [range(first, min(first + columns, len(images))) for first in range(0, len(images), columns)]
+    font = ImageFont.load_default(font_size)
+    widths = [max(image.width for image in images[column::columns]) for column in range(columns)]
+    heights = [max(images[i].height for i in row) for row in rows]
+    texts = ["\n".join(_wrap(text, widths[i % columns], font)) for i, text in enumerate(captions)]
+    # Every row is as tall as its longest caption asks for.
+    below = [_text_height([texts[i] for i in row], font) for row in rows]
+    lefts = [_GAP + sum(width + _GAP for width in widths[:column]) for column in range(columns + 1)]
+    tops = [_GAP + sum(h + b + _GAP for h, b in zip(heights[:r], below, strict=False)) for r in range(len(rows) + 1)]
+    sheet = Image.new("RGB", (lefts[-1], tops[-1]), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
-        left, top = _GAP + i % columns * (width + _GAP), tops[i // columns]
-        sheet.paste(image.convert("RGB"), (left, top))
-        pen.multiline_text((left, top + height + 3), text, fill="black", font=font, spacing=2)
+    for r, row in enumerate(rows):
+        for column, i in enumerate(row):
+            sheet.paste(images[i].convert("RGB"), (lefts[column], tops[r]))
+            place = (lefts[column], tops[r] + heights[r] + 3)
+            pen.multiline_text(place, texts[i], fill="black", font=font, spacing=2)
     return sheet
 
 
@@ -66,8 +72,8 @@ def outline(
 
     Args:
         pixels: (3, height, width) in [0, 1].
-        masks: (objects, height, width) in [0, 1]. An object lies where its mask is at least one half.
-        colours: RGB from 0 to 255, for the first object, the second and so on, and then again from the first.
+        masks: (objects, height, width) in [0, 1]; an object is where its mask is at least one half.
+        colours: of the outlines, from 0 to 255, in turn.
 
     Returns:
         A new picture of the same shape and range.
@@ -82,16 +88,16 @@ def outline(
 
 
 def picture(pixels: NDArray[np.float32]) -> Image.Image:
-    """Convert pixels, (3, height, width) in [0, 1], to a Pillow image."""
+    """Pixels (3, height, width) in [0, 1] as a Pillow image."""
     samples = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(samples.transpose(1, 2, 0)))
 
 
 def encode_picture(image: Image.Image, path: str | os.PathLike[str]) -> bytes:
-    """Encode a Pillow image in the format that the suffix of a file name stands for.
+    """A Pillow image as the bytes of a file of this name.
 
     Raises:
-        UsageError: the suffix stands for no format that is written here.
+        UsageError: the suffix is not that of a picture.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
@@ -102,28 +108,30 @@ def encode_picture(image: Image.Image, path: str | os.PathLike[str]) -> bytes:
 
 
 def save_picture(image: Image.Image, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a Pillow image to a file, whole or not at all.
+    """Write a Pillow image, whole or not at all.
 
     Raises:
-        UsageError: see `encode_picture`.
-        PrivgenError: the file exists and `overwrite` is off, or it cannot be written.
+        PrivgenError: the file exists and may not be replaced, or it cannot be written.
     """
     write_bytes(path, encode_picture(image, path), overwrite=overwrite)
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Break a text into lines that fit. A word that is longer than a line is not broken."""
+    """Lines of whole words that fit; a word longer than a line stays whole, and line breaks stay."""
     lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
+    for paragraph in text.splitlines():
+        words = paragraph.split()
+        lines += words[:1]
+        for word in words[1:]:
+            if font.getlength(f"{lines[-1]} {word}") <= width:
+                lines[-1] += f" {word}"
+            else:
+                lines.append(word)
     return lines
 
 
 def _text_height(texts: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    # The bottom of the box is measured from the text's origin, so it includes the ascent.
+    # The bottom of the box counts from the text's origin, so it holds the ascent too.
     boxes = [pen.multiline_textbbox((0, 0), text, font=font, spacing=2) for text in texts if text]
     return 3 + math.ceil(max((box[3] for box in boxes), default=0))

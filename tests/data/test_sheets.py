@@ -37,8 +37,29 @@ def test_rows_are_as_tall_as_their_captions():
 def test_other_modes_and_sizes():
     images = [Image.new("L", (10, 50), 128), Image.new("RGBA", (60, 10), (1, 2, 3, 255))]
     sheet = contact_sheet(images, ["", ""], 9)
-    assert sheet.size[0] == 8 + 2 * 68
-    assert sheet.getpixel((8 + 68, 8)) == (1, 2, 3)
+    assert sheet.size[0] == 8 + (10 + 8) + (60 + 8)
+    assert sheet.getpixel((8 + 10 + 8, 8)) == (1, 2, 3)
+
+
+def test_columns_are_as_wide_and_rows_as_tall_as_they_need():
+    sizes = [(10, 50), (60, 10), (20, 5), (30, 15)]
+    sheet = contact_sheet([coloured("red", size) for size in sizes], [""] * 4, 2)
+    columns, rows = [8, 8 + 20 + 8], [8, 8 + 50 + 3 + 8]
+    assert sheet.size == (8 + 20 + 8 + 60 + 8, 8 + 50 + 3 + 8 + 15 + 3 + 8)
+    red = np.asarray(sheet)[..., 1] == 0
+    for (width, height), left, top in zip(sizes, columns * 2, [rows[0]] * 2 + [rows[1]] * 2, strict=True):
+        assert red[top : top + height, left : left + width].all()
+    assert red.sum() == sum(width * height for width, height in sizes)
+
+
+def test_captions_have_the_size_that_is_asked_for():
+    small, large = (contact_sheet([coloured("red")], ["a"], 1, font_size=size).height for size in (11, 22))
+    assert large - small >= 8
+
+
+def test_line_breaks_of_captions_stay():
+    one, two = (contact_sheet([coloured("red", (200, 10))], [text], 1).height for text in ("a b", "a\nb"))
+    assert two > one
 
 
 @pytest.mark.parametrize(("n", "captions", "columns"), [(0, [], 1), (2, ["a"], 1), (1, ["a"], 0)])
