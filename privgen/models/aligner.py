@@ -20,10 +20,11 @@ _MOST_KEPT = 512  # parts of the canvas whose filters are kept: those of a plain
 class Aligner(ModelMixin, ConfigMixin):
     """Reads a mark from any part of the canvas, by a closed form.
 
-    A mark adds the patterns P of its bits to an image's latents; the image's content is noise of covariance S. Both are
-    known, so the best linear reader of any part is known too (linear minimum mean square error; S. Kay, Fundamentals of
-    Statistical Signal Processing I, chapter 12). A bit whose pattern lies beyond the edge reads as nothing, a bit of which
-    half is there reads half as clearly, and content that goes on from place to place is told apart from marks.
+    A mark adds the patterns P of its bits to an image's latents; the image's content is noise of covariance S. Both
+    are known, so the best linear reader of any part is known too (linear minimum mean square error; S. Kay,
+    Fundamentals of Statistical Signal Processing I, chapter 12). A bit whose pattern lies beyond the edge reads as
+    nothing, a bit of which half is there reads half as clearly, and content that goes on from place to place is told
+    apart from marks.
 
     In evaluation mode the aligner keeps the filters of each part, because a search looks at the same parts of all
     images. If you change patterns or covariance, call `forget`.

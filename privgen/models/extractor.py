@@ -25,8 +25,8 @@ class Extractor(ModelMixin, ConfigMixin):
 
     Marks are written in the latents, so they are read there ("Your Text Encoder Can Be An Object-Level Watermarking
     Controller", https://huggingface.co/papers/2503.11945, pre-training of the extractor). There is one filter for each
-    bit. It gives -1 or 1 for a mark, and noise for the image's content. Further filters, the pilots, respond to content
-    only; they estimate the variance of that noise in the image at hand, and logits are divided by it.
+    bit. It gives -1 or 1 for a mark, and noise for the image's content. Further filters, the pilots, respond to
+    content only; they estimate the variance of that noise in the image at hand, and logits are divided by it.
 
     To a linear filter, content is noise. A U-Net that was first trained to denoise the latents knows what content
     looks like. It adds to the logits; this helps where little is left of a mark.
@@ -187,7 +187,7 @@ class Extractor(ModelMixin, ConfigMixin):
         self.whitening.copy_(vectors @ torch.diag((values + 1e-6).rsqrt()) @ vectors.T)
 
     def apply_whitening(self, logits: Tensor) -> Tensor:
-        """Whiten quiet logits (B, n_bits), and only scale loud ones: those carry a mark, whose bits would disturb each other."""
+        """Whiten quiet logits (B, n_bits), and only scale loud ones, which carry a mark: its bits would mix otherwise."""
         centred, whitening = logits - self.mean.float(), self.whitening.float()
         white, scaled = centred @ whitening, centred * whitening.diagonal()
         loud = (white.square().mean(dim=1, keepdim=True) - _LOUD[0]) / (_LOUD[1] - _LOUD[0])

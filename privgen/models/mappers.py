@@ -15,8 +15,8 @@ def signs(bits: Tensor) -> Tensor:
 class LatentMapper(ModelMixin, ConfigMixin):
     """The residual encoder R(m): maps message bits to a pattern that is added to the latents.
 
-    It is a linear map of the bits, as in the paper ("Your Text Encoder Can Be An Object-Level Watermarking Controller",
-    https://huggingface.co/papers/2503.11945, pre-training of the extractor).
+    It is a linear map of the bits, as in the paper ("Your Text Encoder Can Be An Object-Level Watermarking
+    Controller", https://huggingface.co/papers/2503.11945, pre-training of the extractor).
 
     Args:
         n_bits: bits of a message.

@@ -154,8 +154,8 @@ class Watermark:
             with mark.on(pipe, key):
                 images = pipe("a cat").images
 
-        The pipeline is as before when the block ends, also after an exception. Without the mark, images are bit for bit
-        those of the pipeline.
+        The pipeline is as before when the block ends, also after an exception. Without the mark, images are bit for
+        bit those of the pipeline.
 
         Args:
             pipe: any Diffusers text-to-image pipeline whose autoencoder has the latents that the networks were made

@@ -2,8 +2,8 @@
 
 An image is first read as it is. If that finds nothing, each key's message is looked for on a grid of poses: angles of
 the whole canvas, and windows that are not turned; and from the best pose uphill. If that finds nothing either, it is
-looked for in windows that are turned. The three readings share the false-positive rate. Half of it goes to the image as
-it is, because most images are neither cut out nor turned, and a quarter to each search.
+looked for in windows that are turned. The three readings share the false-positive rate. Half of it goes to the image
+as it is, because most images are neither cut out nor turned, and a quarter to each search.
 
 The search climbs the correlation of message and logits. It tries each key at many poses, and one of them matches by
 chance more easily. So p-values are multiplied by the number of poses, `places_of` (Bonferroni). For the grid that is

@@ -82,8 +82,8 @@ def embed_files(
 ) -> EmbeddedFiles:
     """Mark image files and write them, at their own size, mode and precision, into a folder.
 
-    A file that cannot be read or written does not stop the rest. If you repeat the call after an interruption, it skips
-    what it has made already.
+    A file that cannot be read or written does not stop the rest. If you repeat the call after an interruption, it
+    skips what it has made already.
 
     Args:
         paths: image files, and folders of them.

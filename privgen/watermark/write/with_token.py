@@ -1,9 +1,9 @@
 """Marks on existing images by text alone: the carrier `token` for a photograph that no prompt has made.
 
 "Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945) marks the images that it
-generates. Here a photograph enters the same loop late. It is encoded, noised to the first timestep at or below tau of the
-sampling schedule, and denoised twice, without and with the token, deterministically (DDIM). The difference of the two
-results is the mark.
+generates. Here a photograph enters the same loop late. It is encoded, noised to the first timestep at or below tau of
+the sampling schedule, and denoised twice, without and with the token, deterministically (DDIM). The difference of the
+two results is the mark.
 """
 
 import torch
