@@ -1,4 +1,4 @@
-"""The detector of hallucinations inside any pipeline: one more network call for a finished batch."""
+"""Detect hallucinations in any pipeline: the network is called once more for a finished batch."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,23 +16,28 @@ from privgen.hallucination.running_variance import WATCHED
 from privgen.hallucination.scheduler import AmplifiedScheduler, amplified
 
 
+<<<<<<< HEAD
 DETECTOR = HallucinationDetector((800,))
 """At the noise level at which a network decides what is there; chosen on shapes and on scenes."""
+=======
+DETECTOR = Detector((800,))
+"""Default detector. At timestep 800 a network decides what an image shows; this was chosen on shapes and scenes."""
+>>>>>>> words
 
 
 class PipelineDetector:
-    """What a pipeline's network says of the batch that it has just made.
+    """Scores the batch that a pipeline has just made. `detecting` makes it.
 
-    The network is asked with the conditions of its last call, so with the prompt; under classifier-free guidance that
-    is the second half of them. Made by `detecting`.
+    The network is called with the conditions of its last call, which include the prompt. With classifier-free guidance
+    these are the second half of the conditions.
 
     Args:
-        pipeline: whose network it is.
-        scheduler: that it steps with.
-        detector: what is asked.
+        pipeline: pipeline whose network is called.
+        scheduler: scheduler of the pipeline.
+        detector: computes scores from the network's predictions.
 
     Raises:
-        UsageError: the scheduler is not for a network with DDPM's noise schedule.
+        UsageError: the scheduler does not have DDPM's noise schedule.
     """
 
     def __init__(
@@ -50,20 +55,20 @@ class PipelineDetector:
         self._asking = False
 
     def note(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Remember a call of the network; a forward pre-hook."""
+        """Remember a call of the network. This is a forward pre-hook."""
         if not self._asking:
             self._call = Call(args, dict(kwargs))
 
     @torch.no_grad()
     def scores(self) -> Tensor:
-        """Of the batch, (B,); high ones tell of hallucinations.
+        """Return a score for each image of the batch, (B,). High scores hint at hallucinations.
 
         Raises:
-            UsageError: nothing has been made.
+            UsageError: the pipeline has not made a batch yet.
         """
         made, call = self.scheduler.last_sample, self._call
         if made is None or call is None:
-            raise UsageError("Nothing has been made that could be looked at; call the pipeline first.")
+            raise UsageError("There are no images to score yet; call the pipeline first.")
         dtype = next(self.network.parameters()).dtype
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
@@ -86,7 +91,7 @@ class Call:
     kwargs: dict[str, Any]
 
     def with_inputs(self, x: Tensor, t: Tensor) -> tuple[list[Any], dict[str, Any]]:
-        """The same for the last rows, with another sample and timestep."""
+        """Return the call's arguments for its last rows, with another sample and timestep."""
         rows = len(self.args[0] if self.args else self.kwargs[_sample_name(self.kwargs)])
         chosen = slice(rows - len(x), rows)
         args = [_rows(value, chosen, rows) for value in self.args]
@@ -111,18 +116,18 @@ def detecting(
     *,
     detector: HallucinationDetector = DETECTOR,
 ) -> Iterator[PipelineDetector]:
-    """Lend a pipeline a scheduler that is watched, and its network a hook; afterwards it has neither.
+    """Watch a pipeline, so that its batches can be scored. At the end the pipeline is restored.
 
     Args:
         pipeline: any pipeline with one scheduler, and a network that is its `unet` or `transformer`.
-        amplification: of the score while it samples.
-        detector: what is asked.
+        amplification: how to change the score while the pipeline samples; None leaves it as it is.
+        detector: computes scores from the network's predictions.
 
     Yields:
-        Whose `scores` are those of the batch that was made last.
+        A detector. Its `scores` are those of the latest batch.
 
     Raises:
-        UsageError: as `PipelineDetector` says.
+        UsageError: see `PipelineDetector`.
     """
     with amplified(pipeline, amplification, watch=WATCHED) as scheduler:
         found = PipelineDetector(pipeline, scheduler, detector)
@@ -134,7 +139,7 @@ def detecting(
 
 
 def _rows(value: Any, chosen: slice, of: int) -> Any:
-    """The rows of a condition, which may be nested, and None."""
+    """Return some rows of a condition, which may be nested or None."""
     if isinstance(value, Tensor):
         return value[chosen] if value.ndim and len(value) == of else value
     if isinstance(value, Mapping):

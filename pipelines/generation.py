@@ -1,4 +1,4 @@
-"""Generate images from a prompt into files, plain or marked."""
+"""Generate images from a prompt and write them to files, plain or marked."""
 
 import inspect
 import io
@@ -34,17 +34,17 @@ from privgen.watermark.write.mark_spec import Carrier, KeyMark
 
 
 LEDGER = "images.jsonl"
-"""In the output folder: what its images were made from, so that an interrupted batch goes on."""
+"""File in the output folder that records how its images were made, so that an interrupted batch can go on."""
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """One image.
+    """One generated image.
 
     Attributes:
-        file: where it is.
-        seed: its own; the same seed alone gives the same image.
-        status: "done", "skipped" (the same call had made it before), or "rejected" (it was not written).
+        file: path of the image.
+        seed: seed of the image.
+        status: "done", "skipped" (an earlier run of the same call made it), or "rejected" (it was not written).
     """
 
     file: str
@@ -54,14 +54,22 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """What one call made.
+    """The result of one call.
 
     Attributes:
+<<<<<<< HEAD
         prompt: what the images show.
         model: as it was named.
         key: name of the key whose mark they carry; None for plain images, and for marks of a token alone.
         key_id: its public id; None for plain images.
         carrier: what the mark was written with; None for plain images.
+=======
+        prompt: the prompt.
+        model: the model, as the caller named it.
+        key: name of the key that marks the images; None for plain images.
+        key_id: public id of the key; None for plain images.
+        carrier: carrier of the marks; None for plain images.
+>>>>>>> words
         images: one entry for each image.
     """
 
@@ -75,13 +83,12 @@ class GeneratedImages:
 
 @dataclass(frozen=True)
 class HallucinationControl:
-    """What is done against hallucination while images are generated.
+    """How to reduce hallucinations while images are generated.
 
     Attributes:
-        amplification: of the score; None samples as the model's scheduler does.
-        reject: fraction of the images, in [0, 1), to leave out: those in which the network sees most noise when it is
-            asked once more, see `privgen.pipelines.detecting`. All images are made before any is written, so such a
-            call cannot be resumed.
+        amplification: how to change the score; None leaves it as it is.
+        reject: fraction of the images, in [0, 1), to leave out: those with the highest scores of the detector, see
+            `privgen.pipelines.detecting`. All images are made before any is written, so such a call cannot be resumed.
     """
 
     amplification: Amplification | None = None
@@ -101,24 +108,26 @@ def generate_files(
 ) -> GeneratedImages:
     """Generate images and write them.
 
-    PNG files say in text chunks what made them: prompt, seed, model, settings and this package's version, but nothing
-    of a mark. If you repeat a call for several images after an interruption, it skips those that it has made already.
+    PNG files have text chunks with the prompt, seed, model, settings and version of this package, but with nothing
+    about a mark. If you repeat a call for several images after an interruption, it skips those that it has made
+    already.
 
     Args:
-        prompt: what the images show.
-        output: the image's file; or, for several images, a folder, in which they are named by their seeds.
-        seeds: one for each image; the same seed gives the same image.
-        networks: of the model; by default those of mini.
-        sampling: how images are sampled.
-        mark: whose mark they carry, and how it is written; None for plain images.
-        control: what is done against hallucination.
-        batch: how files are written.
+        prompt: the prompt.
+        output: file of the image; for several images a folder, in which the files are named by seed.
+        seeds: one for each image. The same seed gives the same image.
+        networks: the model's networks, by default those of mini.
+        sampling: how to sample images.
+        mark: key of the mark, and how to write it; None for plain images.
+        control: how to reduce hallucinations.
+        batch: how to write files.
 
     Raises:
-        UsageError: an output that does not fit the number of images, a prompt too long for a token, a fraction to
-            reject that is none of the images or all, a mark that cannot be written so, or a scheduler that cannot be
+        UsageError: the output does not fit the number of images, the prompt leaves no room for a token, the fraction
+            to reject is none or all of the images, the mark cannot be written this way, or the scheduler cannot be
             amplified.
-        PrivgenError: an output exists or cannot be written; the model, or a network of it, cannot be found or read.
+        PrivgenError: an output exists or cannot be written; or the model, or one of its networks, cannot be found or
+            read.
     """
     networks, sampling = networks or Networks(safety_checker=True), sampling or Sampling()
     control, batch = control or HallucinationControl(), batch or BatchOptions()
@@ -165,7 +174,7 @@ def generate_files(
 def _work(
     prompt: str, networks: Networks, sampling: Sampling, mark: KeyMark | None, control: HallucinationControl
 ) -> str:
-    """All that a file depends on beside its seed and this package's version; the key by its public id."""
+    """Fingerprint everything that a file depends on, except its seed and the version of this package."""
     source = resolve_model(networks.model) if networks.model is not None else _weights_of(networks)
     key = None if mark is None else [mark.key_id, asdict(mark.spec), _token_fingerprint(mark.token)]
     amplification = None if control.amplification is None else asdict(control.amplification)
@@ -187,14 +196,14 @@ def _marking(networks: Networks, mark: KeyMark | None) -> AbstractContextManager
 
 
 def _weights_of(networks: Networks) -> str:
-    """A fingerprint of a pipeline that was put together in memory."""
+    """Fingerprint a pipeline that was not loaded from a model."""
     pipe = networks.pipeline
     modules = [module for module in pipe.components.values() if isinstance(module, torch.nn.Module)]
     return settings_fingerprint(*(weights_fingerprint(module) for module in modules))
 
 
 def _complete(sampling: Sampling, networks: Networks) -> Sampling:
-    """Sampling with the model's own guidance scale and batch size where nothing else is asked for."""
+    """Replace a guidance scale or batch size of None by the model's own."""
     own = networks.model in EMBEDDED
     scale, size = sampling.guidance_scale, sampling.batch_size
     if scale is None:
@@ -207,7 +216,14 @@ def _complete(sampling: Sampling, networks: Networks) -> Sampling:
 def _about(
     prompt: str, networks: Networks, sampling: Sampling, amplification: Amplification | None
 ) -> dict[str, object]:
+<<<<<<< HEAD
     """What text chunks say of an image."""
+=======
+    """Return the text chunks of an image."""
+    model = str(networks.model)
+    # Only a folder's own name, not its path.
+    name = Path(model).name if networks.model is not None and Path(resolve_model(model)).is_dir() else model
+>>>>>>> words
     return {
         "prompt": prompt,
         "steps": sampling.steps,
@@ -220,7 +236,7 @@ def _about(
 
 
 def _targets(output: Path, seeds: Sequence[int]) -> dict[int, Path]:
-    """File by seed."""
+    """Return the output file for each seed."""
     looks_like_file = output.suffix.lower() in SAVE_FORMATS
     if len(seeds) == 1:
         if not looks_like_file:
@@ -239,7 +255,7 @@ def _sampled(
     control: HallucinationControl,
     bar: Any,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Seeds and their images, each (3, height, width) in [0, 1], as they are made; those to reject are left out."""
+    """Yield seeds and images (3, height, width) in [0, 1] as they are made, without the images to reject."""
 
     def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
         size = sampling.batch_size or 1
@@ -268,7 +284,7 @@ def _sampled(
 
 
 def _encode(pixels: Tensor, suffix: str, about: Mapping[str, object]) -> bytes:
-    """A file's content; as PNG with what the image is about in text chunks."""
+    """Return the content of an image file. A PNG gets `about` as text chunks."""
     kind = SAVE_FORMATS[suffix.lower()]
     if kind != "PNG":
         return encode_image(LoadedImage(pixels), kind)

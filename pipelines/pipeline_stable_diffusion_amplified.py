@@ -1,4 +1,4 @@
-"""Stable Diffusion that hallucinates less, and says which images wavered."""
+"""Stable Diffusion with score amplification, which hallucinates less and tells how uncertain each image was."""
 
 import inspect
 import os
@@ -23,13 +23,13 @@ _PLAIN_EXTRAS = frozenset({"callback", "callback_steps"})
 
 @dataclass
 class StableDiffusionAmplifiedPipelineOutput(BaseOutput):
-    """Images and how much their predictions wavered.
+    """Generated images, and how much the predictions changed while each was made.
 
     Attributes:
         images: as Stable Diffusion returns them: B Pillow images, or an array or tensor for other output types.
         nsfw_content_detected: for each image whether the safety checker found it unsafe; None without a checker.
-        running_variance: for each image the variance of its predicted latents over the watched steps, (B,); high
-            values tell of hallucinations. None when nothing was watched.
+        running_variance: (B,), for each image the variance of its predicted latents over the watched steps. High
+            values hint at hallucinations. None if no steps were watched.
     """
 
     images: list[PIL.Image.Image] | NDArray[np.generic] | Tensor
@@ -40,8 +40,8 @@ class StableDiffusionAmplifiedPipelineOutput(BaseOutput):
 class StableDiffusionAmplifiedPipeline(StableDiffusionPipeline):
     """Stable Diffusion 1 or 2, or mini, with score amplification (arXiv 2606.00377, arXiv 2510.04533).
 
-    It has the components of `StableDiffusionPipeline` and is saved as one. Each call lends it an amplified copy of its
-    scheduler; with any other pipeline, `privgen.hallucination.scheduler.amplified` does the same.
+    It has the components of `StableDiffusionPipeline` and is saved as one. During a call it uses an amplified copy of
+    its scheduler. For other pipelines use `privgen.hallucination.scheduler.amplified`, which does the same.
 
         pipe = load_pipeline("mini", pipeline_class=StableDiffusionAmplifiedPipeline)
         output = pipe("a cat", amplification=Amplification(gamma=1.3, window=(0, 100)), watch=(0, 400))
@@ -56,21 +56,21 @@ class StableDiffusionAmplifiedPipeline(StableDiffusionPipeline):
         watch: Window | None = None,
         **kwargs: Any,
     ) -> "StableDiffusionAmplifiedPipelineOutput | tuple[Any, ...]":
-        """Generate images; without `amplification` bit for bit those of `StableDiffusionPipeline`.
+        """Generate images. Without `amplification` they equal those of `StableDiffusionPipeline` bit for bit.
 
         Args:
-            *args: what `StableDiffusionPipeline` takes.
-            amplification: what to do to the score.
-            watch: lowest and highest timestep, of 1000, whose predictions count for `running_variance`.
-            **kwargs: what `StableDiffusionPipeline` takes by name.
+            *args: positional arguments of `StableDiffusionPipeline`.
+            amplification: how to change the score; None leaves it as it is.
+            watch: lowest and highest timestep, of 1000, of the predictions in `running_variance`.
+            **kwargs: keyword arguments of `StableDiffusionPipeline`.
 
         Returns:
-            The output, or with `return_dict=False` the tuple of its three fields.
+            The output; if `return_dict` is False, the tuple of its three fields.
 
         Raises:
-            TypeError: an argument that neither this class nor Stable Diffusion knows; the latter ignores them.
-            UsageError: a scheduler that cannot be amplified, a gate for which the network says too little, or fewer
-                than two watched steps.
+            TypeError: an argument is unknown. (`StableDiffusionPipeline` ignores unknown arguments.)
+            UsageError: the scheduler cannot be amplified, the gate needs a learned variance that the network does not
+                have, or fewer than two steps are watched.
         """
         bound = _PLAIN.bind(self, *args, **kwargs)
         if unknown := sorted(set(bound.arguments.get("kwargs", {})) - _PLAIN_EXTRAS):

@@ -1,4 +1,4 @@
-"""Stable Diffusion whose images carry a key's mark."""
+"""Stable Diffusion that marks its images with a key."""
 
 import inspect
 import os
@@ -28,14 +28,14 @@ _PLAIN_EXTRAS = frozenset({"callback", "callback_steps"})
 
 @dataclass
 class StableDiffusionWatermarkPipelineOutput(BaseOutput):
-    """Images and whose they are.
+    """Generated images, and the keys that they are marked with.
 
     Attributes:
         images: as Stable Diffusion returns them: B Pillow images, or an array or tensor for other output types.
         nsfw_content_detected: for each image whether the safety checker found it unsafe; None without a checker.
-        key_ids: for each image the public id of its key; None when nothing was marked. (A field `keys` would hide
-            the method of that name that this class inherits from dict.)
-        carrier: what the mark was written with; None when nothing was marked.
+        key_ids: for each image the public id of its key; None if images are not marked. (The field is not called
+            `keys`, because that would hide the method that this class inherits from dict.)
+        carrier: carrier of the marks; None if images are not marked.
     """
 
     images: list[PIL.Image.Image] | NDArray[np.generic] | Tensor
@@ -45,7 +45,7 @@ class StableDiffusionWatermarkPipelineOutput(BaseOutput):
 
 
 def _with_plain_signature(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Show the installed Stable Diffusion's parameters before the function's own keywords."""
+    """Give a function the signature of the installed Stable Diffusion, followed by its own keyword arguments."""
     own = [p for p in inspect.signature(call).parameters.values() if p.kind is p.KEYWORD_ONLY]
     plain = [p for p in _PLAIN.parameters.values() if p.kind is not p.VAR_KEYWORD]
     call.__signature__ = inspect.Signature([*plain, *own])  # type: ignore[attr-defined]
@@ -53,10 +53,10 @@ def _with_plain_signature(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
-    """Stable Diffusion 1 or 2, or mini, with a mark (arXiv 2503.11945).
+    """Stable Diffusion 1 or 2, or mini, that marks its images (arXiv 2503.11945).
 
-    It has the components of `StableDiffusionPipeline` and is saved as one, so that Diffusers alone can load it. The
-    mappers are not components: set them as attributes, or pass them at each call.
+    It has the components of `StableDiffusionPipeline` and is saved as one, so plain Diffusers can load it. The mappers
+    are not components: set them as attributes, or pass them to each call.
 
         pipe = load_pipeline("mini", pipeline_class=StableDiffusionWatermarkPipeline)
         pipe.token_mapper = load_extra("token_mapper", "mini")
@@ -64,9 +64,9 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         output.images[0], output.key_ids[0]
 
     Attributes:
-        token_mapper: message bits to token embedding, for the carrier `token`.
-        latent_mapper: message bits to latent residual, for the carrier `latent`.
-        extractor: what will read the marks, for `robust_steps`.
+        token_mapper: maps message bits to token embeddings, for the carrier `token`.
+        latent_mapper: maps message bits to latent residuals, for the carrier `latent`.
+        extractor: network that will read the marks, for `robust_steps`.
     """
 
     token_mapper: TokenMapperLike | None = None
@@ -89,13 +89,14 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         robust_steps: int = 0,
         **kwargs: Any,
     ) -> "StableDiffusionWatermarkPipelineOutput | tuple[Any, ...]":
-        """Generate images; without key and token bit for bit those of `StableDiffusionPipeline`.
+        """Generate images. Without a key or token they equal those of `StableDiffusionPipeline` bit for bit.
 
         Args:
-            *args: what `StableDiffusionPipeline` takes.
-            key: whose mark all images carry.
-            keys: whose mark each image carries, one for each of prompts times `num_images_per_prompt`, in that order.
+            *args: positional arguments of `StableDiffusionPipeline`.
+            key: key that marks all images.
+            keys: one key for each image: for each prompt in turn, `num_images_per_prompt` keys.
             carrier: "token" appends a token to the prompt late in denoising; "latent" adds a residual to the latents.
+<<<<<<< HEAD
             tau: the mark acts on timesteps t <= tau, on the scale of 1000. By default the token's own, or what its
                 mapper was trained for; the carrier latent adds its residual after the last step by default.
             token: the token to use, instead of the mapper's for a key; its own key need not be given.
@@ -105,14 +106,26 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             robust_steps: rounds in which the residual of the carrier latent is fitted to its image, so that it
                 survives regeneration; see `privgen.watermark.write.robust_mark`.
             **kwargs: what `StableDiffusionPipeline` takes by name.
+=======
+            tau: the mark acts on timesteps t <= tau, on the scale of 1000. By default that of the token, or the one
+                that the token mapper was trained for. By default the carrier latent adds its residual after the last
+                step.
+            token: token to use instead of one that the mapper makes; you need not pass its key.
+            token_mapper: used instead of the attribute.
+            latent_mapper: used instead of the attribute.
+            extractor: used instead of the attribute.
+            robust_steps: number of steps that fit the residual of the carrier latent to its image, so that it survives
+                regeneration; see `privgen.watermark.write.robust_mark`.
+            **kwargs: keyword arguments of `StableDiffusionPipeline`.
+>>>>>>> words
 
         Returns:
-            The output, or with `return_dict=False` the tuple of its four fields.
+            The output; if `return_dict` is False, the tuple of its four fields.
 
         Raises:
-            TypeError: an argument that neither this class nor Stable Diffusion knows; the latter ignores them.
-            UsageError: keys, token, carrier and mappers that do not go together, or no room in a prompt.
-            ValueError: values out of range, shapes that do not fit, or no timestep at or below tau.
+            TypeError: an argument is unknown. (`StableDiffusionPipeline` ignores unknown arguments.)
+            UsageError: keys, token, carrier and mappers do not fit together, or a prompt leaves no room for the token.
+            ValueError: a value is out of range, the shapes do not fit, or no timestep is at or below tau.
         """
         call = _bind(self, args, kwargs)
         mark = CallMark(
@@ -139,7 +152,7 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
 
 
 def _bind(pipe: StableDiffusionPipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The plain pipeline's arguments by name; unlike it, this refuses unknown ones."""
+    """Return the arguments of the plain pipeline by name. Unknown arguments are an error."""
     call = bind_call(StableDiffusionPipeline, pipe, args, kwargs)
     if unknown := sorted(set(call) - set(_PLAIN.parameters) - _PLAIN_EXTRAS):
         raise TypeError(f"unexpected arguments: {', '.join(unknown)}")
@@ -148,10 +161,10 @@ def _bind(pipe: StableDiffusionPipeline, args: tuple[Any, ...], kwargs: dict[str
 
 def _given_keys(key: Key | None, keys: Sequence[Key] | None, token: Token | None) -> tuple[Key, ...]:
     if key is not None and keys is not None:
-        raise UsageError("Give either key, for all images, or keys, one for each.")
+        raise UsageError("Pass either key, for all images, or keys, one for each image.")
     given = tuple(keys) if keys is not None else () if key is None else (key,)
     if keys is not None and not given:
-        raise UsageError("keys is empty; give one for each image, or leave it out.")
+        raise UsageError("keys is empty; pass one key for each image, or leave it out.")
     if wrong := [item for item in given if not isinstance(item, Key)]:
         raise UsageError(f"expected a Key, got {type(wrong[0]).__name__}; load_key reads one from its file")
     if token is not None and any(item.key_id != token.key_id for item in given):

@@ -1,4 +1,4 @@
-"""What a result was computed with: versions and devices, for reports of bugs and of measurements."""
+"""Versions and devices that a result was computed with, for bug reports and records."""
 
 import platform
 import sys
@@ -13,13 +13,13 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "
 
 @dataclass(frozen=True)
 class Environment:
-    """Versions of everything that can change a number.
+    """Versions of all that can change a result.
 
     Attributes:
         privgen: version of this package.
         python: version of Python.
         platform: operating system and processor.
-        packages: version by package name, None where a package is missing.
+        packages: version of each package by its name; None if the package is missing.
         cuda: whether PyTorch sees a CUDA device.
         devices: names of the CUDA devices.
     """
@@ -33,7 +33,7 @@ class Environment:
 
 
 def environment() -> Environment:
-    """The present environment; imports PyTorch to ask for its devices."""
+    """Return the present environment. This imports PyTorch to find its devices."""
     devices = _cuda_devices()
     return Environment(
         privgen=__version__,

@@ -1,9 +1,9 @@
-"""Where a model comes from: embedded in the package, a local folder, or the Hugging Face Hub.
+"""Load models from this package, a local folder or the Hugging Face Hub.
 
-Only safetensors weights are read, and no code that comes with a model is run. The network is used for Hub ids only.
+Weights must be safetensors. Code that comes with a model is never run. The internet is used for Hub ids only.
 
-A folder or Hub repository can carry this package's own networks beside the pipeline, in `privgen/<name>/`, each with
-the `config.json` and `diffusion_pytorch_model.safetensors` that `save_pretrained` writes: see `EXTRAS`.
+A folder or Hub repository can have networks of this package beside the pipeline, in `privgen/<name>/`, each with the
+`config.json` and `diffusion_pytorch_model.safetensors` that `save_pretrained` writes. See `EXTRAS`.
 """
 
 import json
@@ -36,19 +36,19 @@ EXTRAS = {
     "token_mapper": "mappers.TokenMapper",
     "latent_mapper": "mappers.LatentMapper",
 }
-"""Folder below `privgen/` in a model: its class in `privgen.models`."""
+"""Networks of this package that a model can have: name of the folder, and class in `privgen.models`."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Names of precisions."""
+"""Precisions by name."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where networks compute, and how precisely.
+    """Device and precision of networks.
 
     Attributes:
         device: see `resolve_device`.
-        dtype: of the weights of pipelines, see `resolve_dtype`.
+        dtype: precision of a pipeline's weights, see `resolve_dtype`.
     """
 
     device: str = "auto"
@@ -61,17 +61,17 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def resolve_model(name: str | os.PathLike[str] = "mini") -> str:
-    """Say where a model is; nothing is loaded or downloaded.
+    """Find a model by name, without loading or downloading it.
 
     Args:
-        name: an embedded model's name, which wins; a folder that a Diffusers pipeline was saved to; or a Hub id such
-            as `organisation/name`.
+        name: name of an embedded model, which comes before a folder of that name; folder of a saved Diffusers
+            pipeline; or Hub id such as `organisation/name`.
 
     Returns:
         The path of a folder, or the Hub id.
 
     Raises:
-        PrivgenError: it is none of these, or an embedded model that is missing from this installation.
+        PrivgenError: `name` is none of these, or this installation lacks the embedded model.
     """
     text = os.fspath(name)
     if text in EMBEDDED:
@@ -110,14 +110,14 @@ def model_label(name: str | os.PathLike[str]) -> str:
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Choose a device.
+    """Return a device by name.
 
     Args:
         name: a PyTorch device such as "cpu", "cuda:1" or "mps"; "auto" is CUDA, else MPS, else the CPU.
 
     Raises:
-        UsageError: there is no such kind of device.
-        PrivgenError: this machine, or this PyTorch, does not have it.
+        UsageError: the name is not that of a device.
+        PrivgenError: this computer or this PyTorch does not have the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
@@ -133,14 +133,14 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def resolve_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> torch.dtype:
-    """Choose a precision of weights.
+    """Return a precision of weights by name.
 
     Args:
-        name: a key of `DTYPES`, or a PyTorch type; "auto" is float16 on CUDA and float32 elsewhere.
-        device: what the weights are for.
+        name: a key of `DTYPES`, or a PyTorch dtype; "auto" is float16 on CUDA and float32 elsewhere.
+        device: device of the weights.
 
     Raises:
-        UsageError: there is no such precision.
+        UsageError: the name is not that of a precision.
     """
     if isinstance(name, torch.dtype):
         return name
@@ -161,7 +161,7 @@ def load_pipeline(
     safety_checker: bool = True,
     pipeline_class: type[DiffusionPipeline] = DiffusionPipeline,
 ) -> Any:
-    """Load a pipeline.
+    """Load a Diffusers pipeline.
 
     Example:
         >>> from privgen import load_pipeline
@@ -175,16 +175,16 @@ def load_pipeline(
         device: see `resolve_device`.
         dtype: see `resolve_dtype`.
         revision: branch, tag or commit of a Hub id.
-        variant: of the weights' files, such as "fp16".
-        safety_checker: whether to keep the model's own; many models have none.
-        pipeline_class: what to load it as; `DiffusionPipeline` is the class that the model names.
+        variant: variant of the weight files, such as "fp16".
+        safety_checker: keep the safety checker, if the model has one.
+        pipeline_class: class of the pipeline; `DiffusionPipeline` stands for the class that the model names.
 
     Returns:
         An instance of `pipeline_class` on the device.
 
     Raises:
-        PrivgenError: the model cannot be found, fetched or read, is not safetensors, or comes with code of its own.
-        UsageError: device or dtype do not exist.
+        PrivgenError: the model cannot be found, downloaded or read, is not in safetensors, or comes with code.
+        UsageError: the device or the precision does not exist.
     """
     source, place = resolve_model(model), resolve_device(device)
     precision = resolve_dtype(dtype, place)
@@ -197,7 +197,7 @@ def load_pipeline(
         pipeline = pipeline_class.from_pretrained(
             source, revision=revision, variant=variant, dtype=precision, use_safetensors=True, **options
         )
-    if pipeline.dtype != precision:  # Diffusers below 0.39 knows the argument under another name
+    if pipeline.dtype != precision:  # before Diffusers 0.39 the argument has another name
         pipeline.to(precision)
     return pipeline.to(place)
 
@@ -209,11 +209,11 @@ def load_extra(
     device: str | torch.device = "auto",
     revision: str | None = None,
 ) -> Any:
-    """Load one of this package's networks that a model carries, in float32 and evaluation mode.
+    """Load a network of this package that a model has, in float32 and evaluation mode.
 
     Args:
         name: a key of `EXTRAS`.
-        model: see `resolve_model`; or a pipeline, which means the model that it was loaded from.
+        model: see `resolve_model`; or a pipeline, which stands for the model that it was loaded from.
         device: see `resolve_device`.
         revision: branch, tag or commit of a Hub id.
 
@@ -221,8 +221,8 @@ def load_extra(
         An instance of the class that `EXTRAS` names.
 
     Raises:
-        UsageError: there is no extra of that name.
-        PrivgenError: the model does not carry it, or it cannot be fetched or read.
+        UsageError: `name` is not a key of `EXTRAS`.
+        PrivgenError: the model does not have the network, or it cannot be downloaded or read.
     """
     if name not in EXTRAS:
         raise UsageError(f"{name!r} is not a network of this package; choose from {', '.join(EXTRAS)}.")
@@ -232,12 +232,12 @@ def load_extra(
         module, _, kind = EXTRAS[name].partition(".")
         network = getattr(import_module(f"privgen.models.{module}"), kind)
         loaded = network.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        # Convolutions are faster so, on either kind of device.
+        # Convolutions are faster in this layout, on CPUs and GPUs.
         return loaded.to(place, memory_format=torch.channels_last).eval()
 
 
 def find_extra(name: str, model: str | os.PathLike[str] = "mini", *, revision: str | None = None) -> Path:
-    """The folder of one of this package's networks; it is downloaded if the model is a Hub id.
+    """Return the folder of a network of this package; download it if the model is a Hub id.
 
     Args:
         name: a key of `EXTRAS`.
@@ -245,7 +245,7 @@ def find_extra(name: str, model: str | os.PathLike[str] = "mini", *, revision: s
         revision: branch, tag or commit of a Hub id.
 
     Raises:
-        PrivgenError: the model does not carry it.
+        PrivgenError: the model does not have the network.
     """
     source = resolve_model(model)
     root = Path(source)
@@ -259,7 +259,7 @@ def find_extra(name: str, model: str | os.PathLike[str] = "mini", *, revision: s
     if root.parent == _MODELS:
         raise PrivgenError(f"The embedded model {root.name} lacks its {name}; install privgen again.")
     raise PrivgenError(
-        f"The model {source} has no {name} of privgen's (no privgen/{name}/config.json in it); train one for it, or "
+        f"The model {source} has no {name} for privgen (no file privgen/{name}/config.json); train one for it, or "
         f"use a model that has one, such as {EMBEDDED[0]}."
     )
 
@@ -304,14 +304,14 @@ def _source(model: str | os.PathLike[str] | DiffusionPipeline) -> str:
     origin = getattr(model.config, "_name_or_path", None)
     if not origin:
         raise PrivgenError(
-            "This pipeline was put together in memory, so it names no model that could carry networks of privgen's; "
-            "load them by the name of a model."
+            "This pipeline was not loaded from a model, so privgen does not know where its networks are; name the "
+            "model to load them from."
         )
     return resolve_model(origin)
 
 
 def _refuse_code(index: dict[str, Any], source: str) -> None:
-    """Diffusers has run code from local folders unasked in some versions; this package never does."""
+    """Refuse models with code. Some versions of Diffusers run code from local folders without asking."""
     root = Path(source)
     parts = {key: value[0] for key, value in index.items() if isinstance(value, list | tuple) and value}
     coded = [key for key, library in parts.items() if library and (root / key / f"{library}.py").is_file()]
@@ -321,7 +321,7 @@ def _refuse_code(index: dict[str, Any], source: str) -> None:
 
 @contextmanager
 def _explained(source: str, doing: str) -> Iterator[None]:
-    """Turn what Diffusers, Transformers and the Hub raise for unusable models into one sentence."""
+    """Turn errors of Diffusers, Transformers and the Hub into a PrivgenError of one sentence."""
     try:
         yield
     except PrivgenError:

@@ -132,10 +132,10 @@ TABLE = {
         ("(1 + message * loudness(favour)) / 2", "(1 + message) / 2", LOUDNESS),
     ),
     "privgen/watermark/write/robust_mark.py": (
-        ("_SHARE = 0.5", "_SHARE = 0.0", ROBUST),
-        ("_PART_WEIGHT = 0.06, 0.5, 0.7", "_PART_WEIGHT = 0.06, 0.5, 0.0", ROBUST),
+        ("_ORIGINAL_FRACTION = 0.5", "_ORIGINAL_FRACTION = 0.0", ROBUST),
+        ("_CROP_WEIGHT = 0.5, 0.06, 0.7", "_CROP_WEIGHT = 0.5, 0.06, 0.0", ROBUST),
         ("softplus(-message *", "softplus(message *", ROBUST),
-        ("_ROUNDS_OF_SCALING = 6", "_ROUNDS_OF_SCALING = 0", ROBUST),
+        ("_SCALINGS = 6", "_SCALINGS = 0", ROBUST),
     ),
     "privgen/watermark/write/linear_code.py": (
         (".eigenvectors[:, -n_bits:]", ".eigenvectors[:, :n_bits]", CODE),

@@ -218,13 +218,15 @@ def test_extras_of_the_hub_are_downloaded_alone(saved, networks, monkeypatch):
 
 
 def test_missing_extras_say_what_to_do(saved, networks, monkeypatch, tiny):
-    with pytest.raises(PrivgenError, match=r"has no token_mapper of privgen's \(no privgen/token_mapper/config.json"):
+    with pytest.raises(
+        PrivgenError, match=r"has no token_mapper for privgen \(no file privgen/token_mapper/config.json"
+    ):
         load_extra("token_mapper", saved, device="cpu")
     monkeypatch.setattr(hub, "_MODELS", saved.parent)
     monkeypatch.setattr(hub, "EMBEDDED", ("own",))
     with pytest.raises(PrivgenError, match="embedded model own lacks its latent_mapper; install privgen again"):
         load_extra("latent_mapper", "own", device="cpu")
-    with pytest.raises(PrivgenError, match="put together in memory"):
+    with pytest.raises(PrivgenError, match="was not loaded from a model"):
         load_extra("extractor", tiny.tiny_pipeline(), device="cpu")
     with pytest.raises(UsageError, match="'mapper' is not a network of this package; choose from extractor"):
         load_extra("mapper", saved, device="cpu")

@@ -1,1 +1,1 @@
-"""Training of diffusion models: the loop, the losses, the assignment of noise."""
+"""Maths of diffusion: parameterisation, noise levels, latents, unrolled DDIM, and sampling."""

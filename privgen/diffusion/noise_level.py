@@ -1,4 +1,4 @@
-"""What a Diffusers scheduler knows about the sample that it is about to step."""
+"""Read from a Diffusers scheduler what the network predicts, and how much noise a sample has."""
 
 import inspect
 from typing import Any, cast
@@ -12,10 +12,10 @@ from privgen.errors import UsageError
 
 
 def prediction_type(scheduler: SchedulerMixin) -> Prediction:
-    """What the scheduler takes the network's output for.
+    """Return what the network of this scheduler predicts.
 
     Raises:
-        UsageError: it is something from which noise and picture cannot be told, such as EDM's preconditioned output.
+        UsageError: x_0 and eps cannot be computed from the prediction, as with EDM's preconditioned output.
     """
     config = scheduler.config
     is_flow = hasattr(scheduler, "scale_noise") and not hasattr(scheduler, "alphas_cumprod")
@@ -29,14 +29,14 @@ def prediction_type(scheduler: SchedulerMixin) -> Prediction:
 
 
 def noise_level(scheduler: SchedulerMixin, timestep: Any) -> NoiseLevel:
-    """How much noise is in the sample of this timestep, by the scheduler's own numbers.
+    """Return how much noise the sample of a timestep has, by the scheduler's own numbers.
 
     Args:
         scheduler: after `set_timesteps`, about to step from `timestep`.
-        timestep: as a pipeline passes it to `step`.
+        timestep: the timestep that a pipeline passes to `step`.
 
     Raises:
-        UsageError: the scheduler keeps neither sigmas nor cumulative alphas.
+        UsageError: the scheduler has neither sigmas nor cumulative alphas.
     """
     if hasattr(scheduler, "sigmas"):
         return _level_of_sigma(scheduler, timestep)
@@ -46,28 +46,28 @@ def noise_level(scheduler: SchedulerMixin, timestep: Any) -> NoiseLevel:
 
 
 def takes_variance(scheduler: SchedulerMixin) -> bool:
-    """Whether the scheduler's step wants a learned variance behind the prediction."""
-    # A configuration may hold this for other schedulers, which do not read it.
+    """Return whether the scheduler's step expects a learned variance after the prediction."""
+    # A scheduler of another class may have the entry in its configuration without using it.
     reads = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
     return reads and scheduler.config.get("variance_type") in ("learned", "learned_range")
 
 
 def relative_timestep(scheduler: SchedulerMixin, timestep: Any) -> float:
-    """The timestep on the scale of 1000 training timesteps."""
+    """Return the timestep on the scale of 1000 training timesteps."""
     value = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
     return value * 1000 / scheduler.config.get("num_train_timesteps", 1000)
 
 
 def _level_of_sigma(scheduler: Any, timestep: Any) -> NoiseLevel:
     if scheduler.step_index is None:
-        scheduler._init_step_index(timestep)  # as its step does first of all
+        scheduler._init_step_index(timestep)  # the scheduler's step does this first
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[scheduler.step_index])
         return NoiseLevel(float(alpha), float(sigma))
     if hasattr(scheduler, "scale_noise"):
         sigma = float(scheduler.sigmas[scheduler.step_index])
         return NoiseLevel(1 - sigma, sigma)
-    # x_0 + sigma eps, which these schedulers divide by sqrt(sigma^2 + 1) for the network; those of second order use
-    # another sigma at every other step, and this asks for the one that they do use.
+    # The sample is x_0 + sigma eps, and these schedulers divide it by sqrt(sigma^2 + 1) for the network. Schedulers of
+    # second order use another sigma at every other step; scaling a 1 tells the sigma that they really use.
     scale = float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), timestep))
     return NoiseLevel(scale, max(1 - scale**2, 0.0) ** 0.5, scale)

@@ -1,4 +1,4 @@
-"""Generate images in batches, each from a seed of its own."""
+"""Generate images in batches, each image from its own seed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +21,11 @@ class Sampling:
     """How images are sampled.
 
     Attributes:
-        steps: denoising steps, at least 1.
-        guidance_scale: of classifier-free guidance; None is 3 for embedded models, and for others what their pipeline
-            uses by default.
-        negative_prompt: what the images shall not show.
-        batch_size: images at a time; None is 8 for embedded models and 1 for others.
+        steps: number of denoising steps, at least 1.
+        guidance_scale: scale of classifier-free guidance; None is 3 for embedded models, and the default of their
+            pipeline for others.
+        negative_prompt: text that describes what the images must not show.
+        batch_size: number of images at a time; None is 8 for embedded models and 1 for others.
     """
 
     steps: int = STEPS
@@ -41,20 +41,20 @@ def generate_batches(
     sampling: Sampling | None = None,
     **arguments: Any,
 ) -> Iterator[Tensor]:
-    """Generate images a batch at a time.
+    """Generate images, one batch at a time.
 
     Args:
-        pipeline: a text-to-image pipeline; it is left as it was.
+        pipeline: a text-to-image pipeline. It is not changed.
         prompts: one for each image.
-        seeds: one for each image; an image depends on its own seed and prompt, not on its batch.
-        sampling: how; the guidance scale is 3 and the batch size 8 where it says None.
-        **arguments: more for the pipeline's call, the same for all batches.
+        seeds: one for each image. An image depends on its own seed and prompt, not on its batch.
+        sampling: how to sample. Here a guidance scale of None is 3, and a batch size of None is 8.
+        **arguments: further arguments of the pipeline's call, the same for all batches.
 
     Yields:
         (batch, 3, height, width) float32 in [0, 1], on the CPU.
 
     Raises:
-        ValueError: not as many seeds as prompts, or an empty batch.
+        ValueError: there are not as many seeds as prompts, or the batch size is below 1.
     """
     sampling = sampling or Sampling()
     size = BATCH_SIZE if sampling.batch_size is None else sampling.batch_size
@@ -89,14 +89,14 @@ def generate(
     *,
     progress: str = "",
 ) -> Tensor:
-    """Generate images.
+    """Generate images, and return them all as one tensor.
 
     Args:
-        pipeline: a text-to-image pipeline; it is left as it was.
+        pipeline: a text-to-image pipeline. It is not changed.
         prompts: one for each image, at least one.
         seeds: one for each image.
         sampling: see `generate_batches`.
-        progress: what the progress bar on standard error says; without it there is none.
+        progress: label of a progress bar on standard error; an empty text shows no bar.
 
     Returns:
         (images, 3, height, width) float32 in [0, 1], on the CPU.
@@ -111,7 +111,7 @@ def generate(
 
 @contextmanager
 def silent(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Without the pipeline's own progress bar, one a batch."""
+    """Hide the pipeline's own progress bar, of which there is one for each batch."""
     before = getattr(pipeline, "_progress_bar_config", None)
     pipeline.set_progress_bar_config(**(before or {}) | {"disable": True})
     try:

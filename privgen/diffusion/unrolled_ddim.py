@@ -1,4 +1,4 @@
-"""What gradients flow through: a few deterministic denoising steps between any timesteps, and the decoder.
+"""Differentiable sampling: a few deterministic denoising steps between any timesteps, and the decoder.
 
 DDIM without noise ("Denoising Diffusion Implicit Models", arXiv 2010.02502, equation 12 with sigma = 0), for models
 that predict noise, the clean sample, or velocity.
@@ -27,11 +27,11 @@ from privgen.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """What the steps need of a scheduler.
+    """The noise schedule of a scheduler.
 
     Attributes:
         alphas: (T,) float32, alpha_bar of every training timestep, on the CPU.
-        clean: alpha_bar of the end of denoising, 1 or nearly so.
+        clean: alpha_bar at the end of denoising, 1 or nearly 1.
         prediction_type: "epsilon", "sample" or "v_prediction".
     """
 
@@ -41,13 +41,13 @@ class Schedule:
 
     @classmethod
     def of(cls, scheduler: Any) -> "Schedule":
-        """Take over a Diffusers scheduler's noise schedule.
+        """Return the noise schedule of a Diffusers scheduler.
 
         Args:
-            scheduler: of the DDPM family, whatever its solver.
+            scheduler: a scheduler of the DDPM family, with any solver.
 
         Raises:
-            UsageError: it has no alpha_bar (flow matching), or its model predicts something else.
+            UsageError: the scheduler has no alpha_bar (flow matching), or another prediction type.
         """
         kind = scheduler.config.get("prediction_type", "epsilon")
         if not hasattr(scheduler, "alphas_cumprod") or kind not in ("epsilon", "sample", "v_prediction"):
@@ -59,24 +59,24 @@ class Schedule:
         return cls(ddim.alphas_cumprod.float(), float(ddim.final_alpha_cumprod), kind)
 
     def alpha(self, timestep: int | None) -> float:
-        """alpha_bar of a training timestep; None is the end of denoising."""
+        """Return alpha_bar of a training timestep; None is the end of denoising."""
         return self.clean if timestep is None else float(self.alphas[timestep])
 
     def timestep(self, tau: float) -> int:
-        """The training timestep, at least 1, of one on the scale of 1000."""
+        """Return the training timestep, at least 1, of a timestep on the scale of 1000."""
         top = len(self.alphas)
         return min(max(round(tau * top / 1000), 1), top - 1)
 
 
 @dataclass(frozen=True, eq=False)
 class UnrolledDDIM:
-    """A frozen conditional model with classifier-free guidance.
+    """DDIM sampling, through which gradients flow, with a frozen conditional model and classifier-free guidance.
 
     Attributes:
         unet: called as `unet(latents, timestep, encoder_hidden_states=...)`.
         schedule: its noise schedule.
-        guidance_scale: as in Diffusers; 1 or less is no guidance, and one evaluation a step.
-        checkpointing: recompute the model in the backward pass instead of keeping its activations.
+        guidance_scale: as in Diffusers; 1 or less is no guidance, and halves the evaluations.
+        checkpointing: recompute activations of the model in the backward pass, which saves memory.
     """
 
     unet: Any
@@ -87,17 +87,17 @@ class UnrolledDDIM:
     def run(
         self, z: Tensor, timesteps: Sequence[int], prompt_embeds: Tensor, negative: Tensor, *, end: int | None = None
     ) -> list[Tensor]:
-        """Denoise.
+        """Denoise latents, and return them after each step.
 
         Args:
-            z: (B, C, h, w), latents at `timesteps[0]`, float32.
-            timesteps: falling training timesteps to evaluate the model at.
+            z: (B, C, h, w) float32, latents at `timesteps[0]`.
+            timesteps: training timesteps at which the model is evaluated, in descending order.
             prompt_embeds: (B, length, dim).
-            negative: the same shape; unused without guidance.
-            end: training timestep of the result; None is clean.
+            negative: embeddings of the negative prompt, same shape; not used without guidance.
+            end: training timestep of the result; None denoises to the end.
 
         Returns:
-            After each step the latents (B, C, h, w), float32.
+            For each step the latents (B, C, h, w) after it, float32.
         """
         trajectory = []
         for now, then in zip(timesteps, [*timesteps[1:], end], strict=True):
@@ -108,7 +108,7 @@ class UnrolledDDIM:
         return trajectory
 
     def predict(self, z: Tensor, timestep: int, prompt_embeds: Tensor, negative: Tensor) -> Tensor:
-        """The model's guided prediction, (B, C, h, w) float32; see `run` for the arguments."""
+        """Return the model's guided prediction, (B, C, h, w) float32. See `run` for the arguments."""
         guided = self.guidance_scale > 1
         embeds = torch.cat([negative, prompt_embeds]) if guided else prompt_embeds
         doubled = (torch.cat([z, z]) if guided else z).to(embeds.dtype)
@@ -126,6 +126,7 @@ class UnrolledDDIM:
         return prediction
 
 
+<<<<<<< HEAD
 def ddim_step(z_t: Tensor, output: Tensor, alpha_bar: float, alpha_bar_next: float, prediction: Prediction) -> Tensor:
     """Take one DDIM step without noise (arXiv 2010.02502, equation 12).
 
@@ -135,6 +136,17 @@ def ddim_step(z_t: Tensor, output: Tensor, alpha_bar: float, alpha_bar_next: flo
         alpha_bar: of z_t, in (0, 1).
         alpha_bar_next: of the result, in (0, 1].
         prediction: what the model predicts.
+=======
+def ddim_step(z_t: Tensor, prediction: Tensor, alpha: float, alpha_then: float, prediction_type: str) -> Tensor:
+    """Take one DDIM step without noise (arXiv 2010.02502, equation 12).
+
+    Args:
+        z_t: (B, C, h, w), latents at noise level `alpha`.
+        prediction: output of the model, same shape.
+        alpha: alpha_bar of z_t, in (0, 1).
+        alpha_then: alpha_bar of the result, in (0, 1].
+        prediction_type: "epsilon", "sample" or "v_prediction" (arXiv 2202.00512, appendix D).
+>>>>>>> words
 
     Returns:
         (B, C, h, w), latents after the step.
@@ -145,12 +157,12 @@ def ddim_step(z_t: Tensor, output: Tensor, alpha_bar: float, alpha_bar_next: flo
 
 
 def decode_images(vae: Any, z: Tensor, *, checkpointing: bool = True) -> Tensor:
-    """Decode clean latents.
+    """Decode latents to images, with gradients.
 
     Args:
         vae: Diffusers' autoencoder.
         z: (B, C, h, w), scaled latents.
-        checkpointing: recompute the decoder in the backward pass instead of keeping its activations.
+        checkpointing: recompute activations of the decoder in the backward pass, which saves memory.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1].
@@ -162,7 +174,7 @@ def decode_images(vae: Any, z: Tensor, *, checkpointing: bool = True) -> Tensor:
 
 @contextmanager
 def frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put modules into evaluation mode without gradients of their parameters; undone at the end, whatever happens."""
+    """Put modules into evaluation mode and freeze their parameters. Both are restored at the end, even on errors."""
     modes = [(part, part.training) for module in modules for part in module.modules()]
     flags = [(value, value.requires_grad) for module in modules for value in module.parameters()]
     try:

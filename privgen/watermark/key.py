@@ -1,7 +1,7 @@
-"""Keys: a name, a secret, and what is derived from it.
+"""Keys: a name, a secret, and the message bits and the fingerprint that are derived from the secret.
 
-Everything derives from the secret by HKDF with SHA-256 (RFC 5869), under a label of its own for each use: the message
-bits that a mark carries, and the fingerprint that may be shown to anyone. Neither tells anything about the other.
+A mark carries the message bits. The fingerprint is public. Both are derived from the secret by HKDF with SHA-256 (RFC
+5869), each under its own label, so neither tells anything about the other or about the secret.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _LABEL = b"privgen/watermark/v1/"
 
 
 class Secret(bytes):
-    """Bytes that no repr, log line, message or report shows."""
+    """Bytes that print as `<secret>`, so that they never get into logs, messages or reports."""
 
     def __repr__(self) -> str:
         return "<secret>"
@@ -47,7 +47,7 @@ class Secret(bytes):
 
 @dataclass(frozen=True)
 class Key:
-    """Whose mark it is.
+    """A key, which identifies the owner of a mark.
 
     Example:
         >>> from privgen import Key
@@ -59,7 +59,7 @@ class Key:
         True
 
     Attributes:
-        name: 1 to 64 letters, digits, dots, hyphens and underscores; a label only, nothing derives from it.
+        name: 1 to 64 letters, digits, dots, hyphens and underscores. It is only a label: nothing is derived from it.
         secret: 32 random bytes.
         created: time of creation, ISO 8601 in UTC.
     """
@@ -77,25 +77,25 @@ class Key:
 
     @classmethod
     def new(cls, name: str) -> "Key":
-        """Make a key from the system's randomness.
+        """Make a key with a random secret from the operating system.
 
         Args:
-            name: what to call it.
+            name: name of the key.
 
         Raises:
-            UsageError: the name has other characters or another length than allowed.
+            UsageError: the name is not allowed; see `Key`.
         """
         created = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(name, Secret(secrets.token_bytes(_SECRET_BYTES)), created)
 
     def bits(self, n: int = 48) -> tuple[int, ...]:
-        """The message that a mark of this key carries.
+        """Return the message bits that a mark of this key carries.
 
         Args:
-            n: number of bits; fewer are the beginning of more.
+            n: number of bits, at least 1. A shorter message is the beginning of a longer one.
 
         Returns:
-            `n` values 0 or 1.
+            `n` values, each 0 or 1.
         """
         if n < 1:
             raise ValueError(f"expected at least one bit, got {n}")
@@ -104,23 +104,23 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits that tell keys apart; public."""
+        """The public fingerprint of the key, 64 hexadecimal digits."""
         return hkdf_sha256(self.secret, info=_LABEL + b"fingerprint", length=32).hex()
 
     @property
     def key_id(self) -> str:
-        """The first 16 digits of the fingerprint, for people; public."""
+        """The first 16 digits of the fingerprint; public, and short enough for people to compare."""
         return self.fingerprint[:16]
 
     def public(self) -> dict[str, str]:
-        """All that may be printed: name, key_id, fingerprint and time of creation."""
+        """Return everything about the key that is public: name, key_id, fingerprint and time of creation."""
         return {"name": self.name, "key_id": self.key_id, "fingerprint": self.fingerprint, "created": self.created}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the key file, readable by its owner only.
+        """Write the key to a new file that only its owner can read.
 
         Args:
-            path: a new file; keys are never overwritten, because marks made with a lost key cannot be shown any more.
+            path: a new file. Existing files are never overwritten: without its key, a mark cannot be detected.
 
         Returns:
             The path.
@@ -139,13 +139,13 @@ class Key:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Key":
-        """Read a key file; a warning is logged, once for each file, if others may read it too.
+        """Read a key file. Logs a warning, once for each file, if other users can read the file too.
 
         Args:
-            path: what `save` wrote.
+            path: a file that `save` wrote.
 
         Raises:
-            PrivgenError: the file cannot be read, is not a key, is damaged, or is of another version.
+            PrivgenError: the file cannot be read, is not a key, is damaged, or has another format version.
         """
         path = Path(path)
         key = _from_document(_read(path), path)
@@ -163,10 +163,10 @@ def load_key(file_or_name: str | os.PathLike[str]) -> Key:
         'bob'
 
     Args:
-        file_or_name: a path, which wins, or a name.
+        file_or_name: a path or a name. If a file of that path exists, it is loaded.
 
     Raises:
-        PrivgenError: there is neither, or `Key.load` fails.
+        PrivgenError: there is no such file and no key of that name, or `Key.load` fails.
     """
     path = Path(file_or_name)
     named = key_folder() / f"{path}{SUFFIX}"
@@ -180,14 +180,14 @@ def load_key(file_or_name: str | os.PathLike[str]) -> Key:
 
 
 def key_folder() -> Path:
-    """Where keys lie: $PRIVGEN_KEYS, or privgen/keys in $XDG_CONFIG_HOME, which is ~/.config by default."""
+    """Return the folder of keys: $PRIVGEN_KEYS, or privgen/keys in $XDG_CONFIG_HOME (by default ~/.config)."""
     if own := os.environ.get("PRIVGEN_KEYS"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "privgen" / "keys"
 
 
 def default_path(name: str) -> Path:
-    """The file of a key in `key_folder()`, which is made, for its owner only, if it is missing.
+    """Return the path of a key in `key_folder()`. Makes that folder, for its owner only, if it is missing.
 
     Args:
         name: name of the key.
@@ -210,7 +210,7 @@ def check_name(name: str) -> None:
     """Check the name of a key.
 
     Raises:
-        UsageError: it has other characters or another length than allowed.
+        UsageError: the name is not allowed; see `Key`.
     """
     if not _NAME.fullmatch(name) or name.startswith((".", "-")):
         raise UsageError(
@@ -224,9 +224,9 @@ def hkdf_sha256(secret: bytes, *, info: bytes, length: int, salt: bytes = b"") -
 
     Args:
         secret: input keying material, any length.
-        info: label of the use; different labels give independent outputs.
-        length: bytes to derive, 1..8160.
-        salt: optional public randomness.
+        info: label of the purpose; different labels give independent outputs.
+        length: number of bytes to derive, 1..8160.
+        salt: optional random bytes, which need not be secret.
 
     Returns:
         `length` bytes.
@@ -242,7 +242,7 @@ def hkdf_sha256(secret: bytes, *, info: bytes, length: int, salt: bytes = b"") -
 
 
 def _read(path: Path) -> dict[str, Any]:
-    # Nothing is chained here: the causes hold the text of the file.
+    # Exceptions are raised `from None`, because their causes contain the text of the file.
     try:
         if not path.is_file():
             raise PrivgenError(f"The key {path} {'is not a file' if path.exists() else 'does not exist'}.")

@@ -1,4 +1,4 @@
-"""What the watermark asks of networks, whoever wrote them."""
+"""Interfaces of the networks that the watermark uses. Any object with these methods will do."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,13 +10,13 @@ from privgen.watermark.key import Key
 
 
 N_BITS = 48
-"""Bits of a message for networks whose configuration does not say."""
+"""Number of message bits of a network whose configuration has no `n_bits`."""
 
 
 class TokenMapperLike(Protocol):
-    """Message bits to token embeddings.
+    """A network from message bits to token embeddings.
 
-    Its configuration may hold `n_bits`, and `tau`, the timestep that it was trained for, and `complement`: see
+    Its configuration may have `n_bits`; `tau`, the timestep that it was trained for; and `complement`. See
     `privgen.models.mappers.TokenMapper`.
     """
 
@@ -28,17 +28,17 @@ class TokenMapperLike(Protocol):
 
 
 class LatentMapperLike(Protocol):
-    """Message bits to latent residuals, in units of scaled latents. Its configuration may hold `n_bits`."""
+    """A network from message bits to residuals of scaled latents. Its configuration may have `n_bits`."""
 
     config: Any
 
     def __call__(self, bits: Tensor, /, *, height: int, width: int) -> Tensor:
-        """Map (B, n_bits) of 0.0 and 1.0 to (B, C, height, width), height and width being those of the latents."""
+        """Map (B, n_bits) of 0.0 and 1.0 to (B, C, height, width), where height and width are those of the latents."""
         ...
 
 
 class ExtractorLike(Protocol):
-    """Images to message logits. Its configuration may hold `n_bits`."""
+    """A network from images to message logits. Its configuration may have `n_bits`."""
 
     config: Any
 
@@ -48,33 +48,33 @@ class ExtractorLike(Protocol):
 
 
 def config_value(network: object, name: str, default: Any) -> Any:
-    """An entry of a network's configuration.
+    """Return an entry of a network's configuration.
 
     Args:
-        network: any object; one without a configuration has no entries.
-        name: the entry.
-        default: what a missing entry, or None, means.
+        network: any object; it need not have a configuration.
+        name: name of the entry.
+        default: returned if the entry is missing or None.
     """
     value = getattr(getattr(network, "config", None), name, None)
     return default if value is None else value
 
 
 def key_bits(keys: Sequence[Key], network: object) -> Tensor:
-    """Messages of keys, as a network takes them.
+    """Return the messages of keys as a tensor for a network.
 
     Args:
         keys: B keys.
-        network: its `config.n_bits` is the length of a message; `N_BITS` without.
+        network: its `config.n_bits` is the length of a message, by default `N_BITS`.
 
     Returns:
-        (B, n_bits) of 0.0 and 1.0, float32, on the device of the network.
+        (B, n_bits) of 0.0 and 1.0, float32, on the network's device.
     """
     n_bits = int(config_value(network, "n_bits", N_BITS))
     return torch.tensor([key.bits(n_bits) for key in keys], dtype=torch.float32, device=device_of(network))
 
 
 def device_of(network: object) -> torch.device:
-    """Where a network computes; the CPU for one that holds no tensors."""
+    """Return the device of a network; the CPU if it has no parameters or buffers."""
     if isinstance(network, torch.nn.Module):
         for tensor in (*network.parameters(), *network.buffers()):
             return tensor.device

@@ -1,11 +1,11 @@
-"""Tokens: the learned text embedding of a key, its file, and prompts that end in it.
+"""Tokens: the learned text embedding of a key, its file, and prompts that end in a token.
 
-"Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945): one pseudo-word, appended to a
-prompt late in denoising (t <= tau), writes a key's message into the image.
+"Your Text Encoder Can Be An Object-Level Watermarking Controller" (arXiv 2503.11945): one pseudo-word that is appended
+to the prompt late in denoising (t <= tau) writes a key's message into the image.
 
-The file is a plain textual inversion: one tensor in safetensors, which Diffusers' `load_textual_inversion` reads. What
-else is known of the token stands in the file's header. It holds neither the secret of the key nor its message; but
-whoever has it can mark images in the key's name.
+The file is a plain textual inversion: one tensor in safetensors, which Diffusers' `load_textual_inversion` reads. The
+file's header has everything else. The file contains neither the secret of the key nor its message, but whoever has
+the file can mark images in the key's name.
 """
 
 import os
@@ -33,7 +33,7 @@ from privgen.watermark.protocols import TokenMapperLike, config_value, key_bits
 
 
 DEFAULT_TAU = 250
-"""Timestep, of 1000, from which on a token acts when nothing else says so."""
+"""Default of `tau`: a token acts on timesteps t <= tau, of 1000."""
 
 SUFFIX = ".safetensors"
 
@@ -44,15 +44,17 @@ _RESERVED = frozenset({"format", "privgen", "key_id", "tau", "negative"})
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Token:
-    """The embedding that writes a key's message.
+    """The text embedding that writes a key's message into an image.
 
     Attributes:
         embedding: (vectors, dim) float32, input embeddings of a text encoder.
         key_id: public id of the key, `Key.key_id`.
         tau: the token acts on timesteps t <= tau, on the scale of 1000 training timesteps.
-        name: the pseudo-word, `<privgen-KEYID>` by default; lower case, because CLIP's tokenizers know no other.
+        name: the pseudo-word, by default `<privgen-KEYID>`. It is in lower case, because CLIP's tokenizers turn
+            everything into lower case.
         metadata: further entries for the file's header, such as method and base model.
-        negative: for the end of the negative prompt, same shape; None leaves that as it is.
+        negative: embedding of the same shape for the end of the negative prompt; None leaves the negative prompt as
+            it is.
     """
 
     embedding: Tensor
@@ -63,7 +65,7 @@ class Token:
     negative: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check, and take a copy that nobody else can change."""
+        """Check the values, and copy the tensors so that nobody else can change them."""
         shape = tuple(self.embedding.shape)
         if len(shape) != 2 or 0 in shape or not bool(self.embedding.isfinite().all()):
             raise ValueError(f"expected a finite embedding of shape (vectors, dim), got shape {shape}")
@@ -87,7 +89,7 @@ class Token:
 
     @property
     def vectors(self) -> int:
-        """How many places of a prompt the token takes."""
+        """Number of places in a prompt that the token takes."""
         return self.embedding.shape[0]
 
     def __repr__(self) -> str:
@@ -98,33 +100,33 @@ class Token:
         """Write a textual-inversion file, whole or not at all.
 
         Args:
-            path: ends in .safetensors.
-            overwrite: replace an existing file instead of refusing.
+            path: file to write; it must end in .safetensors.
+            overwrite: replace the file if it exists.
 
         Returns:
             The path.
 
         Raises:
-            UsageError: another suffix.
+            UsageError: the path has another suffix.
             PrivgenError: the path exists or cannot be written.
         """
         target = Path(path)
         check_token_path(target, overwrite=overwrite)
         header = {"format": "pt", "privgen": __version__, "key_id": self.key_id, "tau": str(self.tau)}
-        if self.negative is not None:  # in the header, because a textual inversion's file holds one tensor
+        if self.negative is not None:  # in the header, because a textual inversion has one tensor
             header["negative"] = b64encode(self.negative.numpy().astype("<f4").tobytes()).decode()
         write_bytes(target, save({self.name: self.embedding}, {**self.metadata, **header}), overwrite=overwrite)
         return target
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Token":
-        """Read what `save` wrote.
+        """Read a token from a file that `save` wrote.
 
         Args:
             path: the file.
 
         Raises:
-            PrivgenError: it cannot be read, is damaged, or is no token of this package.
+            PrivgenError: the file cannot be read, is damaged, or is not a token of this package.
         """
         path = Path(path)
         if not path.is_file():
@@ -136,7 +138,9 @@ class Token:
         except (OSError, SafetensorError) as error:
             raise PrivgenError(f"The token {path} cannot be read ({error}); get a complete copy.") from error
         if len(names) != 1 or "privgen" not in header:
-            raise PrivgenError(f"{path} is not a token of privgen's; plain textual inversions belong to no key.")
+            raise PrivgenError(
+                f"{path} is not a token of privgen: a plain textual inversion has no key; name a token's file."
+            )
         extra = {key: value for key, value in header.items() if key not in _RESERVED}
         try:
             negative = _decode(header.get("negative"), tensors[0])
@@ -176,7 +180,7 @@ def check_tau(tau: float) -> None:
     """Check a timestep on the scale of 1000.
 
     Raises:
-        ValueError: it is not in 0..1000.
+        ValueError: `tau` is not in 0..1000.
     """
     if not 0 <= tau <= 1000:
         raise ValueError(f"expected tau in 0..1000, on the scale of 1000 training timesteps, got {tau}")
@@ -185,13 +189,13 @@ def check_tau(tau: float) -> None:
 def issue_token(
     mapper: TokenMapperLike, key: Key, *, tau: int | None = None, metadata: Mapping[str, str] | None = None
 ) -> Token:
-    """Make the token of a key; takes milliseconds and no training.
+    """Make the token of a key with a token mapper. It takes milliseconds and no training.
 
     Args:
-        mapper: message bits to embedding.
-        key: whose token.
-        tau: see `Token`; by default what the mapper was trained for.
-        metadata: for the file's header, such as `{"base_model": "mini"}`.
+        mapper: maps message bits to embeddings.
+        key: key of the token.
+        tau: see `Token`; by default the one that the mapper was trained for.
+        metadata: entries for the file's header, such as `{"base_model": "mini"}`.
     """
     with torch.no_grad():
         embedding, negative = token_embeddings(mapper, key_bits([key], mapper))
@@ -205,23 +209,24 @@ def issue_token(
 
 
 def token_embeddings(mapper: TokenMapperLike, bits: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What messages add to prompts and to negative prompts.
+    """Return the embeddings that messages append to prompts and to negative prompts.
 
     Args:
-        mapper: message bits to embedding; a true `config.complement` asks for the opposite message's, too.
+        mapper: maps message bits to embeddings. If its `config.complement` is true, the negative prompt gets the
+            embedding of the opposite message, in which every bit is flipped.
         bits: (B, n_bits) of 0 and 1.
 
     Returns:
-        For the prompts (B, vectors, dim), and the same for the negative prompts, or None where these stay.
+        Embeddings (B, vectors, dim) for prompts; and the same for negative prompts, or None if these get none.
     """
     return mapper(bits), mapper(1 - bits) if config_value(mapper, "complement", False) else None
 
 
 def text_models(pipe: DiffusionPipeline) -> tuple[Any, Any]:
-    """The one text encoder of a pipeline, and its tokenizer.
+    """Return the text encoder and the tokenizer of a pipeline that has one of each.
 
     Raises:
-        UsageError: it has none, or several.
+        UsageError: the pipeline has no text encoder or several.
     """
     encoder, tokenizer = getattr(pipe, "text_encoder", None), getattr(pipe, "tokenizer", None)
     if encoder is None or tokenizer is None:
@@ -241,25 +246,24 @@ def encode_with_token(
     *,
     clip_skip: int | None = None,
 ) -> Tensor:
-    """Encode prompts that end in a token: after the last word, before the end-of-text token.
+    """Encode prompts with a token between the last word and the end-of-text token.
 
-    The result equals that of `load_textual_inversion` and a prompt "... <token>", but nothing is added to tokenizer or
-    text encoder, each sample can have a token of its own, and gradients reach the embedding. It can be called with and
-    without gradients; the text encoder's parameters are as its owner left them.
+    The result is the same as with `load_textual_inversion` and a prompt "... <token>". But nothing is added to the
+    tokenizer or the text encoder, each sample can have its own token, and gradients reach the embedding.
 
     Args:
-        pipe: has `tokenizer` and `text_encoder`, as Stable Diffusion 1 and 2 do.
-        prompts: one or B of them.
-        token: a token; or its embedding, (vectors, dim), or (B, vectors, dim) for one per sample. One prompt goes with
-            many embeddings and the other way round.
-        clip_skip: layers of the text encoder to skip from its end, as in Diffusers.
+        pipe: a pipeline with one `tokenizer` and one `text_encoder`, such as Stable Diffusion 1 or 2.
+        prompts: one prompt or B prompts.
+        token: a token; or its embedding, (vectors, dim); or (B, vectors, dim), one embedding for each sample. One
+            prompt can be combined with many embeddings, and many prompts with one embedding.
+        clip_skip: number of layers to skip from the end of the text encoder, as in Diffusers.
 
     Returns:
-        (B, length, dim), as `encode_prompt` returns prompt embeddings, in the type of the text encoder.
+        (B, length, dim), like the prompt embeddings of `encode_prompt`, in the text encoder's dtype.
 
     Raises:
-        UsageError: a prompt leaves no room for the token, or the pipeline has no such text encoder.
-        ValueError: shapes that do not fit, among them a token of another model.
+        UsageError: a prompt leaves no room for the token, or the pipeline has no text encoder or several.
+        ValueError: the shapes do not fit, for example because the token belongs to another model.
     """
     encoder, tokenizer = text_models(pipe)
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -268,11 +272,13 @@ def encode_with_token(
     table = encoder.get_input_embeddings()
     dim = table.weight.shape[1]
     if vectors.shape[2] != dim:
-        raise ValueError(f"expected vectors of {dim} numbers, got {vectors.shape[2]}: the token is another model's")
+        raise ValueError(
+            f"expected vectors of {dim} numbers, got {vectors.shape[2]}: the token belongs to another model"
+        )
     if hasattr(pipe, "maybe_convert_prompt"):
         texts = pipe.maybe_convert_prompt(texts, tokenizer)
     ids, mask, starts = _ids_with_room(texts, tokenizer, encoder.config.max_position_embeddings, vectors.shape[1])
-    device = getattr(pipe, "_execution_device", encoder.device)  # not the encoder's own where it is offloaded
+    device = getattr(pipe, "_execution_device", encoder.device)  # an offloaded encoder is on another device
     use_mask = getattr(encoder.config, "use_attention_mask", False)
     with _vectors_at(table, starts, vectors):
         output = encoder(
@@ -288,7 +294,7 @@ def encode_with_token(
 
 
 def _batched(embedding: Tensor, texts: int) -> Tensor:
-    """The embedding as (B, vectors, dim), B being the larger of its batch and `texts`."""
+    """Return the embedding as (B, vectors, dim), where B is the larger of its batch size and `texts`."""
     if embedding.ndim not in (2, 3):
         raise ValueError(f"expected an embedding (vectors, dim) or (B, vectors, dim), got {tuple(embedding.shape)}")
     batch = embedding if embedding.ndim == 3 else embedding[None]
@@ -298,7 +304,7 @@ def _batched(embedding: Tensor, texts: int) -> Tensor:
 
 
 def _ids_with_room(texts: list[str], tokenizer: Any, longest: int, vectors: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Token ids and attention mask, both (B, length), and where each prompt's vectors begin."""
+    """Return token ids and attention mask, both (B, length), and the place of each prompt's first vector."""
     length = min(tokenizer.model_max_length, longest)
     ids, mask, starts = [], [], []
     for text in texts:
@@ -309,7 +315,7 @@ def _ids_with_room(texts: list[str], tokenizer: Any, longest: int, vectors: int)
                 f"shorten it by {vectors - room} tokens."
             )
         starts.append(len(words))
-        # What stands in the vectors' places must not be the end-of-text token, where CLIP pools.
+        # The placeholder must not be the end-of-text token, because CLIP pools at its first place.
         row = [*words, *[tokenizer.bos_token_id] * vectors, end]
         mask.append([1] * len(row) + [0] * (length - len(row)))
         ids.append(row + [tokenizer.pad_token_id] * (length - len(row)))
@@ -318,9 +324,9 @@ def _ids_with_room(texts: list[str], tokenizer: Any, longest: int, vectors: int)
 
 @contextmanager
 def _vectors_at(table: nn.Module, starts: list[int], vectors: Tensor) -> Iterator[None]:
-    """Let an embedding table return `vectors`, (B, vectors, dim), at the places that begin at `starts`.
+    """Make an embedding table return `vectors`, (B, vectors, dim), at the places that begin at `starts`.
 
-    A hook, because CLIPTextModel takes no `inputs_embeds` in any version of Transformers.
+    This takes a hook, because CLIPTextModel has no argument `inputs_embeds` in any version of Transformers.
     """
     rows = torch.arange(len(starts))[:, None].expand(-1, vectors.shape[1])
     columns = torch.tensor(starts)[:, None] + torch.arange(vectors.shape[1])

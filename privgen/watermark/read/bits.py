@@ -1,4 +1,4 @@
-"""Bits that an extractor read, how clearly it read each, and how they compare with the messages of keys."""
+"""Turn logits into bits with weights, and count the bits that agree with the messages of keys."""
 
 from collections.abc import Sequence
 
@@ -8,33 +8,33 @@ from numpy.typing import ArrayLike, NDArray
 
 
 LEVELS = 100
-"""Weight of the clearest bit; weights are whole numbers, so that the test is exact and can be repeated from a log."""
-_CLEAREST = 3.0  # RMS of an image's logits, beyond which a bit weighs no more
+"""The largest weight of a bit. Weights are whole numbers, so that the test is exact and can be repeated from a log."""
+_CLEAREST = 3.0  # a logit this many times the RMS of its image's logits has the largest weight, and larger ones too
 
 
 def weigh_bits(logits: ArrayLike | torch.Tensor) -> NDArray[np.int8]:
-    """Bits with their weights, from logits.
+    """Return the bits of logits, each with a weight that says how clearly it was read.
 
     Args:
-        logits: (images, n_bits) or (n_bits,), finite; their scale changes nothing.
+        logits: (images, n_bits) or (n_bits,), finite. Their scale makes no difference.
 
     Returns:
-        (images, n_bits): above 0 for bits of 1, below 0 for bits of 0, with sizes from 1 to `LEVELS` in proportion to
-        the logits. A logit of exactly 0 reads as a bit of 0.
+        (images, n_bits), positive for a bit of 1 and negative for a bit of 0. Magnitudes go from 1 to `LEVELS` and are
+        proportional to those of the logits. A logit of exactly 0 reads as a bit of 0.
 
     Raises:
-        ValueError: another shape, or values that are not finite.
+        ValueError: the shape is wrong, or a value is not finite.
     """
     values = _finite_logits(logits)
     size = np.abs(values)
     rms = np.sqrt(np.square(size).mean(axis=1, keepdims=True))
-    share = np.divide(size, _CLEAREST * rms, out=np.ones_like(size), where=rms > 0)
-    weights = np.clip(np.rint(LEVELS * share), 1, LEVELS)
+    fraction = np.divide(size, _CLEAREST * rms, out=np.ones_like(size), where=rms > 0)
+    weights = np.clip(np.rint(LEVELS * fraction), 1, LEVELS)
     return np.where(values > 0, weights, -weights).astype(np.int8)
 
 
 def count_matches(bits: ArrayLike | torch.Tensor, keys_bits: ArrayLike | torch.Tensor) -> NDArray[np.int64]:
-    """Count the bits in which images and keys agree.
+    """Return how many bits of each image agree with each key.
 
     Args:
         bits: (images, n_bits) of 0 and 1.
@@ -44,7 +44,7 @@ def count_matches(bits: ArrayLike | torch.Tensor, keys_bits: ArrayLike | torch.T
         (images, keys), 0..n_bits.
 
     Raises:
-        ValueError: shapes that do not fit, or bits other than 0 and 1.
+        ValueError: the shapes do not fit, or a bit is neither 0 nor 1.
     """
     read, messages = as_matrix(bits, "bits"), as_messages(keys_bits)
     if read.shape[1] != messages.shape[1]:
@@ -54,7 +54,7 @@ def count_matches(bits: ArrayLike | torch.Tensor, keys_bits: ArrayLike | torch.T
 
 
 def as_messages(keys_bits: ArrayLike | torch.Tensor | Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Bits of keys as a matrix, checked."""
+    """Check the bits of keys, and return them as a matrix (keys, n_bits)."""
     messages = as_matrix(keys_bits, "keys_bits")
     if len(messages) == 0:
         raise ValueError("expected at least one key, got none")
@@ -64,7 +64,7 @@ def as_messages(keys_bits: ArrayLike | torch.Tensor | Sequence[Sequence[int]]) -
 
 
 def as_matrix(values: ArrayLike | torch.Tensor, name: str) -> NDArray[np.float64]:
-    """Numbers as a matrix of float64, one row for a vector, checked; `name` is for the message."""
+    """Check numbers, and return them as a float64 matrix. A vector becomes one row. Errors call the numbers `name`."""
     if isinstance(values, torch.Tensor):
         values = values.detach().to("cpu", torch.float64).numpy()
     try:

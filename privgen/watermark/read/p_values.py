@@ -1,22 +1,23 @@
-"""Whose mark an image carries, and how sure that is.
+"""P-values: which key's mark an image carries, and how likely such a match is by chance.
 
-There are two tests. Both compare the bits that an extractor reads, the signs of its logits, with a key's message.
+Both tests compare the bits that an extractor reads (the signs of its logits) with the message of a key.
 
-- "weighted" goes by the weight of the bits in which they disagree; a bit weighs what its logit measures, because bits
-  of one image differ: of a cut-out half of them may be gone, and noise drowns the weak ones first. A message is drawn
-  at random, whatever an image looks like, so p is the share of all 2^n messages whose disagreement weighs as little or
-  less: a randomisation test (Fisher, "The Design of Experiments", 1935), exact whatever was read.
-- "binomial" counts the bits that agree, and is what the other becomes where all weigh the same. Without the key's mark
-  each bit agrees with probability 1/2, independently, so that the matches of n bits follow Binomial(n, 1/2), and
-  p = P(K >= matches).
+- "weighted" adds up the weights of the bits that disagree. A bit's weight is the size of its logit, because an
+  extractor does not read all bits of an image equally well: a crop may lose half of them, and noise hides the weakest
+  first. The message of a key is random and does not depend on the image. So p is the fraction of all 2^n messages for
+  which the disagreement weighs as little or less. This is a randomisation test (Fisher, "The Design of Experiments",
+  1935). It is exact for any logits.
+- "binomial" counts the bits that agree. Without the key's mark, each bit agrees with probability 1/2, independently of
+  the others, so the number of matches K follows Binomial(n, 1/2), and p = P(K >= matches). The weighted test gives the
+  same p if all bits weigh the same.
 
-Both hold for a key drawn without regard to the image. For one key over many images they hold as far as the bits of
-unmarked images are unbiased and uncorrelated, for which the extractor is whitened.
+Both tests are valid if the key was drawn without regard to the image. If you test one key on many images, they are
+valid as far as the bits of unmarked images are unbiased and uncorrelated; the extractor is whitened for this reason.
 
-An image that is compared with many candidates matches one of them by chance more easily: candidates are all keys
-times all places (windows, scales, flips) that one image was searched with. `p_adjusted` accounts for them, and an
-image is called marked when p_adjusted <= fpr: the probability that an unmarked image is called marked, with whichever
-key, is then at most `fpr`. Decisions on several images are not corrected for each other.
+The more candidates you compare an image with, the more easily one of them matches by chance. Candidates are all keys
+times all places (windows, scales, flips) that were tried on one image. `p_adjusted` is corrected for their number, and
+an image is detected as marked if p_adjusted <= fpr. The probability to detect any key in an unmarked image is then at
+most `fpr`. Decisions on several images are not corrected for each other.
 """
 
 from dataclasses import dataclass
@@ -39,20 +40,19 @@ TESTS: tuple[Test, ...] = get_args(Test)
 
 @dataclass(frozen=True)
 class KeyTest:
-    """What one image says about one key.
+    """The result of one key's test on one image.
 
     Attributes:
-        bits: what the extractor read, one for each logit.
-        matches: how many of them agree with the key.
-        n_bits: how many there are.
-        p_value: probability, without a mark, of agreement as good or better in the terms of `test`.
-        p_adjusted: the same, corrected for `candidates`.
-        candidates: keys times places that the image was searched with.
-        fpr: probability that an unmarked image is called marked, at most.
-        threshold: matches that suffice if all bits are read equally clearly, whatever the other candidates show;
-            n_bits + 1 if not even all would. (With the correction of Holm fewer can suffice once another key has been
-            found.)
-        detected: whether p_adjusted <= fpr.
+        bits: bits that the extractor read.
+        matches: number of bits that agree with the key.
+        n_bits: number of bits.
+        p_value: probability that an unmarked image agrees this well or better, by `test`.
+        p_adjusted: `p_value`, corrected for the number of candidates.
+        candidates: number of keys times number of places that were tried on the image.
+        fpr: largest probability to detect a key in an unmarked image.
+        threshold: number of matches that is enough for a detection if all bits weigh the same; n_bits + 1 if even
+            n_bits matches are not enough. (With Holm's correction fewer can be enough once another key is detected.)
+        detected: True if p_adjusted <= fpr.
         test: "weighted" or "binomial".
     """
 
@@ -77,23 +77,23 @@ def match_keys(
     correction: Correction = "bonferroni",
     test: Test = "weighted",
 ) -> list[list[KeyTest]]:
-    """Compare many images with many keys.
+    """Test images for keys.
 
     Args:
-        logits: (images, n_bits), one image's extractor output a row; (n_bits,) is one image.
+        logits: (images, n_bits), the extractor's output for each image; (n_bits,) is one image.
         keys_bits: (keys, n_bits) of 0 and 1, such as `[key.bits() for key in keys]`; (n_bits,) is one key.
-        fpr: probability that an unmarked image may be called marked, in (0, 1).
-        candidates: keys times places that each image is searched with, at least the number of keys, which it is by
-            default. Give it when `logits` holds the windows of one image as rows, or one chosen among them.
-        correction: for the number of candidates: "bonferroni", "holm" (never less powerful), or "none".
-        test: "weighted" or "binomial"; see the module.
+        fpr: largest probability to detect a key in an unmarked image, in (0, 1).
+        candidates: number of keys times number of places that were tried on each image; by default the number of keys.
+            Set it if the rows of `logits` are windows of one image, or if you chose a row among several windows.
+        correction: for the number of candidates: "bonferroni", "holm" (at least as powerful), or "none".
+        test: "weighted" or "binomial"; see the top of this module.
 
     Returns:
-        For each image a list with one detection for each key, in the order given.
+        For each image a list with one result for each key, in the order of `keys_bits`.
 
     Raises:
-        ValueError: shapes that do not fit, logits that are not finite, bits other than 0 and 1, or an argument out of
-            its range.
+        ValueError: the shapes do not fit, a logit is not finite, a bit is neither 0 nor 1, or an argument is out of
+            range.
     """
     weighed, messages = weigh_bits(logits), as_messages(keys_bits)
     matches = count_matches(weighed > 0, messages)
@@ -110,19 +110,19 @@ def match_keys(
 
 
 def p_values_of(weighed: ArrayLike, keys_bits: ArrayLike | torch.Tensor, test: Test) -> NDArray[np.float64]:
-    """How likely bits agree so well with those of keys by chance.
+    """Return the probability that bits agree this well with each key by chance.
 
     Args:
         weighed: (images, n_bits), as `weigh_bits` returns them.
         keys_bits: (keys, n_bits) of 0 and 1.
-        test: "weighted" or "binomial"; see the module.
+        test: "weighted" or "binomial"; see the top of this module.
 
     Returns:
         (images, keys), in [2^-n_bits, 1].
 
     Raises:
-        ValueError: shapes that do not fit, weights that are not whole numbers from 1, bits other than 0 and 1, or an
-            unknown test.
+        ValueError: the shapes do not fit, a weight is 0 or not a whole number, a bit is neither 0 nor 1, or the test
+            is unknown.
     """
     if test not in TESTS:
         raise ValueError(f"expected the test {' or '.join(TESTS)}, got {test!r}")
@@ -141,17 +141,17 @@ def p_values_of(weighed: ArrayLike, keys_bits: ArrayLike | torch.Tensor, test: T
 
 
 def p_value(matches: ArrayLike, n_bits: int) -> NDArray[np.float64]:
-    """P(K >= matches) for K ~ Binomial(n_bits, 1/2).
+    """Return P(K >= matches) for K ~ Binomial(n_bits, 1/2).
 
     Args:
         matches: any shape, integers 0..n_bits.
         n_bits: number of bits.
 
     Returns:
-        The shape of `matches`, in (0, 1].
+        Same shape as `matches`, in (0, 1].
 
     Raises:
-        ValueError: matches that are not integers in 0..n_bits.
+        ValueError: `matches` has values that are not integers in 0..n_bits.
     """
     counts = np.asarray(matches)
     if n_bits < 1:
@@ -162,17 +162,17 @@ def p_value(matches: ArrayLike, n_bits: int) -> NDArray[np.float64]:
 
 
 def threshold_matches(n_bits: int, fpr: float) -> int:
-    """The fewest matches k with P(K >= k) <= fpr for K ~ Binomial(n_bits, 1/2).
+    """Return the smallest k with P(K >= k) <= fpr for K ~ Binomial(n_bits, 1/2).
 
     Args:
         n_bits: number of bits.
         fpr: false-positive rate in (0, 1).
 
     Returns:
-        1..n_bits + 1; n_bits + 1 means that so few bits can never show it.
+        1..n_bits + 1; n_bits + 1 means that even n_bits matches are not enough.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
     if n_bits < 1 or not 0 < fpr < 1:
         raise ValueError(f"expected at least one bit and a rate in (0, 1), got {n_bits} and {fpr}")
@@ -180,23 +180,23 @@ def threshold_matches(n_bits: int, fpr: float) -> int:
 
 
 def adjust(p_values: ArrayLike, correction: Correction, *, candidates: int | None = None) -> NDArray[np.float64]:
-    """Correct p-values for the number of candidates they were chosen from.
+    """Correct p-values for the number of candidates that they were chosen from.
 
-    Bonferroni multiplies each by the number of candidates; Holm (1979) the smallest by it, the next by one less, and
-    so on, never letting one fall below its predecessor. Both bound the probability of any false detection. When there
-    are more candidates than p-values given, Holm counts the missing ones as the largest, which only makes it stricter
-    than with all of them.
+    Bonferroni multiplies each p-value by the number of candidates. Holm (1979) multiplies the smallest by it, the next
+    by one less, and so on, and keeps the results in ascending order. Both bound the probability of a false detection.
+    If there are more candidates than p-values, Holm takes the missing p-values as the largest, which makes the
+    correction stricter.
 
     Args:
-        p_values: (..., keys); the last dimension is one family.
+        p_values: (..., keys); each row along the last dimension is corrected by itself.
         correction: "bonferroni", "holm" or "none".
-        candidates: size of a family, at least the number of keys, which it is by default.
+        candidates: number of candidates of each row, at least the number of keys; by default the number of keys.
 
     Returns:
-        The shape of `p_values`, in [0, 1].
+        Same shape as `p_values`, in [0, 1].
 
     Raises:
-        ValueError: fewer candidates than p-values, or an unknown correction.
+        ValueError: there are fewer candidates than p-values in a row, or the correction is unknown.
     """
     p = np.asarray(p_values, dtype=np.float64)
     family = p.shape[-1] if candidates is None else candidates
@@ -217,7 +217,7 @@ def adjust(p_values: ArrayLike, correction: Correction, *, candidates: int | Non
 
 @cache
 def _tail(n_bits: int) -> NDArray[np.float64]:
-    """P(K >= k) for k = 0..n_bits, each exact to the last digit: sums of integers, divided once."""
+    """Return P(K >= k) for k = 0..n_bits. Integers are summed and divided once, so each is exact to the last digit."""
     sums = np.cumsum([comb(n_bits, k) for k in range(n_bits, -1, -1)], dtype=object)[::-1]
     tail = np.array([int(count) / 2**n_bits for count in sums])
     tail.setflags(write=False)
@@ -225,7 +225,7 @@ def _tail(n_bits: int) -> NDArray[np.float64]:
 
 
 def _lighter(weights: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The share of all sets of bits that weigh m or less together, for m = 0..the weight of all."""
+    """Return the fraction of all subsets of bits whose weights add up to m or less, for m = 0..sum of weights."""
     counts = np.zeros(int(weights.sum()) + 1)
     counts[0] = 1
     for weight in weights:

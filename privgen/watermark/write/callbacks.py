@@ -3,8 +3,8 @@
     prompt_embeds = encode_with_token(pipe, prompt, token)
     image = pipe(prompt, callback_on_step_end=WatermarkCallback(prompt_embeds, tau=token.tau)).images[0]
 
-Timesteps are on the scale of 1000 training timesteps, whatever the scheduler's own number of them. Callbacks keep no
-state of a run: one can be used for many, and several can be combined with `MultiPipelineCallbacks`.
+Timesteps are on the scale of 1000 training timesteps, also if the scheduler has another number of them. Callbacks keep
+no state, so you can use one for many runs, and combine several with `MultiPipelineCallbacks`.
 """
 
 import logging
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 class MarkCallback(PipelineCallback):
-    """A callback that acts once in a run, between the steps where the timesteps reach `tau`.
+    """A callback that acts once in a run: after the step that brings the timestep to `tau` or below.
 
-    Subclasses write `mark`.
+    Subclasses implement `mark`.
 
     Args:
-        tau: act as soon as the next timestep is at or below; None acts after the last step.
+        tau: act as soon as the next timestep is `tau` or below; None acts after the last step.
     """
 
     def __init__(self, tau: float | None) -> None:
@@ -38,16 +38,16 @@ class MarkCallback(PipelineCallback):
         self.register_to_config(tau=tau)
 
     def mark(self, pipeline: DiffusionPipeline, tensors: dict[str, Any]) -> None:
-        """Change the loop's tensors, those of `tensor_inputs`, in place of the dictionary."""
+        """Change `tensors`, the tensors of the loop that `tensor_inputs` names. Change the dictionary itself."""
         raise NotImplementedError
 
     def callback_fn(
         self, pipeline: DiffusionPipeline, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        """Act, or return `callback_kwargs` as they are; `timesteps` is the one of the step that has ended."""
+        """Call `mark` if it is time to. `timesteps` is the timestep of the step that has just ended."""
         if missing := [name for name in self.tensor_inputs if name not in callback_kwargs]:
             raise ValueError(
-                f"expected {', '.join(missing)} from {type(pipeline).__name__}, which asks no callback what it needs; "
+                f"expected {', '.join(missing)} from {type(pipeline).__name__}, which ignores callback.tensor_inputs; "
                 "pass callback_on_step_end_tensor_inputs=callback.tensor_inputs to it as well"
             )
         now, later = _timesteps(pipeline, step_index, timesteps)
@@ -57,22 +57,22 @@ class MarkCallback(PipelineCallback):
 
 
 class WatermarkCallback(MarkCallback):
-    """Swaps the prompt's embeddings for t <= tau: the carrier `token` (arXiv 2503.11945).
+    """Replaces the prompt's embeddings for t <= tau: the carrier `token` (arXiv 2503.11945).
 
-    Before that, images are those of the pipeline without the callback, bit for bit. When the very first timestep is at
-    or below tau already (few steps, or image to image), that step runs unmarked and a warning says so; give
-    `prompt_embeds` to the pipeline itself then.
+    Until then the run is bit for bit the same as without the callback. If the first timestep is already at or below
+    tau (few steps, or image to image), the first step runs unmarked and a warning is logged. In that case pass
+    `prompt_embeds` to the pipeline itself.
 
     Args:
-        prompt_embeds: (B, length, dim) for the B images of the batch, or (1, length, dim) for all of them, such as
-            `encode_with_token` returns.
+        prompt_embeds: (B, length, dim) for the B images of the batch, or (1, length, dim) for all of them, for example
+            from `encode_with_token`.
         tau: of the token.
-        negative: what takes the place of the negative prompt's embeddings in classifier-free guidance, same shape; by
-            default these stay. The plain prompt's embeddings guide by the token alone; those with the complementary
-            message's token strengthen the mark.
+        negative: new embeddings of the negative prompt in classifier-free guidance, same shape; None leaves them as
+            they are. With the embeddings of the plain prompt, guidance follows the token alone. With the embeddings of
+            the complementary message's token, the mark gets stronger.
 
     Raises:
-        ValueError: at construction, tau is out of range; in a run, shapes do not fit the pipeline's, `negative` is
+        ValueError: at construction, tau is out of range; in a run, the shapes do not fit the pipeline's, `negative` is
             given without guidance, or no timestep is at or below tau.
     """
 
@@ -85,13 +85,13 @@ class WatermarkCallback(MarkCallback):
 
     @property
     def tensor_inputs(self) -> list[str]:
-        """What the pipeline has to hand over."""
+        """Names of the tensors that the pipeline passes to the callback."""
         return ["latents", "prompt_embeds", *(["negative_prompt_embeds"] if self.negative is not None else [])]
 
     def mark(self, pipeline: DiffusionPipeline, tensors: dict[str, Any]) -> None:
-        """Swap the embeddings."""
+        """Replace the embeddings."""
         images, old = len(tensors["latents"]), tensors["prompt_embeds"]
-        # Stable Diffusion hands over [negative, positive], other pipelines keep them apart.
+        # Stable Diffusion passes [negative, positive] in one tensor; other pipelines pass two.
         copies, rest = divmod(len(old), images)
         if rest or copies == 0:
             raise ValueError(f"expected prompt_embeds for {images} images, the pipeline has {len(old)}")
@@ -116,15 +116,15 @@ class LatentMarkCallback(MarkCallback):
     The residual is R(m) of the extractor's pre-training (arXiv 2503.11945).
 
     Args:
-        residual: (B, C, h, w) for the B images of the batch, or (1, C, h, w), in units of scaled latents.
-        tau: add it when the next timestep is at or below tau, as it is, whatever the noise level, so that the steps
-            that follow can adapt to it and wash some of it out; None adds it after the last step.
-        improve: from the latents of the batch and their residuals to better ones, such as a
-            `privgen.watermark.write.robust_mark.RobustMarker` makes; only after the last step.
+        residual: (B, C, h, w) for the B images of the batch, or (1, C, h, w) for all, in units of scaled latents.
+        tau: add the residual as soon as the next timestep is at or below tau. It is not scaled to the noise level. The
+            steps that follow adapt the image to it, and remove some of it. None adds it after the last step.
+        improve: function of the batch's latents and their residuals that returns better residuals, for example a
+            `privgen.watermark.write.robust_mark.RobustMarker`. It needs tau None.
 
     Raises:
-        ValueError: at construction, tau is out of range, or given with improve; in a run, shapes do not fit the
-            pipeline's, or no timestep is at or below tau.
+        ValueError: at construction, tau is out of range, or given together with improve; in a run, the shapes do not
+            fit the pipeline's, or no timestep is at or below tau.
     """
 
     tensor_inputs: ClassVar[list[str]] = ["latents"]
@@ -152,20 +152,22 @@ class LatentMarkCallback(MarkCallback):
 
 
 def _timesteps(pipeline: DiffusionPipeline, step_index: int, timestep: Any) -> tuple[float, list[float]]:
-    """The timestep of the step that has ended and those still to come, on the scale of 1000."""
+    """Return the timestep of the step that has ended, and those that follow, on the scale of 1000."""
     scale = 1000 / pipeline.scheduler.config.get("num_train_timesteps", 1000)
     schedule, now = [float(t) for t in pipeline.scheduler.timesteps.tolist()], float(timestep)
-    # Pipelines may run a part of the schedule: its end (image to image) or its beginning (a base with a refiner).
+    # Some pipelines run only a part of the schedule: its end (image to image) or its beginning (base and refiner).
     steps = getattr(pipeline, "num_timesteps", len(schedule))
     places = (len(schedule) - steps + step_index, step_index, *range(len(schedule)))
     place = next((place for place in places if place < len(schedule) and schedule[place] == now), None)
     if place is None:
-        raise ValueError(f"expected a timestep of the scheduler's, got {now:g}; what is to come cannot be told")
+        raise ValueError(
+            f"expected one of the scheduler's timesteps, got {now:g}, so the timesteps that follow are unknown"
+        )
     return now * scale, [t * scale for t in schedule[place + 1 : place + steps - step_index]]
 
 
 def _acts(tau: float | None, step_index: int, now: float, later: list[float], name: str) -> bool:
-    """Whether this is the one moment of a run to act in."""
+    """Return whether the callback acts after this step."""
     if tau is None:
         return not later
     if step_index > 0:
@@ -188,7 +190,7 @@ def _acts(tau: float | None, step_index: int, now: float, later: list[float], na
 
 
 def _fit(new: Tensor, old: Tensor, name: str) -> Tensor:
-    """`new` in the type and place of `old`, repeated for the batch."""
+    """Return `new` with the dtype and device of `old`, repeated for the batch."""
     if new.shape[1:] != old.shape[1:] or len(new) not in (1, len(old)):
         raise ValueError(f"expected {name} of shape {tuple(old.shape)}, got {tuple(new.shape)}")
     return new.to(old).expand_as(old)

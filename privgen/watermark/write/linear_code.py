@@ -1,11 +1,11 @@
 """The best linear code for marks in an autoencoder's latent space, in closed form.
 
-A pattern r added to the latents z of an image x changes its pixels by J r and the latents of the marked image by A r,
-both nearly linear. It costs r' G r, G = J' J, and is read among image content of covariance S. Against Gaussian
-content the best reader of r is the whitened matched filter S^-1 A r, at a squared signal-to-noise ratio of
-r' A' S^-1 A r; so the best patterns at a given quality are the leading generalised eigenvectors of A' S^-1 A against G
-(Fisher's discriminant; S. Kay, Fundamentals of Statistical Signal Processing II, chapter 4). Training starts from
-here instead of from noise.
+If you add a pattern r to the latents z of an image x, the pixels change by J r, and the latents of the marked image
+change by A r. Both are nearly linear. The pattern costs a squared pixel change of r' G r, where G = J' J. It is read
+from latents whose image content has covariance S. If the content is Gaussian, the best reader of r is the whitened
+matched filter S^-1 A r, with a squared signal-to-noise ratio of r' A' S^-1 A r. So the best patterns at a given image
+quality are the leading generalised eigenvectors of A' S^-1 A against G (Fisher's discriminant; S. Kay, Fundamentals of
+Statistical Signal Processing II, chapter 4). The extractor's training starts from this code.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from privgen.diffusion.latents import decode, encode
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """What small changes of the latents do, on average over some images; d is the number of latent values.
+    """The effect of small changes of the latents, averaged over some images. d is the number of latent values.
 
     Attributes:
-        energy: G, shape (d, d): squared pixel change, pixel values in [0, 1], is r' G r.
-        reading: A, shape (d, d): the latents of the marked image change by A r.
+        energy: G, shape (d, d): r changes the pixels, which are in [0, 1], by r' G r, squared and summed.
+        reading: A, shape (d, d): r changes the latents of the marked image by A r.
     """
 
     energy: Tensor
@@ -36,9 +36,9 @@ class LinearCode:
     """Patterns that carry bits, and filters that read them.
 
     Attributes:
-        patterns: (n_bits, d), each of unit squared pixel change.
-        filters: (n_bits, d); filter i reads 1 from pattern i and 0 from the others and from what was excluded.
-        noise: (n_bits,) standard deviation of what the filters read from content.
+        patterns: (n_bits, d), each with a squared pixel change of 1.
+        filters: (n_bits, d); filter i reads 1 from pattern i and 0 from the others.
+        noise: (n_bits,), standard deviation of each filter's output on unmarked images.
     """
 
     patterns: Tensor
@@ -48,13 +48,13 @@ class LinearCode:
 
 @torch.no_grad()
 def measure_response(vae: Any, canvases: Tensor, *, step: float = 0.3, batch_size: int = 64) -> Response:
-    """Measure by finite differences what every latent value does.
+    """Measure the effect of each latent value by finite differences.
 
     Args:
         vae: Diffusers' autoencoder.
-        canvases: (B, 3, S, S) in [0, 1]; the result is their mean.
+        canvases: (B, 3, S, S) in [0, 1]; the response is averaged over them.
         step: size of the differences, in units of scaled latents.
-        batch_size: differences that are computed at a time.
+        batch_size: number of differences that are computed at a time.
     """
     energy, reading = torch.zeros(()), torch.zeros(())
     total = len(canvases) * encode(vae, canvases[:1]).numel()
@@ -82,17 +82,17 @@ def solve_code(
     span: Tensor | None = None,
     ridge: float = 0.02,
 ) -> LinearCode:
-    """Find the patterns that are read best at a given quality, and their filters.
+    """Find the patterns that are read best at a given image quality, and their filters.
 
     Args:
         covariance: S, (d, d), of the latents of unmarked images, attacked ones included.
         response: of the autoencoder.
         n_bits: number of patterns.
-        span: (d, k), linearly independent columns of which patterns are to be combinations; all by default.
-        ridge: added to the diagonals of S and G, as a share of their mean.
+        span: (d, k), linearly independent columns; patterns are combinations of them. None allows all patterns.
+        ridge: added to the diagonals of S and G, as a fraction of their mean.
 
     Raises:
-        ValueError: more patterns than the latents have dimensions left.
+        ValueError: `n_bits` is larger than the number of dimensions.
     """
     s, g = (ridged(matrix.double(), ridge) for matrix in (covariance, response.energy))
     a = response.reading.double()
@@ -111,10 +111,10 @@ def solve_code(
 
 
 def zero_forcing(covariance: Tensor, signals: Tensor) -> Tensor:
-    """The filters of least noise that read 1 from their own signal and 0 from the others.
+    """Return the filters with the least noise that read 1 from their own signal and 0 from the others.
 
     Args:
-        covariance: (d, d), positive definite, of the noise.
+        covariance: (d, d), of the noise, positive definite.
         signals: (d, k), linearly independent columns.
 
     Returns:
@@ -125,10 +125,10 @@ def zero_forcing(covariance: Tensor, signals: Tensor) -> Tensor:
 
 
 def low_frequencies(channels: int, height: int, width: int, cycles: int) -> Tensor:
-    """Smooth patterns: plane waves of at most so many cycles across the canvas in either direction.
+    """Return a basis of smooth patterns: plane waves of at most `cycles` cycles across the canvas in each direction.
 
     Returns:
-        (channels * height * width, k) orthonormal columns; all there are if the grid has no more.
+        (channels * height * width, k), orthonormal columns; the whole space if the grid is too small for more.
     """
     waves = []
     for side in (height, width):
@@ -141,10 +141,10 @@ def low_frequencies(channels: int, height: int, width: int, cycles: int) -> Tens
 
 
 def stationary_covariance(latents: Tensor) -> Tensor:
-    """The covariance of latents if it depended on distances only, not on places.
+    """Estimate the covariance of latents as if it depended on distances only, not on places.
 
-    A few hundred photographs do not fill the covariance of thousands of latent values; mixed with this one it holds
-    for other photographs too.
+    A few hundred photographs are too few to estimate the covariance of thousands of latent values. Mixed with this
+    estimate, the covariance is also right for other photographs.
 
     Args:
         latents: (N, C, h, w).
@@ -170,10 +170,12 @@ def stationary_covariance(latents: Tensor) -> Tensor:
 
 
 def nearest_covariance(matrix: Tensor) -> Tensor:
-    """The symmetric matrix without negative eigenvalues that is nearest to a symmetric one.
+    """Return the positive semi-definite matrix that is nearest to a symmetric one.
+
+    A covariance that was estimated lag by lag has negative eigenvalues, which are larger the fewer the images are.
 
     Args:
-        matrix: (d, d). Covariances estimated lag by lag have negative eigenvalues, the larger, the fewer the images.
+        matrix: (d, d), symmetric.
 
     Returns:
         (d, d), of the same dtype.
@@ -183,5 +185,5 @@ def nearest_covariance(matrix: Tensor) -> Tensor:
 
 
 def ridged(matrix: Tensor, ridge: float) -> Tensor:
-    """A square matrix with a share of its mean diagonal added to the diagonal."""
+    """Return a square matrix with `ridge` times the mean of its diagonal added to the diagonal."""
     return matrix + ridge * matrix.diagonal().mean() * torch.eye(len(matrix)).to(matrix)

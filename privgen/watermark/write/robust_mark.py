@@ -1,11 +1,13 @@
-"""Marks fitted to their image, so that they survive its regeneration.
+"""Fit marks to their image, so that they survive regeneration by a diffusion model.
 
-A diffusion model that denoises a marked image takes the mark for noise where the image does not call for it. Which
-changes it keeps depends on the image, so no fixed pattern has them all; but whoever marks has the image, the model and
-the extractor. As adversarial examples are made robust ("Synthesizing Robust Adversarial Examples", arXiv 1707.07397),
-the residual follows the gradient of the message's loss through what is to come: noise, one denoising step, the
-decoder and the extractor, with new noise in every round, and its size in pixels stays what it was. So that cut-outs
-can still be read, half of the image must carry the message too, and a share of the first residual comes back at last.
+A diffusion model that denoises a marked image removes the parts of the mark that do not fit the image. Which changes
+it keeps depends on the image, so no fixed pattern survives everywhere. But whoever writes the mark has the image, the
+model and the extractor. So the residual is optimised as robust adversarial examples are ("Synthesizing Robust
+Adversarial Examples", arXiv 1707.07397): each step follows the gradient of the message's loss through noise, one
+denoising step, the decoder and the extractor, and draws new noise. The residual keeps its size in pixels. Two things
+keep crops
+readable: the loss also asks that half of the image carries the message, and a fraction of the original residual is
+added at the end.
 """
 
 from dataclasses import dataclass
@@ -24,53 +26,52 @@ from privgen.watermark.protocols import ExtractorLike
 from privgen.watermark.write.with_token import plain_embeds
 
 
-_TIMESTEP = 120  # of 1000: one step from here stands for two regenerations from 60
-_PACE, _SLOWEST = 0.3, 0.3  # of Adam, in RMS of the residual, and what is left of it in the last round
-_NOISE, _PART, _PART_WEIGHT = 0.06, 0.5, 0.7  # of what else may come: noise, and a part of the area left
-_SHARE = 0.5  # of the first residual in the last one: what reads parts knows the patterns that it was trained on
-_ROUNDS_OF_SCALING = 6
+_TIMESTEP = 120  # of 1000; one denoising step from here stands for two regenerations from 60
+_LEARNING_RATE, _LAST_RATE = 0.3, 0.3  # Adam's, in RMS of the residual; and the fraction of it that the last step has
+_CROP_AREA, _CROP_NOISE, _CROP_WEIGHT = 0.5, 0.06, 0.7  # fraction of the area, noise, and weight of the loss on a crop
+_ORIGINAL_FRACTION = 0.5  # of the original residual that is added: the aligner reads crops by the original patterns
+_SCALINGS = 6  # corrections of the residual's size in pixels
 
 
 @dataclass(frozen=True, eq=False)
 class RobustMarker:
-    """Fits residuals to images.
+    """Optimises residuals for their images.
 
     Attributes:
-        pipe: Stable Diffusion 1 or 2, or mini; it is left as it was.
-        extractor: what will read the marks, differentiable.
-        rounds: of gradient descent, each with a call or two of every network and the gradient; 0 leaves residuals
-            alone.
+        pipe: Stable Diffusion 1 or 2, or mini. It is not changed.
+        extractor: network that will read the marks; it must be differentiable.
+        steps: steps of gradient descent. Each calls every network once or twice, forwards and backwards. 0 returns
+            residuals as they are.
 
     Raises:
         UsageError: the model's scheduler is not of the DDPM family.
-        ValueError: a negative number of rounds.
+        ValueError: the number of steps is negative.
     """
 
     pipe: DiffusionPipeline
     extractor: ExtractorLike
-    rounds: int = 10
+    steps: int = 10
 
     def __post_init__(self) -> None:
-        if self.rounds < 0:
-            raise ValueError(f"expected at least 0 rounds, got {self.rounds}")
-        _ = self._schedule  # whether there is one is better said before images are made
+        if self.steps < 0:
+            raise ValueError(f"expected at least 0 steps, got {self.steps}")
+        _ = self._schedule  # raises an error now rather than after images were made
 
     def __call__(self, z: Tensor, residual: Tensor, bits: Tensor, *, canvases: Tensor | None = None) -> Tensor:
-        """Refine residuals. An image's result does not depend on the others of its batch.
+        """Return better residuals. Each depends on its own image only, not on the others of the batch.
 
         Args:
             z: (B, C, h, w), scaled latents of the images.
-            residual: added to them, same shape, not zero.
-            bits: (B, n_bits) of 0 and 1, or (1, n_bits) for all.
-            canvases: (B, 3, S, S) in [0, 1], the images that the decoded difference is added to; by default what `z`
-                is decoded to.
+            residual: residuals of the latents, same shape, not zero.
+            bits: (B, n_bits) of 0 and 1, or (1, n_bits) for all images.
+            canvases: (B, 3, S, S) in [0, 1], the images that will be marked; by default the decoded `z`.
 
         Returns:
-            (B, C, h, w) float32; decoded, they change the images by as much as before, in RMS of pixels.
+            (B, C, h, w) float32. Decoded, they change the images by as much as `residual` does, in RMS of pixels.
         """
-        if not self.rounds:
+        if not self.steps:
             return residual.float()
-        # A caller may be in inference mode, whose tensors take no part in gradients.
+        # Tensors that were made in inference mode have no gradients, so inference mode is left and tensors are cloned.
         with torch.inference_mode(False), torch.enable_grad(), frozen(self._networks()):
             z, residual, message = (part.detach().clone().float() for part in (z, residual, signs(bits)))
             with torch.no_grad():
@@ -92,23 +93,23 @@ class RobustMarker:
             embeds = plain_embeds(self.pipe, "").clone().expand(len(z), -1, -1)
         unit = _rms(residual)
         change = (residual / unit).requires_grad_()
-        descent = torch.optim.Adam([change], lr=_PACE)
-        for i in range(self.rounds):
-            descent.param_groups[0]["lr"] = _PACE * (1 - (1 - _SLOWEST) * i / self.rounds)
+        descent = torch.optim.Adam([change], lr=_LEARNING_RATE)
+        for i in range(self.steps):
+            descent.param_groups[0]["lr"] = _LEARNING_RATE * (1 - (1 - _LAST_RATE) * i / self.steps)
             difference = decode(self.pipe.vae, z + unit * change) - clean
             marked = (base + loud / _rms(difference) * difference).clamp(0, 1)
             noise = torch.Generator().manual_seed(i)
             loss = self._loss(self._regenerated(marked, embeds, noise), message)
             part = base + _window(base, noise) * (marked - base)
-            loss = loss + _PART_WEIGHT * self._loss(_noisy(part, _NOISE, noise).clamp(0, 1), message)
+            loss = loss + _CROP_WEIGHT * self._loss(_noisy(part, _CROP_NOISE, noise).clamp(0, 1), message)
             descent.zero_grad()
             loss.backward()
             descent.step()
         change = change.detach()
-        return self._as_loud(z, unit * change / _rms(change) + _SHARE * residual, clean, loud)
+        return self._as_loud(z, unit * change / _rms(change) + _ORIGINAL_FRACTION * residual, clean, loud)
 
     def _loss(self, images: Tensor, message: Tensor) -> Tensor:
-        """Of the message read, summed over the images, so that the gradient of one does not depend on the others."""
+        """Return the loss of reading the message: the sum over images, so that each has its own gradient."""
         return softplus(-message * self.extractor(images).float()).mean(dim=1).sum()
 
     def _regenerated(self, images: Tensor, embeds: Tensor, generator: torch.Generator) -> Tensor:
@@ -121,7 +122,7 @@ class RobustMarker:
 
     @torch.no_grad()
     def _as_loud(self, z: Tensor, residual: Tensor, clean: Tensor, loud: Tensor) -> Tensor:
-        for _ in range(_ROUNDS_OF_SCALING):
+        for _ in range(_SCALINGS):
             residual = residual * (loud / _rms(decode(self.pipe.vae, z + residual) - clean))
         return residual
 
@@ -131,14 +132,14 @@ def _rms(values: Tensor) -> Tensor:
 
 
 def _noisy(values: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """With the same noise for each of the batch."""
+    """Add noise, the same for each image of the batch."""
     return values + scale * torch.randn(values[:1].shape, generator=generator).to(values)
 
 
 def _window(images: Tensor, generator: torch.Generator) -> Tensor:
-    """1 in a part of the image, of its own proportions and anywhere in it, and 0 elsewhere; (1, 1, H, W)."""
+    """Return a mask (1, 1, H, W): 1 in a random window of the image's proportions, 0 elsewhere."""
     height, width = images.shape[-2:]
-    sides = round(_PART**0.5 * height), round(_PART**0.5 * width)
+    sides = round(_CROP_AREA**0.5 * height), round(_CROP_AREA**0.5 * width)
     top, left = (
         int(torch.randint(whole - side + 1, (), generator=generator))
         for whole, side in zip((height, width), sides, strict=True)

@@ -201,6 +201,13 @@ def test_weights_follow_logits_of_any_scale(rng):
     assert weigh_bits(np.zeros(3)).tolist() == [[-100, -100, -100]]
 
 
+def test_weights_in_units_of_the_rms():
+    """Full weight from three times the RMS on."""
+    assert weigh_bits([2.0, -2.0, 2.0]).tolist() == [[33, -33, 33]]
+    outlier = np.array([40.0] + [1.0] * 99)  # RMS 4.12: 40 is 9.7 times that, and 1 a quarter
+    assert weigh_bits(outlier)[0, :2].tolist() == [100, 8]
+
+
 @pytest.mark.parametrize("read", [[[0] * 48], [[0.5] * 48], [[1] * 47]])
 def test_bits_without_weights(read):
     with pytest.raises(ValueError, match=r"weigh_bits makes them of logits|as many bits"):

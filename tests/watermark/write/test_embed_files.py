@@ -166,9 +166,9 @@ def test_default_carrier_of_models_that_are_not_there():
 
 def test_a_model_without_networks_of_ours(two, tmp_path, tiny):
     tiny.tiny_pipeline().save_pretrained(tmp_path / "plain")
-    with pytest.raises(PrivgenError, match="has no latent_mapper of privgen's"):
+    with pytest.raises(PrivgenError, match="has no latent_mapper for privgen"):
         embed_files([two], tmp_path / "out", ALICE, networks=Networks(str(tmp_path / "plain")))
-    with pytest.raises(PrivgenError, match="has no extractor of privgen's"):
+    with pytest.raises(PrivgenError, match="has no extractor for privgen"):
         detect_files([two], [ALICE], networks=Networks(str(tmp_path / "plain")))
     assert not (tmp_path / "out").exists()
 

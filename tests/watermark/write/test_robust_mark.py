@@ -197,7 +197,7 @@ def test_what_cannot_be_refined_elsewhere(mini):
         Marker(networks, MarkSpec(robust_steps=1))
     with pytest.raises(UsageError, match="There is no extractor"):
         Marker(Networks.of(pipeline=mini, latent_mapper=mini.latent_mapper), MarkSpec(robust_steps=1))
-    with pytest.raises(ValueError, match="at least 0 rounds"):
+    with pytest.raises(ValueError, match="at least 0 steps"):
         RobustMarker(mini, mini.extractor, -1)
     with pytest.raises(ValueError, match="expected no tau"):
         LatentMarkCallback(torch.zeros(1, 8, 16, 16), tau=100, improve=lambda z, residual: residual)
