@@ -16,13 +16,8 @@ from privgen.hallucination.running_variance import WATCHED
 from privgen.hallucination.scheduler import AmplifiedScheduler, amplified
 
 
-<<<<<<< HEAD
 DETECTOR = HallucinationDetector((800,))
-"""At the noise level at which a network decides what is there; chosen on shapes and on scenes."""
-=======
-DETECTOR = Detector((800,))
 """Default detector. At timestep 800 a network decides what an image shows; this was chosen on shapes and scenes."""
->>>>>>> words
 
 
 class PipelineDetector:

@@ -57,19 +57,11 @@ class GeneratedImages:
     """The result of one call.
 
     Attributes:
-<<<<<<< HEAD
-        prompt: what the images show.
-        model: as it was named.
-        key: name of the key whose mark they carry; None for plain images, and for marks of a token alone.
-        key_id: its public id; None for plain images.
-        carrier: what the mark was written with; None for plain images.
-=======
         prompt: the prompt.
         model: the model, as the caller named it.
         key: name of the key that marks the images; None for plain images.
         key_id: public id of the key; None for plain images.
         carrier: carrier of the marks; None for plain images.
->>>>>>> words
         images: one entry for each image.
     """
 
@@ -216,14 +208,10 @@ def _complete(sampling: Sampling, networks: Networks) -> Sampling:
 def _about(
     prompt: str, networks: Networks, sampling: Sampling, amplification: Amplification | None
 ) -> dict[str, object]:
-<<<<<<< HEAD
-    """What text chunks say of an image."""
-=======
     """Return the text chunks of an image."""
     model = str(networks.model)
     # Only a folder's own name, not its path.
     name = Path(model).name if networks.model is not None and Path(resolve_model(model)).is_dir() else model
->>>>>>> words
     return {
         "prompt": prompt,
         "steps": sampling.steps,

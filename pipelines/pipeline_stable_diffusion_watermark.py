@@ -96,17 +96,6 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             key: key that marks all images.
             keys: one key for each image: for each prompt in turn, `num_images_per_prompt` keys.
             carrier: "token" appends a token to the prompt late in denoising; "latent" adds a residual to the latents.
-<<<<<<< HEAD
-            tau: the mark acts on timesteps t <= tau, on the scale of 1000. By default the token's own, or what its
-                mapper was trained for; the carrier latent adds its residual after the last step by default.
-            token: the token to use, instead of the mapper's for a key; its own key need not be given.
-            token_mapper: instead of the attribute.
-            latent_mapper: instead of the attribute.
-            extractor: instead of the attribute.
-            robust_steps: rounds in which the residual of the carrier latent is fitted to its image, so that it
-                survives regeneration; see `privgen.watermark.write.robust_mark`.
-            **kwargs: what `StableDiffusionPipeline` takes by name.
-=======
             tau: the mark acts on timesteps t <= tau, on the scale of 1000. By default that of the token, or the one
                 that the token mapper was trained for. By default the carrier latent adds its residual after the last
                 step.
@@ -117,7 +106,6 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             robust_steps: number of steps that fit the residual of the carrier latent to its image, so that it survives
                 regeneration; see `privgen.watermark.write.robust_mark`.
             **kwargs: keyword arguments of `StableDiffusionPipeline`.
->>>>>>> words
 
         Returns:
             The output; if `return_dict` is False, the tuple of its four fields.

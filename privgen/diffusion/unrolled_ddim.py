@@ -126,7 +126,6 @@ class UnrolledDDIM:
         return prediction
 
 
-<<<<<<< HEAD
 def ddim_step(z_t: Tensor, output: Tensor, alpha_bar: float, alpha_bar_next: float, prediction: Prediction) -> Tensor:
     """Take one DDIM step without noise (arXiv 2010.02502, equation 12).
 
@@ -136,17 +135,6 @@ def ddim_step(z_t: Tensor, output: Tensor, alpha_bar: float, alpha_bar_next: flo
         alpha_bar: of z_t, in (0, 1).
         alpha_bar_next: of the result, in (0, 1].
         prediction: what the model predicts.
-=======
-def ddim_step(z_t: Tensor, prediction: Tensor, alpha: float, alpha_then: float, prediction_type: str) -> Tensor:
-    """Take one DDIM step without noise (arXiv 2010.02502, equation 12).
-
-    Args:
-        z_t: (B, C, h, w), latents at noise level `alpha`.
-        prediction: output of the model, same shape.
-        alpha: alpha_bar of z_t, in (0, 1).
-        alpha_then: alpha_bar of the result, in (0, 1].
-        prediction_type: "epsilon", "sample" or "v_prediction" (arXiv 2202.00512, appendix D).
->>>>>>> words
 
     Returns:
         (B, C, h, w), latents after the step.

@@ -26,13 +26,8 @@ def build_encoder(config: Mapping[str, Any]) -> nn.Module:
     """An encoder with random weights.
 
     Args:
-<<<<<<< HEAD
         config: has `FIELDS`. Its `layers_per_block` is one number for the encoder of an `AutoencoderKL`, and one
             number for each level for that of an `AutoencoderTiny`. Each level but the last halves the side.
-=======
-        config: has `FIELDS`; `layers_per_block` is one number for the encoder of an `AutoencoderKL`, and one number
-            for each level for that of an `AutoencoderTiny`. Each level but the last halves the side.
->>>>>>> words
 
     Returns:
         A network from (B, 3, size, size) in [-1, 1] to (B, latent_channels, h, w).
@@ -81,11 +76,7 @@ def encoder_config(vae: Any, size: int | None = None) -> dict[str, Any]:
 
 @torch.no_grad()
 def encoder_state(vae: Any) -> dict[str, Tensor]:
-<<<<<<< HEAD
     """The weights with which `build_encoder(encoder_config(vae))` gives the mean scaled latents of an autoencoder."""
-=======
-    """Return weights with which `build_encoder(encoder_config(vae))` gives the mean of the vae's scaled latents."""
->>>>>>> words
     state = {name: value.clone() for name, value in vae.encoder.state_dict().items()}
     last = next(reversed(state)).rpartition(".")[0]
     half = vae.config.latent_channels  # the rest is the logarithm of the variance
