@@ -254,11 +254,11 @@ ERRORS = {
     "tau never": ({"key": ALICE, "tau": 0}, ValueError, "at or below tau = 0"),
     "foreign token": ({"key": BOB, "token": TOKEN}, UsageError, "belongs to key"),
     "token of no use": ({"token": TOKEN, "carrier": "latent"}, UsageError, "carrier is latent"),
-    "other model's token": ({"token": Token(torch.zeros(1, 8), ALICE.key_id)}, ValueError, "another model's"),
+    "other model's token": ({"token": Token(torch.zeros(1, 8), ALICE.key_id)}, ValueError, "another model"),
     "other model's mapper": (
         {"key": ALICE, "carrier": "latent", "latent_mapper": LatentMapper(8)},
         UsageError,
-        "another model's",
+        "another model",
     ),
     "no room": ({"key": ALICE, "prompt": "a " * 74}, UsageError, "leaves room for"),
     "no words": ({"key": ALICE, "prompt": None, "prompt_embeds": torch.zeros(1, 77, 32)}, UsageError, "prompt itself"),
