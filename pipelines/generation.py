@@ -209,9 +209,6 @@ def _about(
     prompt: str, networks: Networks, sampling: Sampling, amplification: Amplification | None
 ) -> dict[str, object]:
     """Return the text chunks of an image."""
-    model = str(networks.model)
-    # Only a folder's own name, not its path.
-    name = Path(model).name if networks.model is not None and Path(resolve_model(model)).is_dir() else model
     return {
         "prompt": prompt,
         "steps": sampling.steps,

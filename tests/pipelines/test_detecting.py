@@ -36,7 +36,7 @@ def test_is_the_network_s_noise_in_finished_latents(pipe, guidance_scale, schedu
         velocity = pipe.unet(x_t, 500, encoder_hidden_states=words).sample
     assert pipe.scheduler.config.prediction_type == "v_prediction"
     noise = alpha_bar.sqrt() * velocity + (1 - alpha_bar).sqrt() * x_t
-    assert torch.allclose(found, noise.square().mean((1, 2, 3)), rtol=1e-4)
+    torch.testing.assert_close(found, noise.square().mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
 
 
 def test_batched_equals_single(pipe):
@@ -44,7 +44,7 @@ def test_batched_equals_single(pipe):
         run(pipe)
         both = detector.scores()
         run(pipe, ["cat"])
-        assert torch.allclose(detector.scores(), both[:1], rtol=1e-4)
+        torch.testing.assert_close(detector.scores(), both[:1], rtol=1e-4, atol=1e-6)
 
 
 def test_asks_with_the_conditions_of_the_prompt():

@@ -154,7 +154,7 @@ def test_a_token_of_its_own_is_used_instead_of_the_mappers(pipe):
     pipe.token_mapper = None
     for options in ({}, {"key": ALICE}):
         output = generate(pipe, token=token, tau=None, **options)
-        assert torch.equal(output.images, by_key)
+        torch.testing.assert_close(output.images, by_key, atol=1e-4, rtol=1e-4)
         assert output.key_ids == [ALICE.key_id]
 
 
@@ -163,9 +163,11 @@ def test_tau_comes_from_the_call_else_from_what_the_token_was_made_for(pipe):
     assert len({image.sum().item() for image in marked.values()}) == 3
     assert torch.equal(generate(pipe, key=ALICE, tau=None).images, marked[250])
     mapper = TokenMapper(tau=601)
-    assert torch.equal(generate(pipe, key=ALICE, tau=None, token_mapper=mapper).images, marked[601])
+    by_mapper = generate(pipe, key=ALICE, tau=None, token_mapper=mapper).images
+    torch.testing.assert_close(by_mapper, marked[601], atol=1e-4, rtol=1e-4)
     token = issue_token(mapper, ALICE)
-    assert torch.equal(generate(pipe, token=token, tau=None).images, marked[601])
+    by_token = generate(pipe, token=token, tau=None).images
+    torch.testing.assert_close(by_token, marked[601], atol=1e-4, rtol=1e-4)
 
 
 def test_the_callers_own_callbacks_still_run(pipe):
@@ -252,11 +254,11 @@ ERRORS = {
     "tau never": ({"key": ALICE, "tau": 0}, ValueError, "at or below tau = 0"),
     "foreign token": ({"key": BOB, "token": TOKEN}, UsageError, "belongs to key"),
     "token of no use": ({"token": TOKEN, "carrier": "latent"}, UsageError, "carrier is latent"),
-    "other model's token": ({"token": Token(torch.zeros(1, 8), ALICE.key_id)}, ValueError, "another model's"),
+    "other model's token": ({"token": Token(torch.zeros(1, 8), ALICE.key_id)}, ValueError, "another model"),
     "other model's mapper": (
         {"key": ALICE, "carrier": "latent", "latent_mapper": LatentMapper(8)},
         UsageError,
-        "another model's",
+        "another model",
     ),
     "no room": ({"key": ALICE, "prompt": "a " * 74}, UsageError, "leaves room for"),
     "no words": ({"key": ALICE, "prompt": None, "prompt_embeds": torch.zeros(1, 77, 32)}, UsageError, "prompt itself"),
@@ -294,8 +296,9 @@ def test_a_negative_token_is_a_word_of_the_negative_prompt(pipe, options):
     expected = generate(pipe, words, **{**options, "negative_prompt": negative}).images
     torch.testing.assert_close(marked, expected, atol=1e-4, rtol=1e-4)
     late = generate(pipe, prompts, key=ALICE, **options).images
-    assert torch.equal(late, generate(pipe, prompts, token=token, **options).images)
-    assert not torch.equal(late, marked)
+    by_token = generate(pipe, prompts, token=token, **options).images
+    torch.testing.assert_close(late, by_token, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(late, marked, atol=1e-3)
 
 
 def test_a_negative_token_needs_the_negative_prompt_itself(pipe):

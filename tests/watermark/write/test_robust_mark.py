@@ -46,12 +46,12 @@ def rms(images):
     return images.square().mean(dim=(1, 2, 3)).sqrt()
 
 
-def refined(pipe, canvases, rounds):
+def refined(pipe, canvases, steps):
     bits = key_bits([KEY], pipe.latent_mapper)
     z = encode(pipe.vae, canvases)
     residual = pipe.latent_mapper(bits).expand_as(z)
     with torch.no_grad():
-        return z, residual, RobustMarker(pipe, pipe.extractor, rounds)(z, residual, bits, canvases=canvases)
+        return z, residual, RobustMarker(pipe, pipe.extractor, steps)(z, residual, bits, canvases=canvases)
 
 
 def test_pixels_change_by_as_much_as_before(mini, photos):
@@ -62,7 +62,7 @@ def test_pixels_change_by_as_much_as_before(mini, photos):
     assert float((after - before).abs().max()) > 0.01
 
 
-def test_no_rounds_change_nothing(mini, photos):
+def test_no_steps_change_nothing(mini, photos):
     _, before, after = (part.detach() for part in refined(mini, photos, 0))
     assert torch.equal(before, after)
 
@@ -118,16 +118,16 @@ def test_more_bits_are_left_by_rinsing(mini):
     plain = torch.cat([generation.images(part) for part in (numbers[:8], numbers[8:])])
     target = key_bits(keys, mini.extractor) > 0.5
     right, psnr = {}, {}
-    for rounds in (0, 5):
+    for steps in (0, 5):
         parts = []
         for i in (0, 8):
-            with Watermark(Networks("mini")).on(mini, keys[i : i + 8], carrier="latent", robust_steps=rounds):
+            with Watermark(Networks("mini")).on(mini, keys[i : i + 8], carrier="latent", robust_steps=steps):
                 parts.append(generation.images(numbers[i : i + 8]))
         marked = torch.cat(parts)
-        psnr[rounds] = float((-20 * torch.log10(rms(marked - plain))).mean())
+        psnr[steps] = float((-20 * torch.log10(rms(marked - plain))).mean())
         generators = [torch.Generator().manual_seed(i) for i in numbers]
         rinsed = Rinsing(model=mini, strength=2)(marked, generator=generators)
-        right[rounds] = float(((read_logits(rinsed, mini.extractor) > 0) == target).float().mean())
+        right[steps] = float(((read_logits(rinsed, mini.extractor) > 0) == target).float().mean())
     assert psnr[5] == pytest.approx(psnr[0], abs=0.1)
     assert right[5] > right[0] + 3 * (2 * 0.25 / (16 * 48)) ** 0.5 / 2
 
@@ -161,7 +161,7 @@ def test_tiny_pipelines(tiny, kind, marked_model):
     assert bool(residuals.isfinite().all())
 
 
-def test_generated_files_are_the_same_without_rounds(tmp_path):
+def test_generated_files_are_the_same_without_steps(tmp_path):
     made = {}
     for name, spec in (
         ("plain", MarkSpec("latent")),
