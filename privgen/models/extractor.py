@@ -187,7 +187,7 @@ class Extractor(ModelMixin, ConfigMixin):
         self.whitening.copy_(vectors @ torch.diag((values + 1e-6).rsqrt()) @ vectors.T)
 
     def apply_whitening(self, logits: Tensor) -> Tensor:
-        """Whiten quiet logits (B, n_bits), and only scale loud ones, because those carry a mark whose bits would mix."""
+        """Whiten quiet logits (B, n_bits), and only scale loud ones, which carry a mark: its bits would mix."""
         centred, whitening = logits - self.mean.float(), self.whitening.float()
         white, scaled = centred @ whitening, centred * whitening.diagonal()
         loud = (white.square().mean(dim=1, keepdim=True) - _LOUD[0]) / (_LOUD[1] - _LOUD[0])
