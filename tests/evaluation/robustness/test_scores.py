@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from privgen.evaluation.robustness.scores import (
     fit_scale,
     matches_of,
     mean_detected,
+    p_of,
     score,
 )
 from privgen.evaluation.robustness.scores import crossing as crossing_of
@@ -216,3 +218,19 @@ def test_a_log_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PrivgenError, match="was not written"):
         Log(tmp_path / "file", {("latent", "jpeg_50"): "a"}).add([row(0, 0)])
+
+
+def test_a_mark_that_was_searched_for_must_be_clearer():
+    """15 of 16 bits have p = 17 / 2^16 = 2.6e-4, which four places take above 1e-3."""
+    found, searched = row(0, 1), replace(row(0, 1), places=4)
+    assert p_of([found, searched], MESSAGES).tolist() == pytest.approx([17 / 2**16, 4 * 17 / 2**16])
+    assert score([found, searched], MESSAGES, None)["tpr_1e-3"].value == 0.5
+    assert p_of([replace(row(0, 8), places=100)], MESSAGES).tolist() == [1]
+
+
+def test_an_unmarked_image_that_was_searched_must_be_clearer():
+    by_chance = row(0, 0, unmarked=weighed([1 - MESSAGES[0][0], *MESSAGES[0][1:]]))
+    rows = [replace(by_chance, unmarked_places=places) for places in (1, 4)]
+    assert p_of(rows, MESSAGES, "unmarked").tolist() == pytest.approx([17 / 2**16, 4 * 17 / 2**16])
+    figures = score(rows, MESSAGES, None)
+    assert (figures["fpr_1e-3"].value, figures["fpr_1e-3"].n) == (0.5, 2)
