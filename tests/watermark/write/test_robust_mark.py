@@ -62,6 +62,16 @@ def test_pixels_change_by_as_much_as_before(mini, photos):
     assert float((after - before).abs().max()) > 0.01
 
 
+def test_half_of_the_original_residual_is_kept(mini, photos):
+    """Adam's first step adds +-0.3 to each value, in RMS, in directions that have little to do with the residual r.
+
+    So the result has a cosine of 1 / sqrt(1 + 0.3^2) = 0.958 with r, and of 0.981 once r / 2 is added.
+    """
+    _, before, after = (part.detach().flatten(1) for part in refined(mini, photos, 1))
+    cosine = torch.nn.functional.cosine_similarity(before, after)
+    torch.testing.assert_close(cosine, torch.full((2,), 0.981), rtol=0, atol=0.008)
+
+
 def test_no_steps_change_nothing(mini, photos):
     _, before, after = (part.detach() for part in refined(mini, photos, 0))
     assert torch.equal(before, after)
