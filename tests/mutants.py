@@ -53,13 +53,13 @@ CODE = "watermark/write/test_linear_code.py"
 ALIGNER = "models/test_aligner.py"
 ALIGNER_FIT = "training/watermark/test_aligner_fit.py"
 EXTRACTOR = "models/test_extractor.py"
-SCHEDULER = "hallucination/test_scheduler.py"
+CONVERSIONS = "diffusion/test_parameterisation.py"
+SCHEDULER = "hallucination/test_scheduler.py hallucination/test_amplification.py"
 VARIANCE = "hallucination/test_learned_variance.py"
 UNROLLED = "watermark/write/test_token_by_gradient.py"
 LATENTS = "watermark/test_model_sizes.py watermark/test_watermark.py"
 ASSIGN = "noise_assignment/test_assign.py noise_assignment/test_assign_training.py"
 MATCHING = "noise_assignment/test_matching.py"
-DETECTION = "metrics/test_detection.py"
 ATTACKS = "attacks/test_attack_references.py"
 DIFFPURE = "attacks/purification/test_diffpure.py"
 
@@ -144,26 +144,34 @@ TABLE = {
         ("values.clamp(min=0)", "values.abs()", CODE),
     ),
     "privgen/diffusion/parameterisation.py": (
-        ("level.alpha * output + level.sigma * x", "level.alpha * output - level.sigma * x", SCHEDULER),
-        ("level.alpha * x - level.sigma * output", "level.sigma * x - level.alpha * output", SCHEDULER),
-        ("(x - level.sigma * output) / level.alpha", "(x - level.sigma * output)", SCHEDULER),
-        ("return x + level.alpha * output", "return x + level.sigma * output", SCHEDULER),
+        ("alpha_bar**0.5, (1 - alpha_bar) ** 0.5", "alpha_bar, (1 - alpha_bar) ** 0.5", CONVERSIONS),
+        (
+            "(level.alpha * original + level.sigma * noise) / level.scale",
+            "level.alpha * original + noise",
+            CONVERSIONS,
+        ),
+        ("level.alpha * noise - level.sigma * original", "level.alpha * noise + level.sigma * original", CONVERSIONS),
+        ("return noise - original", "return original - noise", CONVERSIONS),
+        ("level.alpha * output + level.sigma * x_t", "level.alpha * output - level.sigma * x_t", CONVERSIONS),
+        ("return x_t + level.alpha * output", "return x_t + level.sigma * output", CONVERSIONS),
+        ("(x_t - level.alpha * output) / level.sigma", "(x_t - level.alpha * output)", CONVERSIONS),
+        ("(x_t - level.sigma * output) / level.alpha", "(x_t - level.sigma * output)", CONVERSIONS),
+        ("level.alpha * x_t - level.sigma * output", "level.sigma * x_t - level.alpha * output", CONVERSIONS),
+        ("return x_t - level.sigma * output", "return x_t - level.alpha * output", CONVERSIONS),
+    ),
+    "privgen/hallucination/amplification.py": (
         ("-level.sigma / level.alpha if", "level.sigma / level.alpha if", SCHEDULER),
         ("(factor - 1) * weight", "factor * weight", SCHEDULER),
-        ("(eta - 1) * (step - along)", "(eta - 1) * step", SCHEDULER),
-        ("return variance / (variance + halfway)", "return variance / halfway", SCHEDULER),
-        ("- 1) / weight**2", "- 1) / weight", f"{SCHEDULER} {VARIANCE}"),
+        ("(eta - 1) * (step - radial)", "(eta - 1) * step", SCHEDULER),
+        ("    return variance / (variance + halfway)", "    return variance / halfway", SCHEDULER),
     ),
     "privgen/diffusion/noise_level.py": (
-        ("alpha_bar**0.5, (1 - alpha_bar) ** 0.5", "alpha_bar, (1 - alpha_bar) ** 0.5", SCHEDULER),
         ("NoiseLevel(1 - sigma, sigma)", "NoiseLevel(sigma, 1 - sigma)", SCHEDULER),
         ("max(1 - scale**2, 0.0) ** 0.5, scale)", "max(1 - scale**2, 0.0) ** 0.5)", SCHEDULER),
         ("value * 1000 /", "value /", SCHEDULER),
     ),
     "privgen/diffusion/unrolled_ddim.py": (
-        ("signal * z_t - noise * prediction", "signal * z_t + noise * prediction", UNROLLED),
-        ("(z_t - signal * prediction) / noise", "(z_t - signal * prediction)", UNROLLED),
-        ("alpha_then**0.5 * x_0", "alpha_then * x_0", UNROLLED),
+        ("NoiseLevel.from_alpha_bar(alpha_bar_next)", "level", UNROLLED),
         ("without + self.guidance_scale", "with_prompt + self.guidance_scale", UNROLLED),
     ),
     "privgen/diffusion/latents.py": (
@@ -175,8 +183,7 @@ TABLE = {
         ("        w = (v + 1) / 2", "        w = (1 - v) / 2", VARIANCE),
         ("before.sqrt() * beta / (1 - now)", "before * beta / (1 - now)", VARIANCE),
         ("tilde_all[0] = tilde_all[1]", "tilde_all[0] = beta_all[0]", VARIANCE),
-        ("step.alpha * noise - step.sigma * x_0", "step.alpha * noise + step.sigma * x_0", VARIANCE),
-        ("1 / (len(p) * p[t])", "1 / p[t]", VARIANCE),
+        ("- 1) / weight**2", "- 1) / weight", f"{SCHEDULER} {VARIANCE}"),
         ("mean_output.detach(), x_t", "mean_output, x_t", VARIANCE),
     ),
     "privgen/noise_assignment/assign.py": (
@@ -214,20 +221,19 @@ TABLE = {
         ("len(set(names.values())) == len(group)", "names", "io/test_batches.py"),
         ("if name in owners:", "if False:", "io/test_batches.py"),
     ),
-    "privgen/metrics/detection.py": (
-        ("tail = (1 - confidence) / 2", "tail = 1 - confidence", DETECTION),
-        ("beta.ppf(1 - tail, successes + 1,", "beta.ppf(1 - tail, successes,", DETECTION),
-        ("2 * confidence - 1", "confidence", DETECTION),
-        ("passing <= fpr *", "passing <= 2 * fpr *", DETECTION),
+    "privgen/evaluation/intervals.py": (
+        ("confidence_level=0.95", "confidence_level=0.9", "evaluation/test_intervals.py"),
+        ('method="exact"', 'method="wilson"', "evaluation/test_intervals.py"),
     ),
     "privgen/evaluation/robustness/scores.py": (
-        ("np.minimum(np.array(places) * np.array(p), 1)", "np.array(p)", "evaluation/robustness/test_scores.py"),
+        ("min(places * float(", "min(float(", "evaluation/robustness/test_scores.py"),
+        ("row.places) for row in rows", "1) for row in rows", "evaluation/robustness/test_scores.py"),
     ),
     "attacks/purification/diffpure.py": (
         ("round(self.strength * denoiser.steps / 1000)", "round(self.strength)", DIFFPURE),
     ),
     "attacks/purification/reverse.py": (
-        ("alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * noise", "x_0 + (1 - alpha_bar) ** 0.5 * noise", DIFFPURE),
+        ("return alpha_bar**0.5 * x_0 +", "return x_0 +", DIFFPURE),
         ("denoiser.alpha_bar(t_star - 1)\n", "denoiser.alpha_bar(t_star // 2)\n", DIFFPURE),
         ("(slope + denoiser.noise(euler * alphas[s], s)) / 2", "slope", DIFFPURE),
     ),
