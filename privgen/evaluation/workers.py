@@ -1,4 +1,4 @@
-"""Work that several processes share, each its own part, with the same result as one."""
+"""Work that several processes share: each does its part, and the result is that of one process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-_PATIENCE = timedelta(hours=12)  # the first to be done waits for the last
+_PATIENCE = timedelta(hours=12)  # how long the first process to finish waits for the last
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Processes:
     """The processes of one command.
 
     Attributes:
-        rank: which of them this is.
-        count: how many there are.
-        device: what this one shall compute on; "auto" for a process that is alone.
+        rank: number of this process, from 0.
+        count: how many processes there are.
+        device: what this process computes on; "auto" for a process that is alone.
     """
 
     rank: int = 0
@@ -30,16 +30,16 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this one prints and writes results."""
+        """Whether this process prints and writes results."""
         return self.rank == 0
 
     def share(self, items: Sequence[Item], costs: Sequence[float] | None = None) -> list[Item]:
-        """This process's part, in the order of the items.
+        """The items that this process does, in their order.
 
         Args:
-            items: what is to be done.
-            costs: of each; the dearest is given out first, each to the process that has least to do. Without costs
-                it is every `count`-th item.
+            items: all that must be done.
+            costs: of each item. The costliest are given out first, each to the process that has least to do. Without
+                costs, a process does every `count`-th item.
         """
         if costs is None:
             return list(items[self.rank :: self.count])
@@ -50,7 +50,7 @@ class Processes:
         return [item for item, owner in zip(items, owners, strict=True) if owner == self.rank]
 
     def gather(self, items: list[Item]) -> list[Item]:
-        """The items of all processes, in the order of their ranks; every process gets all."""
+        """The items of all processes, in the order of their ranks. Every process gets them all."""
         if self.count == 1:
             return items
         from accelerate.utils import gather_object
@@ -60,7 +60,7 @@ class Processes:
 
 
 def processes() -> Processes:
-    """The processes that `accelerate launch` or `torchrun` have started, or this one alone."""
+    """The processes that `accelerate launch` or `torchrun` started, or this one alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
     import torch

@@ -1,4 +1,4 @@
-"""What a mark looks like, and what unmarked images read as."""
+"""Pictures of a watermark evaluation: what marks look like, and how unmarked images are read."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 ENLARGED = 10
-"""Factor on differences, so that they are seen."""
+"""Factor on differences, so that you can see them."""
 
-_LONGEST = 384  # side in pixels of a photograph on a sheet
-_TRIPLES = 2  # examples a row
+_LONGEST = 384  # longest side in pixels of a photograph on a sheet
+_TRIPLES = 2  # examples in a row
 
 
 def marks_sheet(examples: Sequence[Example]) -> Image.Image:
-    """Each image without the mark, with it, and ten times the difference around grey.
+    """A sheet that shows each image without the mark, with it, and ten times the difference around grey.
 
     Args:
-        examples: at least one; large ones are shown smaller.
+        examples: at least one; large images are made smaller.
     """
     pictures, captions = [], []
     for example in examples:
@@ -42,10 +42,10 @@ def marks_sheet(examples: Sequence[Example]) -> Image.Image:
 
 
 def draw_negatives(matches: ArrayLike, n_bits: int) -> Image.Image:
-    """Matches of unmarked images with keys beside Binomial(n_bits, 1/2): their histogram, and both tails.
+    """A plot of how many bits unmarked images share with keys, beside Binomial(n_bits, 1/2): histogram and tails.
 
     Args:
-        matches: of pairs of an image and a key, any shape, 0..n_bits.
+        matches: bits of pairs of an image and a key that agree, 0..n_bits; any shape.
         n_bits: number of bits.
     """
     counts = np.bincount(np.ravel(matches), minlength=n_bits + 1)
