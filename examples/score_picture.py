@@ -19,9 +19,9 @@ from privgen.data.sheets import save_picture
 from privgen.data.toys import GaussianMixture, gaussian_grid
 from privgen.evaluation.hallucination.exact_denoiser import ExactDenoiser
 from privgen.evaluation.hallucination.train_toy import ToyTraining, toy_scheduler, train_toy, training_set
-from privgen.evaluation.plots import as_image, new_panels
 from privgen.hallucination.amplification import Amplification
 from privgen.hallucination.scheduler import AmplifiedScheduler
+from privgen.io.plots import as_image, new_panels
 from privgen.metrics.hallucination import validate_mixture
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from privgen.diffusion.noise_level import noise_level, prediction_type
 from privgen.diffusion.parameterisation import predict_noise
@@ -23,19 +22,16 @@ class HallucinationDetector:
 
     Attributes:
         timesteps: whose noise level the network is told; the scores are averaged over them.
-        box: side in pixels of the square over which the squared noise is averaged; the largest average counts. 0 takes
-            the mean over the whole sample.
 
     Raises:
-        ValueError: no timesteps, or a value below 0.
+        ValueError: no timesteps, or one below 0.
     """
 
     timesteps: tuple[int, ...] = (20,)
-    box: int = 0
 
     def __post_init__(self) -> None:
-        if not self.timesteps or min(self.timesteps) < 0 or self.box < 0:
-            raise ValueError(f"expected timesteps and a box of at least 0, got {self.timesteps} and {self.box}")
+        if not self.timesteps or min(self.timesteps) < 0:
+            raise ValueError(f"expected at least one timestep, and none below 0, got {self.timesteps}")
 
     @property
     def calls(self) -> int:
@@ -48,10 +44,10 @@ class HallucinationDetector:
         Args:
             denoise: the network, from (B, ...) and a timestep to its output, with or without a learned variance.
             scheduler: with the noise schedule and `prediction_type` that the network was trained for.
-            x_0: (B, C, ...); (B, C, H, W) if there is a box.
+            x_0: (B, C, ...).
 
         Returns:
-            (B,), the mean over the timesteps of the mean or largest squared noise.
+            (B,), the mean squared noise over the timesteps.
         """
         prediction, found = prediction_type(scheduler), []
         for timestep in self.timesteps:
@@ -59,10 +55,5 @@ class HallucinationDetector:
             level = noise_level(scheduler, t)
             x_t = level.alpha * x_0
             output = denoise(x_t, t)[:, : x_0.shape[1]]
-            squares = predict_noise(output, x_t, level, prediction).square()
-            if self.box:
-                squares = avg_pool2d(squares.mean(1, keepdim=True), self.box, stride=max(self.box // 2, 1))
-                found.append(squares.flatten(1).max(1).values)
-            else:
-                found.append(squares.flatten(1).mean(1))
+            found.append(predict_noise(output, x_t, level, prediction).square().flatten(1).mean(1))
         return torch.stack(found).mean(0)

@@ -1,6 +1,5 @@
 """Loss curves of training runs, read from their file and drawn."""
 
-import io
 import json
 import math
 import os
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from privgen.errors import PrivgenError
 from privgen.io.files import write_bytes
+from privgen.io.plots import new_panels, png_bytes
 
 
 if TYPE_CHECKING:
@@ -60,22 +60,13 @@ def draw_loss_curve(jsonl: str | os.PathLike[str], png: str | os.PathLike[str]) 
     Raises:
         PrivgenError: the file cannot be read or holds no numbers, or the picture cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     curves = read_curve(jsonl)
     if not curves:
         raise PrivgenError(f"{jsonl} holds no numbers yet; train for longer.")
-    columns = math.ceil(math.sqrt(len(curves)))
-    rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, (name, points) in enumerate(curves.items()):
-        _draw(figure.add_subplot(rows, columns, i + 1), name, points)
-    file = io.BytesIO()
-    # Without the name of the software, the same curve gives the same bytes.
-    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
-    write_bytes(png, file.getvalue(), overwrite=True)
+    figure, panels = new_panels(len(curves), columns=math.ceil(math.sqrt(len(curves))), width=4.2, height=2.8)
+    for axes, (name, points) in zip(panels, curves.items(), strict=True):
+        _draw(axes, name, points)
+    write_bytes(png, png_bytes(figure, dpi=100), overwrite=True)
 
 
 def _draw(axes: "Axes", name: str, points: list[tuple[int, float]]) -> None:

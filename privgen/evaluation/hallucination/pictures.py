@@ -12,7 +12,7 @@ from privgen.data.sheets import Colour, contact_sheet, outline, picture
 from privgen.evaluation.hallucination.chess_boards import SQUARE
 from privgen.evaluation.hallucination.chess_rules import offending_squares, read_boards
 from privgen.evaluation.intervals import Measured
-from privgen.evaluation.plots import as_image, new_panels
+from privgen.io.plots import as_image, new_panels
 from privgen.metrics.shapes import offending_shapes
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from privgen.evaluation.noise_assignment.runs import Checkpoint
-from privgen.evaluation.plots import as_image, new_panels
+from privgen.io.plots import as_image, new_panels
 
 
 Curves = Mapping[str, Mapping[str, Sequence[Sequence[Checkpoint]]]]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from privgen.evaluation.plots import new_figure
 from privgen.evaluation.robustness.curves import LEVELS, Curve
+from privgen.io.plots import new_figure
 
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from privgen.data.sheets import encode_picture, picture
 from privgen.evaluation.intervals import Measured
-from privgen.evaluation.plots import png_bytes, png_uri
 from privgen.evaluation.robustness.charts import Style, curve_chart, loss_range, styles
 from privgen.evaluation.robustness.report import NOTE, RobustnessEvaluation
 from privgen.evaluation.watermark.pictures import ENLARGED
+from privgen.io.plots import png_bytes, png_uri
 
 
 COLUMNS = ("tpr_1e-3", "tpr_1e-6", "fpr_1e-3", "fpr_1e-6", "bit_accuracy", "psnr_db", "ssim", "quality_loss")

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from privgen.data.sheets import contact_sheet, picture
-from privgen.evaluation.plots import as_image, new_panels
 from privgen.evaluation.watermark.calibration import tails
 from privgen.evaluation.watermark.marking import Example
+from privgen.io.plots import as_image, new_panels
 from privgen.watermark.read.p_values import threshold_matches
 
 

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from privgen.evaluation.plots import as_image, new_figure, new_panels, png_bytes, png_uri
+from privgen.io.plots import as_image, new_figure, new_panels, png_bytes, png_uri
 
 
 def drawn():
