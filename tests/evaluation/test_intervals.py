@@ -34,19 +34,25 @@ def test_mean_by_hand():
     half = 1.96 * math.sqrt(14 / 3) / 2
     assert (found.value, found.n) == (3, 4)
     assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
-    assert math.isnan(mean([1.0]).low)
+    two = mean([1.0, 2.0])  # their standard deviation is sqrt(1 / 2)
+    assert (two.low, two.high) == pytest.approx((1.5 - 0.98, 1.5 + 0.98))
+    single = mean([1.0])
+    assert (single.value, math.isnan(single.low)) == (1, True)
     with pytest.raises(ValueError, match="at least one value"):
         mean([])
 
 
 def test_mean_over_seeds_by_hand():
-    found = over_seeds([1.0, 2.0, math.inf, 3.0, math.nan])
-    # Student's t with two degrees of freedom at 97.5 %: 4.3027; the standard deviation is 1.
-    half = 4.30265 / math.sqrt(3)
-    assert (found.value, found.n) == (2, 3)
-    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half), rel=1e-5)
-    assert math.isnan(over_seeds([1.0]).high)
-    assert over_seeds([math.nan]).n == 0
+    found = over_seeds([2.0, 4.0, math.inf, 6.0, math.nan])
+    # Student's t at 97.5 % is 4.3027 with two degrees of freedom and 12.706 with one; deviations are 2 and sqrt(2).
+    half = 4.30265 * 2 / math.sqrt(3)
+    assert (found.value, found.n) == (4, 3)
+    assert (found.low, found.high) == pytest.approx((4 - half, 4 + half), rel=1e-5)
+    two = over_seeds([2.0, 4.0])
+    assert (two.low, two.high) == pytest.approx((3 - 12.7062, 3 + 12.7062), rel=1e-5)
+    single, none = over_seeds([1.0]), over_seeds([math.nan])
+    assert (single.value, single.n, math.isnan(single.high)) == (1, 1, True)
+    assert (math.isnan(none.value), none.n) == (True, 0)
 
 
 def test_median_by_hand():

@@ -1,6 +1,7 @@
 """From rows, made by hand, to the scores of methods and to the record."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,15 @@ def test_the_lead_is_over_the_best_baseline_on_common_images(comparison, measure
     # Images 0 and 1: 1 against 0.5, and 0.5 against 0.
     assert (lead.tpr.value, lead.tpr.n) == (0.5, 2)
     assert (lead.psnr_db.value, lead.psnr_db.n) == (1.5, 2)
+
+
+def test_images_that_a_mark_leaves_unchanged_have_no_quality_to_compare(comparison, measured, scores):
+    unchanged = [
+        replace(r, psnr_db=None) if (r.method, r.attack, r.image) == ("latent", "clean", 0) else r for r in measured
+    ]
+    lead = lead_over_baselines(comparison, unchanged, scores)
+    assert (lead.psnr_db.value, lead.psnr_db.n) == (1.5, 1)
+    assert lead.tpr.n == 2
 
 
 def test_no_lead_without_two_of_them(comparison, measured, scores):

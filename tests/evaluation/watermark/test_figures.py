@@ -36,6 +36,25 @@ def test_calibration_of_an_extractor_that_always_says_the_same():
     assert (figures["matches_mean"], figures["matches_std"]) == (24, 24)
 
 
+def test_calibration_by_hand():
+    keys = np.stack([np.ones(48, np.uint8), np.repeat(np.array([1, 0], np.uint8), 24)])
+    read = np.ones((4, 48), np.int8)
+    read[3] = -1
+    figures = calibrate(read, keys)
+    # Three of four images agree with the first key in all bits, one in none; with the second all agree in half.
+    assert (figures["images"], figures["pairs"]) == (4, 8)
+    assert (figures["fpr_1e-3"], figures["worst_key_fpr_1e-3"]) == (3 / 8, 3 / 4)
+    assert figures["matches_mean"] == (3 * 48 + 4 * 24) / 8
+    assert (figures["matches_mean_binomial"], figures["bit_bias"]) == (24, 0.25)
+
+
+def test_the_bias_of_fair_bits_exceeds_what_is_stated_once_in_twenty_times():
+    stated = calibrate(np.ones((400, 48), np.int8), np.ones((1, 48), np.uint8))["bit_bias_by_chance"]
+    largest = np.abs(np.random.default_rng(0).binomial(400, 0.5, (4000, 48)) / 400 - 0.5).max(axis=1)
+    # Means of 400 bits are multiples of 1 / 400, so the fraction is not exactly 5 %.
+    assert (largest > stated + 1 / 800).mean() < 0.05 < (largest > stated - 1 / 800).mean()
+
+
 def test_scores_of_marked_images():
     messages = np.zeros((3, 48), np.uint8)
     read = np.full((3, 48), -1, np.int8)
