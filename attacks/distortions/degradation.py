@@ -159,7 +159,9 @@ class JPEG(_Codec):
 @register
 @dataclass(frozen=True, repr=False)
 class WebP(_Codec):
-    """Compresses the image as lossy WebP and decodes it again. Gradients pass through unchanged.
+    """Compresses the image as lossy WebP and decodes it again.
+
+    Gradients pass through unchanged.
 
     Args:
         strength: quality, 1 to 100; 100 is still lossy and subsamples the chroma.

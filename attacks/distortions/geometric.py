@@ -45,7 +45,7 @@ def rotate(images: Tensor, degrees: float) -> Tensor:
 @register
 @dataclass(frozen=True, repr=False)
 class Rotation(Attack):
-    """Rotates the image about its centre. It keeps its size; the corners become black.
+    """Rotates the image about its centre; it keeps its size, and the corners become black.
 
     Args:
         strength: angle, -180 to 180 degrees, counter-clockwise.
