@@ -151,21 +151,32 @@ def adversaries(model: WatermarkModel, material: Material, plan: AdaptivePlan) -
         plan: strengths and steps of the attacks.
     """
     marked, unmarked = Examples(material.collected_marked, "marked"), Examples(material.collected_unmarked, "unmarked")
-    held: dict[str, Any] = {"steps": plan.steps, "model": model.extractor}
-    encoder: dict[str, Any] = {"steps": plan.steps, "model": model.pipeline}
-    images: dict[str, Any] = {"marked": marked, "unmarked": unmarked}
-    fitted = {**images, "steps": plan.steps, "fit_steps": plan.fit_steps, "fit_seed": plan.seed}
+    extractor, steps = model.extractor, plan.steps
     planned = [Adversary(NONE)]
     for e in plan.epsilons:
-        pair = ExtractorRemoval(strength=e, **held), ExtractorForgery(strength=e, marked=marked, **held)
-        planned.append(Adversary(f"extractor_{e:g}", *pair))
-    planned += [Adversary(f"embedding_{e:g}", Embedding(strength=e, **encoder)) for e in plan.epsilons]
+        removal: Attack = ExtractorRemoval(strength=e, steps=steps, model=extractor)
+        forgery: Attack = ExtractorForgery(strength=e, steps=steps, model=extractor, marked=marked)
+        planned.append(Adversary(f"extractor_{e:g}", removal, forgery))
+    planned += [
+        Adversary(f"embedding_{e:g}", Embedding(strength=e, steps=steps, model=model.pipeline)) for e in plan.epsilons
+    ]
     for e in plan.epsilons:
-        both = SurrogateRemoval(strength=e, **fitted), SurrogateForgery(strength=e, **fitted)
-        planned.append(Adversary(f"surrogate_{e:g}", *both))
+        removal, forgery = (
+            kind(
+                strength=e,
+                steps=steps,
+                marked=marked,
+                unmarked=unmarked,
+                fit_steps=plan.fit_steps,
+                fit_seed=plan.seed,
+            )
+            for kind in (SurrogateRemoval, SurrogateForgery)
+        )
+        planned.append(Adversary(f"surrogate_{e:g}", removal, forgery))
     for count in sorted({1, min(10, len(marked)), len(marked)}):
-        averages = AveragingRemoval(count=count, **images), AveragingForgery(count=count, **images)
-        planned.append(Adversary(f"averaging_{count}", *averages))
+        removal = AveragingRemoval(count=count, marked=marked, unmarked=unmarked)
+        forgery = AveragingForgery(count=count, marked=marked, unmarked=unmarked)
+        planned.append(Adversary(f"averaging_{count}", removal, forgery))
     return planned
 
 

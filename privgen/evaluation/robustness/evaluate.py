@@ -92,17 +92,7 @@ def evaluate_robustness(
     log = Log(None if folder is None else Path(folder), _works(model, comparison), shared.rank)
     rows = sorted(measure(comparison, log, shared), key=lambda row: row.image)
     scores = method_scores(comparison, rows)
-    settings = {
-        "model": model.name,
-        "preset": plan.preset,
-        "n": preset.n,
-        "negatives": min(preset.negatives, preset.n),
-        "seed": plan.seed,
-        "steps": generation.sampling.steps,
-        "guidance_scale": generation.guidance_scale,
-        "robust_steps": model.robust_steps,
-        "reader": repr(reader),
-    }
+    settings = _settings(model, plan, comparison, reader)
     result = RobustnessEvaluation(
         settings,
         next((name for name in names if name in CARRIERS), None),
@@ -116,6 +106,22 @@ def evaluate_robustness(
     if not shared.is_main:
         return result
     return replace(result, pages={PAGE: draw_page(result, _examples(comparison, rows))})
+
+
+def _settings(model: WatermarkModel, plan: RobustnessPlan, comparison: Comparison, reader: Reader) -> dict[str, Any]:
+    """What the record says of how figures came about."""
+    n = len(comparison.keys)
+    return {
+        "model": model.name,
+        "preset": plan.preset,
+        "n": n,
+        "negatives": min(comparison.negatives, n),
+        "seed": plan.seed,
+        "steps": comparison.generation.sampling.steps,
+        "guidance_scale": comparison.generation.guidance_scale,
+        "robust_steps": model.robust_steps,
+        "reader": repr(reader),
+    }
 
 
 def _choose(model: WatermarkModel, plan: RobustnessPlan, preset: Preset) -> tuple[list[str], dict[str, str]]:
