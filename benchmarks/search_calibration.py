@@ -2,9 +2,9 @@
 
     python benchmarks/search_calibration.py --images 24 --keys 1000
 
-Each image is searched for many random keys at once, and its smallest p-value, multiplied by the number of keys and by
-`places_of`, must be at or below any rate in no larger share of the images than that rate. So the deep tail, in which
-marks are found, is measured with few images. Prints one line for each rate, and the smallest values.
+Each image is searched for many random keys at once, and its smallest p-value is multiplied by the number of keys and
+by `places_of`. The fraction of images at or below a rate must not exceed that rate. So the deep tail, in which marks
+are found, is measured with few images. Prints one line for each rate, and the smallest values.
 """
 
 import click
@@ -16,6 +16,7 @@ from privgen.attacks import parse_attack
 from privgen.evaluation.watermark.generation import Generation
 from privgen.hub import load_extra, load_pipeline
 from privgen.models.aligner import Aligner
+from privgen.models.family import Canvas
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.p_values import p_values_of
 from privgen.watermark.read.search import places_of, search
@@ -29,7 +30,7 @@ def smallest(aligner: Aligner, image: torch.Tensor, messages: torch.Tensor, *, t
     """The smallest p-value of an image (3, S, S), corrected for messages (K, n_bits) of 0 and 1 and for places."""
     logits, _ = search(aligner, image[None], 2.0 * messages - 1, turned=turned)
     p = [p_values_of(weigh_bits(row), message, "weighted") for row, message in zip(logits[0], messages, strict=True)]
-    return min(1.0, float(np.min(p)) * len(messages) * places_of(turned))
+    return min(1.0, float(np.min(p)) * len(messages) * places_of(Canvas.of_reader(aligner), turned))
 
 
 @click.command(help=__doc__.split("\n")[0])
