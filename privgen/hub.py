@@ -6,11 +6,8 @@ A folder or Hub repository can have networks of this package beside the pipeline
 `config.json` and `diffusion_pytorch_model.safetensors` that `save_pretrained` writes. See `EXTRAS`.
 """
 
-import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,17 +15,16 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
 from privgen.errors import PrivgenError, UsageError
+from privgen.models.autoencoder import load_autoencoder
+from privgen.models.loading import explained, quiet_loading
 
 
-EMBEDDED = ("mini",)
-"""Models that ship inside this package."""
+EMBEDDED = ("mini", "mini-sd")
+"""Models that ship inside this package. "mini-sd" has no autoencoder: its latents are those of Stable Diffusion 1 and
+2, and you name an autoencoder that has them."""
 
 EXTRAS = {
     "extractor": "extractor.Extractor",
@@ -154,6 +150,7 @@ def resolve_dtype(name: str | torch.dtype = "auto", device: str | torch.device =
 def load_pipeline(
     model: str | os.PathLike[str] = "mini",
     *,
+    vae: str | os.PathLike[str] | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
@@ -172,6 +169,8 @@ def load_pipeline(
 
     Args:
         model: see `resolve_model`.
+        vae: folder or Hub id of an autoencoder to use instead of the model's own; "mini-sd" needs one, such as
+            "madebyollin/taesd".
         device: see `resolve_device`.
         dtype: see `resolve_dtype`.
         revision: branch, tag or commit of a Hub id.
@@ -188,12 +187,19 @@ def load_pipeline(
     """
     source, place = resolve_model(model), resolve_device(device)
     precision = resolve_dtype(dtype, place)
-    with quiet_loading(), _explained(source, "load"):
+    with quiet_loading(), explained(source, "load"):
         index = DiffusionPipeline.load_config(source, revision=revision)
         _refuse_code(index, source)
         options: dict[str, Any] = {}
         if not safety_checker and "safety_checker" in index:
             options = {"safety_checker": None, "requires_safety_checker": False}
+        if vae is not None:
+            options["vae"] = load_autoencoder(vae).to(precision)
+        elif source == str(_MODELS / "mini-sd"):
+            raise PrivgenError(
+                "mini-sd needs an autoencoder with the latents of Stable Diffusion 1; name one with --vae (vae= in "
+                "Python), such as madebyollin/taesd or a folder."
+            )
         pipeline = pipeline_class.from_pretrained(
             source, revision=revision, variant=variant, dtype=precision, use_safetensors=True, **options
         )
@@ -227,7 +233,7 @@ def load_extra(
     if name not in EXTRAS:
         raise UsageError(f"{name!r} is not a network of this package; choose from {', '.join(EXTRAS)}.")
     source, place = _source(model), resolve_device(device)
-    with _explained(source, f"load the {name} of"):
+    with explained(source, f"load the {name} of"):
         folder = find_extra(name, source, revision=revision)
         module, _, kind = EXTRAS[name].partition(".")
         network = getattr(import_module(f"privgen.models.{module}"), kind)
@@ -251,7 +257,7 @@ def find_extra(name: str, model: str | os.PathLike[str] = "mini", *, revision: s
     root = Path(source)
     if not root.is_dir():
         patterns = [f"privgen/{name}/*.json", f"privgen/{name}/*.safetensors"]
-        with _explained(source, f"fetch the {name} of"):
+        with explained(source, f"fetch the {name} of"):
             root = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     folder = root / "privgen" / name
     if (folder / "config.json").is_file():
@@ -262,31 +268,6 @@ def find_extra(name: str, model: str | os.PathLike[str] = "mini", *, revision: s
         f"The model {source} has no {name} for privgen (no file privgen/{name}/config.json); train one for it, or "
         f"use a model that has one, such as {EMBEDDED[0]}."
     )
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep the bars and warnings with which Diffusers and Transformers load models away; downloads keep their bars.
-
-    When the block ends, both libraries are set as they were before.
-    """
-    bars = diffusers_logging.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled()
-    verbosity, downloads_hidden = transformers_logging.get_verbosity(), are_progress_bars_disabled()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    if not downloads_hidden:
-        enable_progress_bars()  # Transformers has switched these off with its own
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars[0]:
-            diffusers_logging.enable_progress_bar()
-        if bars[1]:
-            transformers_logging.enable_progress_bar()
-        if downloads_hidden:
-            disable_progress_bars()
 
 
 def _embedded(name: str) -> str:
@@ -317,24 +298,6 @@ def _refuse_code(index: dict[str, Any], source: str) -> None:
     coded = [key for key, library in parts.items() if library and (root / key / f"{library}.py").is_file()]
     if not isinstance(index.get("_class_name"), str) or coded:
         raise PrivgenError(f"The model {source} comes with code of its own, which privgen does not run; use another.")
-
-
-@contextmanager
-def _explained(source: str, doing: str) -> Iterator[None]:
-    """Turn errors of Diffusers, Transformers and the Hub into a PrivgenError of one sentence."""
-    try:
-        yield
-    except PrivgenError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-        raise PrivgenError(f"privgen could not {doing} {source}: {reason}. {_advice(source)}") from error
-
-
-def _advice(source: str) -> str:
-    if Path(source).is_dir():
-        return "Check that the folder is complete and that its weights are safetensors."
-    return "Check the id, the network (HF_HUB_OFFLINE, HF_TOKEN), and that its weights are safetensors."
 
 
 def _has_mps() -> bool:

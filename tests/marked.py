@@ -6,10 +6,10 @@ from diffusers.models.resnet import ResnetBlock2D
 
 from privgen.diffusion.latents import encode
 from privgen.io.images import load_image
+from privgen.io.residual import to_canvas
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.watermark.extractor import linear_extractor
 from privgen.watermark.write.linear_code import measure_response, solve_code, stationary_covariance
-from privgen.watermark.write.residual import to_canvas
 
 
 N_BITS, PILOTS, SIZE, PSNR = 48, 16, 32, 30.0

@@ -114,12 +114,12 @@ TABLE = {
         ("first = 1 if joined else 0", "first = 0", CALLBACKS),
         ("latents + residual", "latents - residual", CALLBACKS),
     ),
-    "privgen/watermark/write/residual.py": (
+    "privgen/io/residual.py": (
         ("gain = 10 ** (-psnr / 20) / (rms", "gain = 10 ** (-psnr / 10) / (rms", RESIDUAL),
         ("-10 * math.log10(total", "-20 * math.log10(total", RESIDUAL),
         ("_CLOSE_DB, _LARGEST_GAIN = 8, 0.002", "_CLOSE_DB, _LARGEST_GAIN = 8, 1.0", RESIDUAL),
-        ("return with_mark - without", "return without - with_mark", RESIDUAL),
     ),
+    "privgen/watermark/write/residual.py": (("return with_mark - without", "return without - with_mark", RESIDUAL),),
     "privgen/io/pixels.py": (
         ("LUMA = (0.299, 0.587, 0.114)", "LUMA = (0.114, 0.587, 0.299)", PIXELS),
         ("antialias=True", "antialias=False", PIXELS),

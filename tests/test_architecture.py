@@ -13,7 +13,7 @@ LAYERS = (
     ("io",),
     ("data",),
     ("diffusion", "models", "metrics", "hub"),
-    ("watermark", "noise_assignment", "hallucination"),
+    ("watermark", "noise_assignment", "hallucination", "protection"),
     ("attacks",),
     ("pipelines",),
     ("training",),

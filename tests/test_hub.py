@@ -16,11 +16,11 @@ from privgen.hub import (
     load_extra,
     load_pipeline,
     model_label,
-    quiet_loading,
     resolve_device,
     resolve_dtype,
     resolve_model,
 )
+from privgen.models.loading import quiet_loading
 
 
 class Tiny(ModelMixin, ConfigMixin):

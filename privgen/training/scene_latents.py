@@ -1,10 +1,10 @@
 """The scenes that a text-to-image model is trained on, encoded once to latents and token ids and kept in a file."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
@@ -31,7 +31,7 @@ def scene_seed(seed: int, number: int) -> int:
 
 
 def load_or_encode_scenes(
-    path: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int = 64
+    path: Path, vae: Any, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int = 64
 ) -> dict[str, Tensor]:
     """Load latents and captions of the training scenes from a cache, or encode the scenes now.
 
@@ -56,7 +56,7 @@ def load_or_encode_scenes(
     return load_or_make(path, fingerprint, lambda: _encode(vae, tokenizer, count, seed, batch_size), _WHAT)
 
 
-def scenes_fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int) -> str:
+def scenes_fingerprint(vae: Any, tokenizer: CLIPTokenizer, count: int, seed: int) -> str:
     """A digest of all that the latents and token ids depend on, 64 hexadecimal digits.
 
     The decoder does not count, so a cache stays valid when the decoder is trained further.
@@ -90,7 +90,7 @@ def load_scenes(path: Path, count: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int) -> dict[str, Tensor]:
+def _encode(vae: Any, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int) -> dict[str, Tensor]:
     size, latents, ids = Canvas.of_vae(vae).size, [], []
     for first in tqdm(range(0, count, batch_size), desc="encoding scenes", unit="batch"):
         specs = [sample_spec(scene_seed(seed, i)) for i in range(first, min(first + batch_size, count))]

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from privgen.io.images import load_image
+from privgen.io.residual import to_canvas
 from privgen.models.aligner import Aligner
 from privgen.models.extractor import Extractor
 from privgen.models.family import Canvas, patch_of
@@ -21,7 +22,6 @@ from privgen.watermark.write.linear_code import low_frequencies
 from privgen.watermark.write.mark_image import mark_loaded
 from privgen.watermark.write.mark_spec import MarkSpec
 from privgen.watermark.write.marker import Marker
-from privgen.watermark.write.residual import to_canvas
 
 
 KEYS = [Key(name, Secret(bytes([number]) * 32)) for number, name in enumerate(("alice", "bob", "carol"))]

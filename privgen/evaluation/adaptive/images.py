@@ -17,9 +17,9 @@ from privgen.evaluation.watermark.marking import evenly
 from privgen.evaluation.watermark.model import WatermarkModel
 from privgen.io.files import iter_image_files
 from privgen.io.images import load_image
+from privgen.io.residual import add_residual, to_canvas
 from privgen.watermark.key import Key
-from privgen.watermark.write.mark_spec import Carrier
-from privgen.watermark.write.residual import add_residual, to_canvas
+from privgen.watermark.write.mark_spec import PSNR, Carrier
 
 
 _BATCH = 8
@@ -71,7 +71,7 @@ def photograph_material(model: WatermarkModel, carrier: Carrier, key: Key, plan:
         batches = tqdm(images.split(_BATCH), "marking", unit="batch")
         residuals = torch.cat([marker.residuals(batch, [key]) for batch in batches]).cpu()
         pairs = zip(images, residuals, strict=True)
-        return torch.stack([add_residual(image, residual, levels=255).pixels for image, residual in pairs])
+        return torch.stack([add_residual(image, residual, psnr=PSNR, levels=255).pixels for image, residual in pairs])
 
     return Material(plain, marked(plain), marked(halves[0]), halves[1])
 

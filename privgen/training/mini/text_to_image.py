@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from privgen.hallucination.learned_variance import HybridLoss, hybrid_loss
+from privgen.hub import load_pipeline
+from privgen.models.autoencoder import load_autoencoder
 from privgen.models.family import Canvas
 from privgen.models.initialise import seeded_weights
 from privgen.models.tokenizer import build_tokenizer, scene_words
@@ -45,6 +47,9 @@ class TextToImageRecipe:
 
     Attributes:
         vae: folder of the trained autoencoder.
+        start: model whose UNet, text encoder and tokenizer to begin with, see `privgen.hub.resolve_model`. Layers that
+            do not fit, because its latents have other channels, begin with random weights. None begins anew.
+        size: side of the images in pixels; None takes what the autoencoder's configuration says.
         latents: file that keeps the encoded scenes; made if it is missing.
         scenes: number of scenes to train on.
         channels: of the UNet's levels, finest first.
@@ -70,6 +75,8 @@ class TextToImageRecipe:
     """
 
     vae: Path = Path("runs/autoencoder/model/vae")
+    start: str | None = None
+    size: int | None = None
     latents: Path = Path("runs/latents.safetensors")
     scenes: int = 32768
     channels: tuple[int, ...] = (48, 96, 160)
@@ -158,18 +165,25 @@ class TextToImageTask(Task):
     def __init__(self, recipe: TextToImageRecipe, seed: int) -> None:
         super().__init__()
         self.recipe, self.seed = recipe, seed
-        self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
+        self.vae = load_autoencoder(recipe.vae, size=recipe.size)
         self.vae.to(memory_format=torch.channels_last)
-        self.tokenizer = build_tokenizer(scene_words(), recipe.max_length)
+        start = load_pipeline(recipe.start, device="cpu") if recipe.start else None
+        self.tokenizer = start.tokenizer if start else build_tokenizer(scene_words(), recipe.max_length)
         self.scheduler = build_variance_scheduler() if recipe.learn_variance else build_scheduler()
         with seeded_weights(seed):
             unet = build_unet(recipe, Canvas.of_vae(self.vae))
             self.text_encoder = build_text_encoder(recipe, self.tokenizer)
+        if start:
+            _copy_what_fits(start.unet, unet)
+            _copy_what_fits(start.text_encoder, self.text_encoder)
         self.unet = unet.to(memory_format=torch.channels_last)
         cache = load_or_encode_scenes(recipe.latents, self.vae, self.tokenizer, recipe.scenes, seed)
         self.latents, self.ids = cache["latents"], cache["ids"]
         self.empty = tokenize(self.tokenizer, [""])[0]
-        directions = torch.linalg.qr(texture_changes(self.vae)).Q
+        # Where textures have no weight, the one direction is nothing.
+        weighted = recipe.texture_weight > 0
+        values = self.latents[0].numel()
+        directions = torch.linalg.qr(texture_changes(self.vae)).Q if weighted else torch.zeros(values, 1)
         self.register_buffer("directions", directions, persistent=False)
 
     def batch(self, indices: list[int]) -> Batch:
@@ -282,6 +296,12 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+
+
+def _copy_what_fits(source: nn.Module, target: nn.Module) -> None:
+    """Copy the weights whose names and shapes are the same."""
+    own = target.state_dict()
+    target.load_state_dict({k: v for k, v in source.state_dict().items() if own[k].shape == v.shape}, strict=False)
 
 
 @lru_cache(maxsize=2)  # a batch touches at most two epochs

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from privgen.data.photos import load_photos
 from privgen.io.fingerprints import weights_fingerprint
+from privgen.io.residual import at_psnr
 from privgen.models.aligner import Aligner, read_independent, seen_cells
 from privgen.models.extractor import Extractor
 from privgen.models.mappers import LatentMapper
@@ -31,7 +32,6 @@ from privgen.training.watermark.mark_cache import Source, by_tokens, generated, 
 from privgen.training.watermark.mark_preview import rows_of_marks
 from privgen.training.watermark.token_writer import TokenWriter
 from privgen.watermark.read.pose import Poses, put_back, take
-from privgen.watermark.write.residual import at_psnr
 
 
 _FIRST_VIEW = 10**9  # the first of the samples that training does not draw

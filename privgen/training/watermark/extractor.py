@@ -22,6 +22,7 @@ from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.latents import decode, encode
 from privgen.errors import UsageError
+from privgen.io.residual import at_psnr
 from privgen.models.extractor import Extractor
 from privgen.models.family import Canvas
 from privgen.models.mappers import LatentMapper
@@ -30,7 +31,7 @@ from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.watermark.linear_start import CodeSettings, load_or_solve_code
 from privgen.training.watermark.mark_preview import rows_of_marks
 from privgen.training.watermark.token_writer import TokenWriter
-from privgen.watermark.write.residual import at_psnr, decoded_difference
+from privgen.watermark.write.residual import decoded_difference
 from privgen.watermark.write.with_token import plain_embeds
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from privgen.data.scenes import SceneSpec, sample_spec
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images
+from privgen.io.residual import at_psnr
 from privgen.models.extractor import Extractor
 from privgen.models.initialise import seeded_weights
 from privgen.models.latent_encoder import encoder_config
@@ -28,7 +29,6 @@ from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.scene_latents import load_scenes, scene_seed, tokenize
 from privgen.training.watermark.mark_preview import rows_of_marks
 from privgen.watermark.token import encode_with_token, token_embeddings
-from privgen.watermark.write.residual import at_psnr
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from privgen.io.images import LoadedImage
+from privgen.io.residual import ChangedImage, add_residual, to_canvas
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.logits import read_logits
 from privgen.watermark.read.p_values import threshold_matches
 from privgen.watermark.write.marker import Marker
-from privgen.watermark.write.residual import MarkedImage, add_residual, to_canvas
 
 
 _READABLE_FPR = 1e-6
@@ -18,7 +18,7 @@ _READABLE_FPR = 1e-6
 
 def mark_loaded(
     images: Sequence[LoadedImage], levels: Sequence[int | None], keys: Sequence[Key], marker: Marker
-) -> list[MarkedImage]:
+) -> list[ChangedImage]:
     """Mark decoded images at their own sizes.
 
     Args:

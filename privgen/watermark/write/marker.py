@@ -8,6 +8,7 @@ from torch import Tensor
 
 from privgen.diffusion.latents import encode
 from privgen.errors import UsageError
+from privgen.io.residual import at_psnr
 from privgen.models.family import Canvas
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
@@ -15,7 +16,7 @@ from privgen.watermark.protocols import config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, token_embeddings
 from privgen.watermark.write.loudness import loud_bits
 from privgen.watermark.write.mark_spec import PSNR, Carrier, MarkSpec
-from privgen.watermark.write.residual import at_psnr, decoded_difference, latent_residuals
+from privgen.watermark.write.residual import decoded_difference, latent_residuals
 from privgen.watermark.write.robust_mark import RobustMarker
 from privgen.watermark.write.with_token import token_residuals
 

@@ -79,11 +79,11 @@ def test_a_copied_mark_is_found(marked_model, photo_files, tmp_path):
     """The mark of a real, tiny model, averaged over photographs and pasted on others, is detected with its key."""
     from privgen.hub import Placement
     from privgen.io.images import load_image
+    from privgen.io.residual import add_residual, to_canvas
     from privgen.watermark.key import Key, Secret
     from privgen.watermark.networks import Networks
     from privgen.watermark.read.logits import read_logits
     from privgen.watermark.write.marker import Marker
-    from privgen.watermark.write.residual import add_residual, to_canvas
 
     key = Key("victim", Secret(bytes(range(32))))
     networks = Networks(str(marked_model), Placement("cpu"))

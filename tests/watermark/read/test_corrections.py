@@ -9,11 +9,11 @@ from scipy.stats import binomtest
 
 from privgen.hub import load_extra
 from privgen.io.images import load_image
+from privgen.io.residual import to_canvas
 from privgen.models.family import Canvas
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.p_values import TESTS, match_keys, p_values_of
 from privgen.watermark.read.search import SEARCHED, WHOLE, AlignedReader, places_of
-from privgen.watermark.write.residual import to_canvas
 
 
 LEVELS = (0.5, 0.2, 0.05, 0.01)

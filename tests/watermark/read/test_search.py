@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from privgen.hub import load_extra, load_pipeline
+from privgen.io.residual import add_residual
 from privgen.models.family import Canvas
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.p_values import p_values_of
 from privgen.watermark.read.pose import Poses, take
 from privgen.watermark.read.search import UPHILL, AlignedReader, places_of, search
-from privgen.watermark.write.residual import add_residual, latent_residuals
+from privgen.watermark.write.residual import latent_residuals
 
 
 CANVAS = Canvas(size=128, patch=8, channels=8)  # of mini
@@ -24,7 +25,7 @@ def reader():
 @pytest.fixture(scope="module")
 def photos(photo_files):
     from privgen.io.images import load_image
-    from privgen.watermark.write.residual import to_canvas
+    from privgen.io.residual import to_canvas
 
     return to_canvas([load_image(path).pixels for path in photo_files[:2]], 128)
 

@@ -3,6 +3,7 @@
 import torch
 
 from privgen.io.images import load_image
+from privgen.io.residual import add_residual, to_canvas
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import key_bits
@@ -10,7 +11,7 @@ from privgen.watermark.read.logits import read_logits
 from privgen.watermark.write.loudness import FAINTEST, LOUDEST, loud_bits, loudness
 from privgen.watermark.write.mark_spec import MarkSpec
 from privgen.watermark.write.marker import Marker
-from privgen.watermark.write.residual import add_residual, latent_residuals, to_canvas
+from privgen.watermark.write.residual import latent_residuals
 
 
 def test_loudness_keeps_the_quality_and_helps_the_weakest(generator):

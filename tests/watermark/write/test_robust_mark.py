@@ -11,6 +11,7 @@ from privgen.errors import UsageError
 from privgen.evaluation.watermark.generation import Generation
 from privgen.hub import load_extra, load_pipeline
 from privgen.io.images import load_image
+from privgen.io.residual import add_residual, to_canvas
 from privgen.pipelines.generation import generate_files
 from privgen.pipelines.pipeline_stable_diffusion_watermark import StableDiffusionWatermarkPipeline
 from privgen.watermark.key import Key, Secret
@@ -21,7 +22,6 @@ from privgen.watermark.watermark import Watermark
 from privgen.watermark.write.callbacks import LatentMarkCallback
 from privgen.watermark.write.mark_spec import KeyMark, MarkSpec
 from privgen.watermark.write.marker import Marker
-from privgen.watermark.write.residual import add_residual, to_canvas
 from privgen.watermark.write.robust_mark import RobustMarker, _window
 
 

@@ -1,0 +1,1 @@
+"""Adversaries: methods that learn a subject from images, and so what protection is tested with."""

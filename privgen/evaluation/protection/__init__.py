@@ -1,0 +1,1 @@
+"""How much more work does an adversary need when images are protected?"""

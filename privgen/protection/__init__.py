@@ -1,0 +1,1 @@
+"""Protection of images from being learnt by personalised diffusion models."""
