@@ -14,8 +14,9 @@ COMMANDS = {
     "token": ("privgen.cli.token:token", "Issue or learn the token of a key."),
     "watermark": ("privgen.cli.watermark:watermark", "Mark images, and detect whose mark they carry."),
     "generate": ("privgen.cli.generate:generate", "Generate images without a mark."),
-    "attack": ("privgen.cli.attack:attack", "Attack images, to see which marks survive."),
-    "purify": ("privgen.cli.purify:purify", "Remove marks from images with diffusion models."),
+    "protect": ("privgen.cli.protect:protect", "Slow down learning from photographs."),
+    "attack": ("privgen.cli.attack:attack", "Attack images, to see what survives."),
+    "purify": ("privgen.cli.purify:purify", "Remove marks and protection with diffusion models."),
     "evaluate": ("privgen.cli.evaluate:evaluate", "Measure models, marks, trainings and hallucination."),
     "train": ("privgen.cli.train:train", "Train models and the networks of marks from recipes."),
     "data": ("privgen.cli.data:data", "Draw scenes and prepare folders of images."),
@@ -37,10 +38,9 @@ COMMANDS = {
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    """Mark generated images and photographs, detect the marks, attack them, and measure what survives.
+    """Mark images, protect photographs from being learnt, attack both, and measure what holds.
 
     privgen also generates images with less hallucination, and trains the models and networks behind its commands.
-    What does not exist yet: `privgen protect`, which will keep photographs from being learnt.
 
     Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
     3 not detected. PRIVGEN_DEBUG=1 shows the traceback of an error.

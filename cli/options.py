@@ -25,6 +25,12 @@ def model() -> Decorator[Any]:
     return click.option("--model", "-m", default="mini", show_default=True, metavar="NAME", help=text)
 
 
+def vae() -> Decorator[Any]:
+    """``--vae``: an autoencoder for a model that has none, as `vae: str | None`."""
+    text = "Folder or Hub id of an autoencoder to use instead of the model's own; mini-sd needs one."
+    return click.option("--vae", metavar="NAME", help=text)
+
+
 def seed(help: str = "Seed of all randomness; the same seed gives the same result.") -> Decorator[Any]:
     """``--seed``: what all randomness of the command comes from, as `seed: int`."""
     return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from privgen.hallucination.scheduler import AmplifiedScheduler
     from privgen.hub import load_pipeline
     from privgen.noise_assignment.assign import assign_noise
+    from privgen.protection.protection import Protected, Protection
     from privgen.watermark.key import Key, load_key
     from privgen.watermark.read.detection import Detection
     from privgen.watermark.watermark import Watermark
@@ -29,6 +30,8 @@ __all__ = [
     "Detection",
     "Key",
     "PrivgenError",
+    "Protected",
+    "Protection",
     "UsageError",
     "Watermark",
     "__version__",
@@ -43,6 +46,8 @@ _HOMES = {
     "Detection": "privgen.watermark.read.detection",
     "Key": "privgen.watermark.key",
     "PrivgenError": "privgen.errors",
+    "Protected": "privgen.protection.protection",
+    "Protection": "privgen.protection.protection",
     "UsageError": "privgen.errors",
     "Watermark": "privgen.watermark.watermark",
     "assign_noise": "privgen.noise_assignment.assign",
