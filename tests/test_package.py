@@ -19,6 +19,8 @@ API = [
     "Detection",
     "Key",
     "PrivgenError",
+    "Protected",
+    "Protection",
     "UsageError",
     "Watermark",
     "__version__",

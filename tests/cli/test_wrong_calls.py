@@ -25,6 +25,7 @@ ISSUE = "token issue --key alice -o new.safetensors"
 OPTIMISE = "token optimise cat --key alice -o new.safetensors --steps 1"
 ATTACK = "attack run jpeg=50 photos -o attacked"
 PURIFY = "purify photos -o pure"
+PROTECT = "protect photos -o safe --method"
 
 USAGE = [
     (f"{GENERATE} -o cats", "cats is no image file to write; end it in one of .png"),
@@ -48,6 +49,13 @@ USAGE = [
     (f"{MARKED} --tau 500 --robust-steps 2", "leave tau out"),
     (f"{MARKED} --token alice.safetensors --carrier latent", "A token cannot write with the carrier latent"),
     (f"{MARKED} --token bob.safetensors", "and the key alice is"),
+    (f"{PROTECT} glaze", "'shield', 'shift'"),
+    (f"{PROTECT} noise --steps 3", "The method noise does not take --steps"),
+    (f"{PROTECT} sds --toward photos/a.png", "The method sds does not take --toward"),
+    (f"{PROTECT} advdm --steps 0", "advdm: expected steps >= 1, got 0"),
+    (f"{PROTECT} encoder --size 20", "a multiple of 8, got 20"),
+    (f"{PROTECT} noise --psnr 5", "--psnr"),
+    (f"{PROTECT} noise -o photos", "inputs come from"),
     (f"{EMBED} -o photos", "inputs come from"),
     (f"{EMBED} -o bad.png", "bad.png is a file"),
     (f"{EMBED} -o new.png", "new.png looks like a file"),
