@@ -132,7 +132,7 @@ def protect(
         batch=BatchOptions(overwrite=overwrite, progress=True, keep_format=kind == "same"),
         report=lambda file: _report(file, as_json=as_json),
     )
-    record = {"method": result.method, "output": result.output}
+    record: dict[str, Any] = {"method": result.method, "output": result.output}
     record |= {status: result.count(status) for status in ("done", "skipped", "failed")}
     if check:
         from privgen.evaluation.protection.check import check_protection
