@@ -51,6 +51,19 @@ def tiny():
     return module
 
 
+@pytest.fixture(scope="session")
+def real_autoencoder():
+    """The folder of a real tiny autoencoder by name, such as "taesd"; the test is skipped where it is not there."""
+
+    def find(name):
+        folder = Path(os.environ.get("PRIVGEN_AUTOENCODERS", ROOT.parent / "shared" / "assets" / "vae")) / name
+        if not folder.is_dir():
+            pytest.skip(f"needs the autoencoder madebyollin/{name} in a folder that PRIVGEN_AUTOENCODERS names")
+        return folder
+
+    return find
+
+
 @pytest.fixture(params=["sd15", "sd21"])
 def tiny_pipe(tiny, request):
     """A tiny random pipeline, once in the shape of Stable Diffusion 1.5 and once of 2.1; new for each test."""

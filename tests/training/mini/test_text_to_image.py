@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -153,3 +153,30 @@ def test_learned_variances(recipe, tmp_path):
     latents = pipe("a cat", num_inference_steps=3, output_type="latent", guidance_scale=2.0).images
     assert latents.shape == (1, half, 8, 8)
     assert bool(latents.isfinite().all())
+
+
+def test_training_starts_from_a_model_in_the_latents_of_another_autoencoder(recipe, near, tmp_path):
+    near.export(tmp_path / "start")
+    widths = {"encoder_block_out_channels": (8,) * 2, "decoder_block_out_channels": (8,) * 2}
+    blocks = {"num_encoder_blocks": (1,) * 2, "num_decoder_blocks": (1,) * 2}
+    with seeded_weights(0):
+        AutoencoderTiny(**widths, **blocks, latent_channels=3).save_pretrained(tmp_path / "vae")
+    other = replace(
+        recipe,
+        vae=tmp_path / "vae",
+        start=str(tmp_path / "start"),
+        size=32,
+        latents=tmp_path / "latents.safetensors",
+        texture_weight=0.0,
+    )
+    task = Quiet(other, LOOP.seed + 1)
+    assert task.latents.shape == (20, 3, 16, 16)
+    assert task.unet.config.in_channels == 3
+    for old, new in ((near.unet, task.unet), (near.text_encoder, task.text_encoder)):
+        old, new = old.state_dict(), new.state_dict()
+        kept = [name for name in new if old[name].shape == new[name].shape]
+        assert {*new} - {*kept} <= {"conv_in.weight", "conv_out.weight", "conv_out.bias"}
+        assert all(torch.equal(old[name], new[name]) for name in kept)
+    scalars = task(task.batch([0, 1]))
+    assert scalars["mse_textures"] == 0
+    scalars["loss"].backward()
