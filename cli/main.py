@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("privgen.cli.generate:generate", "Generate images without a mark."),
     "attack": ("privgen.cli.attack:attack", "Attack images, to see which marks survive."),
     "purify": ("privgen.cli.purify:purify", "Remove marks from images with diffusion models."),
+    "personalize": ("privgen.cli.personalize:personalize", "Learn a subject from images, to test a protection."),
     "evaluate": ("privgen.cli.evaluate:evaluate", "Measure models, marks, trainings and hallucination."),
     "train": ("privgen.cli.train:train", "Train models and the networks of marks from recipes."),
     "data": ("privgen.cli.data:data", "Draw scenes and prepare folders of images."),

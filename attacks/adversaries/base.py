@@ -142,6 +142,7 @@ class Adversary(ABC):
         steps = tuple(efforts)
         if not steps or list(steps) != sorted({*steps}) or steps[0] < 0:
             raise UsageError(f"The efforts are {list(steps)}; give numbers of steps, at least 0, in rising order.")
+        check_pipeline(pipeline)
         lr = self.pace_for(pipeline).lr if self.lr is None else self.lr
         how = Optimisation(steps, lr, self.batch_size, progress)
         pixels = squares(images, Canvas.of_pipeline(pipeline).size)

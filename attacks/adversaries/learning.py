@@ -1,6 +1,7 @@
 """How adversaries learn: the training loop of Diffusers' examples, on copies that share what is not learnt."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,10 +103,10 @@ def share_network(network: nn.Module) -> Any:
 
 
 def copy_network(network: nn.Module, dtype: torch.dtype) -> Any:
-    """A frozen copy of a network in training: learnt weights are copied, the others are in the same memory."""
+    """A frozen copy of a network in training: learnt weights are copied, the others of this type are shared."""
     memo: dict[int, Any] = {id(buffer): buffer for buffer in network.buffers()}
     for weight in network.parameters():
-        values = weight.detach().to(dtype, copy=True) if weight.requires_grad else weight.detach()
+        values = weight.detach().to(dtype, copy=True) if weight.requires_grad else weight.detach().to(dtype)
         memo[id(weight)] = nn.Parameter(values, requires_grad=False)
     return copy.deepcopy(network, memo)
 
@@ -148,14 +149,15 @@ def train(
                     )
                     assert isinstance(loss, Tensor)
                     scaler.scale(loss).backward()
-                if not bool(loss.isfinite()):
+                value = float(loss.detach())
+                if not math.isfinite(value):
                     raise PrivgenError(
-                        f"The loss is {float(loss)}, so nothing can be learnt; lower the learning rate ({how.lr:g})."
+                        f"The loss is {value}, so nothing can be learnt; lower the learning rate ({how.lr:g})."
                     )
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad(set_to_none=True)
-                bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
+                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
                 bar.update()
             done = effort
             yield effort, learner.snapshot()

@@ -54,16 +54,16 @@ class TextualInversion(Adversary):
         return [self.word, *(f"{self.word}_{i}" for i in range(1, self.vectors))]
 
     def _learner(self, pipeline: Any, prompts: tuple[str, ...], generator: torch.Generator) -> Learner:
-        tokenizer, text_encoder = copy.deepcopy(pipeline.tokenizer), share_network(pipeline.text_encoder)
+        tokenizer, text_encoder = copy.deepcopy(pipeline.tokenizer), share_network(pipeline.text_encoder).float()
         known = set(tokenizer.get_vocab()) & set(self.tokens)
         if known or tokenizer.add_tokens(self.tokens) != self.vectors:
             raise UsageError(f"The tokenizer knows {self.word!r} already; give a new word, such as <subject>.")
         table = text_encoder.get_input_embeddings().weight
         guess = tokenizer(self.initializer, add_special_tokens=False).input_ids if self.initializer else []
-        first = (table[guess] if guess else table).float().mean(0, keepdim=True)
+        first = (table[guess] if guess else table).mean(0, keepdim=True)
         rows = tokenizer.convert_tokens_to_ids(self.tokens)
         # Some models' tables have more rows than their tokenizers have words.
-        grown = torch.zeros(max(len(table), rows[-1] + 1), table.shape[1], dtype=torch.float32, device=table.device)
+        grown = torch.zeros(max(len(table), rows[-1] + 1), table.shape[1], device=table.device)
         grown[: len(table)] = table
         grown[rows] = first
         weight = nn.Parameter(grown)
