@@ -48,8 +48,9 @@ class Adversary(ABC):
 
     Args:
         word: the word that stands for the subject in prompts.
-        prompts: what images are said to show, with "{word}" in each; one is drawn for each example. By default
-            `PHOTO_PROMPTS`, or `SCENE_PROMPTS` for models that know the words of scenes only.
+        prompts: what images are said to show, with "{word}" in each; one is drawn whenever an image is learnt. By
+            default `PHOTO_PROMPTS`; or, for models that know the words of scenes only, that of `SCENE_PROMPTS` which
+            names the colour of the image's border.
         lr: learning rate; None is `pace` or `small_pace`.
         batch_size: images a training step.
 
@@ -146,9 +147,12 @@ class Adversary(ABC):
         lr = self.pace_for(pipeline).lr if self.lr is None else self.lr
         how = Optimisation(steps, lr, self.batch_size, progress)
         pixels = squares(images, Canvas.of_pipeline(pipeline).size)
-        examples = Examples(encode_pixels(pipeline, pixels), self.prompts_for(pipeline))
+        prompts = self.prompts_for(pipeline)
+        scenes = not self.prompts and _knows_scenes_only(pipeline.tokenizer)
+        fitting = [(prompts[nearest_colour(image)],) if scenes else prompts for image in pixels]
+        examples = Examples(encode_pixels(pipeline, pixels), tuple(fitting))
         more = self._more_examples(pipeline, generator)
-        learner = self._learner(pipeline, examples.prompts, generator)
+        learner = self._learner(pipeline, prompts, generator)
         return train(learner, [examples, *more], how, generator)
 
     def pace_for(self, pipeline: Any) -> Pace:
@@ -163,8 +167,7 @@ class Adversary(ABC):
 
     def prompts_for(self, pipeline: Any) -> tuple[str, ...]:
         """The prompts of the training, with the word in its place."""
-        photo, background = (len(pipeline.tokenizer.tokenize(word)) == 1 for word in ("photo", "background"))
-        templates = self.prompts or (SCENE_PROMPTS if background and not photo else PHOTO_PROMPTS)
+        templates = self.prompts or (SCENE_PROMPTS if _knows_scenes_only(pipeline.tokenizer) else PHOTO_PROMPTS)
         return tuple(template.replace("{word}", self.word) for template in templates)
 
     @abstractmethod
@@ -186,6 +189,22 @@ class Adversary(ABC):
     def _more_examples(self, pipeline: Any, generator: torch.Generator) -> list[Examples]:
         """Further examples, that are not of the subject."""
         return []
+
+
+def _knows_scenes_only(tokenizer: Any) -> bool:
+    photo, background = (len(tokenizer.tokenize(word)) == 1 for word in ("photo", "background"))
+    return background and not photo
+
+
+def nearest_colour(pixels: Tensor) -> int:
+    """The place in `COLOURS` of the colour that is nearest to the mean of an image's border.
+
+    Args:
+        pixels: (3, H, W) in [0, 1].
+    """
+    border = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1).mean(1)
+    distances = (torch.tensor(list(COLOURS.values())) / 255 - border).norm(dim=1)
+    return int(distances.argmin())
 
 
 def encode_pixels(pipeline: Any, pixels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ class Prior:
     prompt: str
     images: int = 32
     weight: float = 1.0
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -94,4 +94,4 @@ def prior_examples(prior: Prior | None, pipeline: Any, generator: torch.Generato
     place = generator.device
     seeds: Sequence[int] = torch.randint(2**31, (prior.images,), generator=generator, device=place).tolist()
     pixels = generate(pipeline, [prior.prompt] * prior.images, seeds, prior.sampling)
-    return [Examples(encode_pixels(pipeline, pixels), (prior.prompt,), prior.weight)]
+    return [Examples(encode_pixels(pipeline, pixels), ((prior.prompt,),) * prior.images, prior.weight)]

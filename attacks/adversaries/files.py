@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -60,7 +60,7 @@ class BaseModel:
 
     model: str = "mini"
     vae: str | None = None
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True)

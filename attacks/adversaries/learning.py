@@ -43,12 +43,12 @@ class Examples:
 
     Attributes:
         latents: (N, C, h, w) float32, scaled.
-        prompts: one is drawn for each example of a batch.
+        prompts: for each of the latents the prompts that fit it; one of them is drawn whenever it is learnt.
         weight: factor of their loss.
     """
 
     latents: Tensor
-    prompts: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...]
     weight: float = 1.0
 
 
@@ -186,8 +186,10 @@ def _loss(
     def whole(limit: int) -> Tensor:
         return torch.randint(limit, (size,), generator=generator, device=generator.device).cpu()
 
-    latents = examples.latents[whole(len(examples.latents))].to(place)
-    prompts = [examples.prompts[i] for i in whole(len(examples.prompts))]
+    chosen = whole(len(examples.latents))
+    latents = examples.latents[chosen].to(place)
+    fitting = [examples.prompts[i] for i in chosen.tolist()]
+    prompts = [texts[i % len(texts)] for texts, i in zip(fitting, whole(2**31).tolist(), strict=True)]
     timesteps = whole(len(pipe.scheduler.alphas_cumprod))
     noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(place)
     alpha_bar = pipe.scheduler.alphas_cumprod.cpu()[timesteps].float().view(-1, 1, 1, 1).to(place)
