@@ -14,15 +14,10 @@ COMMANDS = {
     "token": ("privgen.cli.token:token", "Issue or learn the token of a key."),
     "watermark": ("privgen.cli.watermark:watermark", "Mark images, and detect whose mark they carry."),
     "generate": ("privgen.cli.generate:generate", "Generate images without a mark."),
-<<<<<<< HEAD
     "protect": ("privgen.cli.protect:protect", "Slow down learning from photographs."),
     "attack": ("privgen.cli.attack:attack", "Attack images, to see what survives."),
     "purify": ("privgen.cli.purify:purify", "Remove marks and protection with diffusion models."),
-=======
-    "attack": ("privgen.cli.attack:attack", "Attack images, to see which marks survive."),
-    "purify": ("privgen.cli.purify:purify", "Remove marks from images with diffusion models."),
     "personalize": ("privgen.cli.personalize:personalize", "Learn a subject from images, to test a protection."),
->>>>>>> adversaries
     "evaluate": ("privgen.cli.evaluate:evaluate", "Measure models, marks, trainings and hallucination."),
     "train": ("privgen.cli.train:train", "Train models and the networks of marks from recipes."),
     "data": ("privgen.cli.data:data", "Draw scenes and prepare folders of images."),
