@@ -214,3 +214,18 @@ def token_mapper(run: Run) -> None:
     `privgen train token-language` instead.
     """
     run.start()
+
+
+@_trains(
+    "shift",
+    "privgen train shift",
+    "privgen train shift -o runs/faint --set shift.psnr=40",
+    "privgen train shift --set shift.model=path/to/model",
+)
+def shift(run: Run) -> None:
+    """Train the network that shifts trajectories, for `privgen protect --method shift`.
+
+    It learns which shift of an image's noise makes a frozen text-to-image model learn the image worse, within a
+    budget in dB.
+    """
+    run.start()

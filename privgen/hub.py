@@ -31,6 +31,7 @@ EXTRAS = {
     "aligner": "aligner.Aligner",
     "token_mapper": "mappers.TokenMapper",
     "latent_mapper": "mappers.LatentMapper",
+    "shift": "shift_network.ShiftNetwork",
 }
 """Networks of this package that a model can have: name of the folder, and class in `privgen.models`."""
 

@@ -52,7 +52,7 @@ class Schedule:
         kind = scheduler.config.get("prediction_type", "epsilon")
         if not hasattr(scheduler, "alphas_cumprod") or kind not in ("epsilon", "sample", "v_prediction"):
             raise UsageError(
-                "Tokens and marks can be optimised through schedulers of the DDPM family, not through "
+                "Tokens, marks and protections can be optimised through schedulers of the DDPM family, not through "
                 f"{type(scheduler).__name__} with {kind} prediction; use a Stable Diffusion 1 or 2 model."
             )
         ddim = DDIMScheduler.from_config(scheduler.config)
@@ -107,8 +107,11 @@ class UnrolledDDIM:
             trajectory.append(z)
         return trajectory
 
-    def predict(self, z: Tensor, timestep: int, prompt_embeds: Tensor, negative: Tensor) -> Tensor:
-        """Return the model's guided prediction, (B, C, h, w) float32. See `run` for the arguments."""
+    def predict(self, z: Tensor, timestep: int | Tensor, prompt_embeds: Tensor, negative: Tensor) -> Tensor:
+        """Return the model's guided prediction, (B, C, h, w) float32.
+
+        See `run` for the arguments. Without guidance each sample may have a timestep of its own, (B,).
+        """
         guided = self.guidance_scale > 1
         embeds = torch.cat([negative, prompt_embeds]) if guided else prompt_embeds
         doubled = (torch.cat([z, z]) if guided else z).to(embeds.dtype)
@@ -121,7 +124,7 @@ class UnrolledDDIM:
         without, with_prompt = prediction.float().chunk(2)
         return without + self.guidance_scale * (with_prompt - without)
 
-    def _call(self, z: Tensor, timestep: int, embeds: Tensor) -> Tensor:
+    def _call(self, z: Tensor, timestep: int | Tensor, embeds: Tensor) -> Tensor:
         prediction: Tensor = self.unet(z, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
         return prediction
 

@@ -25,7 +25,7 @@ class Checkpoint:
 
     Attributes:
         step: number of optimiser steps made.
-        parameters: trained parameters by name.
+        parameters: trained parameters by name, and what else the task keeps, see `Task.state`.
         averaged: their moving average, by the same names.
         optimizer: state of the optimiser, for each parameter by its place in `parameters`.
         ema_steps: number of steps that the average has seen.

@@ -86,6 +86,10 @@ class Task(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Compute scalars. All are logged, and "loss" is minimised."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that `forward` changes in place, by name. Checkpoints keep them beside the trained parameters."""
+        return {}
+
     @abstractmethod
     def preview(self) -> Image.Image:
         """Draw a picture that shows what has been learnt so far."""
@@ -210,7 +214,8 @@ class _Run:
         averaged = dict(zip(self.parameters, self.ema.shadow_params, strict=True))
         optimizer = self.optimizer.state_dict()["state"]
         steps = self.ema.optimization_step
-        save_checkpoint(self.folder, Checkpoint(self.step, self.parameters, averaged, optimizer, steps, self.sums))
+        kept = {**self.parameters, **self.task.state()}
+        save_checkpoint(self.folder, Checkpoint(self.step, kept, averaged, optimizer, steps, self.sums))
 
     def resume(self) -> None:
         saved = load_checkpoint(self.folder, self.parameters)
@@ -221,6 +226,8 @@ class _Run:
             for (name, parameter), shadow in zip(self.parameters.items(), self.ema.shadow_params, strict=True):
                 parameter.copy_(saved.parameters[name])
                 shadow.copy_(saved.averaged[name])
+            for name, tensor in self.task.state().items():
+                tensor.copy_(saved.parameters[name])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved.optimizer})
         self._forget_after(self.step)
 

@@ -33,6 +33,7 @@ KINDS = {
     "aligner": ("privgen.training.watermark.aligner", "AlignerRecipe", "AlignerTask"),
     "token-language": ("privgen.training.watermark.token_language", "TokenLanguageRecipe", "TokenLanguageTask"),
     "token-mapper": ("privgen.training.watermark.token_mapper", "TokenMapperRecipe", "TokenMapperTask"),
+    "shift": ("privgen.training.protection.shift", "ShiftRecipe", "ShiftTask"),
 }
 """For each kind of model: the module that trains it, the dataclass of its recipe, and its task."""
 
