@@ -1,9 +1,10 @@
-"""Toy data whose best denoiser is known exactly: mixtures of Gaussians.
+"""Toy data: mixtures of Gaussians, whose best denoiser is known exactly, and a spiral.
 
 A model of the grid of 25 Gaussians puts samples between the modes, where there are no data: Aithal et al.,
 "Understanding Hallucinations in Diffusion Models through Mode Interpolation", arXiv 2406.09358.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,3 +81,17 @@ def gaussian_grid(side: int = 5, *, std: float = 0.05) -> GaussianMixture:
 def gaussian_line(modes: int = 3, *, std: float = 0.05) -> GaussianMixture:
     """Modes in one dimension, centred on 0 and half a unit apart."""
     return GaussianMixture(tuple(((i - (modes - 1) / 2) / 2,) for i in range(modes)), std)
+
+
+def spiral(places: Tensor, *, turns: float = 1.5) -> Tensor:
+    """Points of a spiral in the plane.
+
+    Args:
+        places: (B,) in [0, 1], from the inner end, at a tenth of the radius, to the outer end, at radius 1.
+        turns: how often it goes around.
+
+    Returns:
+        (B, 2).
+    """
+    radius, angle = 0.1 + 0.9 * places, 2 * math.pi * turns * places
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)

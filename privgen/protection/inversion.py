@@ -80,7 +80,11 @@ def invert(
 
 
 def denoise(
-    z_t: Tensor, ddim: UnrolledDDIM, timesteps: Sequence[int], embeds: Tensor, residuals: Sequence[Tensor] | None = None
+    z_t: Tensor,
+    ddim: UnrolledDDIM,
+    timesteps: Sequence[int],
+    embeds: Tensor,
+    residuals: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Denoise, and add after each step what it misses of an image.
 

@@ -12,12 +12,12 @@ through all steps, and the multiplier of the budget is found by dual ascent.
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.parameterisation import NoiseLevel, add_noise, prediction_target
@@ -274,3 +274,11 @@ class TrajectoryShift(Method):
                 f"{surrogate.canvas.channels}; train one for this model with `privgen train shift`."
             )
         return network
+
+
+def _sparing(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """Call a function so that its activations are computed again in the backward pass, which saves memory."""
+    if not torch.is_grad_enabled():
+        return function(value)
+    result: Tensor = checkpoint(function, value, use_reentrant=False)
+    return result
