@@ -1,8 +1,8 @@
 """Shift the trajectories of points on a spiral, and see in how many denoising steps the shift washes out.
 
 The protection `shift` inverts an image to noise, shifts the noise, and denoises it in a few steps (arXiv 2510.03089).
-The paper shows on a spiral why the steps must be few: many steps are said to bring the point back. This script trains a
-small denoiser of a spiral within a minute, shifts each point's noise by the same length in a random direction, and
+The paper shows on a spiral why the steps must be few: there, many steps bring the point back. This script trains a
+small denoiser of a spiral within a minute. It shifts each point's noise by the same length in a random direction, and
 measures two distances after denoising: from where the point was (the reconstruction error), and from the spiral.
 
     python examples/trajectory_shift.py --out out/trajectory-shift.png

@@ -62,6 +62,8 @@ ASSIGN = "noise_assignment/test_assign.py noise_assignment/test_assign_training.
 MATCHING = "noise_assignment/test_matching.py"
 ATTACKS = "attacks/test_attack_references.py"
 DIFFPURE = "attacks/purification/test_diffpure.py"
+INVERSION = "protection/test_inversion.py"
+SHIFT = "protection/test_trajectory_shift.py"
 
 TABLE = {
     "privgen/watermark/read/p_values.py": (
@@ -228,6 +230,21 @@ TABLE = {
     "privgen/evaluation/robustness/scores.py": (
         ("min(places * float(", "min(float(", "evaluation/robustness/test_scores.py"),
         ("row.places) for row in rows", "1) for row in rows", "evaluation/robustness/test_scores.py"),
+    ),
+    "privgen/protection/inversion.py": (
+        ("(z - level.sigma * noise) / level.alpha", "(z - level_t.sigma * noise) / level.alpha", INVERSION),
+        ("ddim.predict(estimate, now", "ddim.predict(below, now", INVERSION),
+        ("tuple(reversed(residuals))", "tuple(residuals)", INVERSION),
+    ),
+    "privgen/protection/trajectory_shift.py": (
+        ("(multiplier + rate * mean)", "(multiplier + rate * mean.relu())", SHIFT),
+        ("(multiplier * excess.relu() - loss)", "(multiplier * excess - loss)", SHIFT),
+        ("psnr + 10 * torch.log10", "psnr - 10 * torch.log10", SHIFT),
+        ("noise + network(noise), beginning.inversion", "noise + network(noise).detach(), beginning.inversion", SHIFT),
+        ("repeat_interleave(times.shape[1], dim=0)", "repeat(times.shape[1], 1, 1, 1)", SHIFT),
+    ),
+    "privgen/training/protection/shift.py": (
+        ('return {"multiplier": self.multiplier}', "return {}", "training/test_shift.py"),
     ),
     "attacks/purification/diffpure.py": (
         ("round(self.strength * denoiser.steps / 1000)", "round(self.strength)", DIFFPURE),

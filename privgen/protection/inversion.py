@@ -1,9 +1,9 @@
 """Deterministic inversion: from an image's latents up to the noise that a few DDIM steps turn into these latents.
 
-A DDIM step without noise is a function f of the noisier latents z_t. To invert it is to solve f(z_t) = z for z_t. Plain
-DDIM inversion ("Diffusion Models Beat GANs on Image Synthesis", arXiv 2105.05233, appendix F) evaluates the model at z
-in place of z_t, which is wrong by much where steps are large. Repeating it at each new estimate is a fixed-point
-iteration (arXiv 2309.04907, 2312.12540), and finds z_t within a few evaluations.
+A DDIM step without noise is a function f of the noisier latents z_t. To invert it, one solves f(z_t) = z for z_t.
+Plain DDIM inversion (arXiv 2105.05233, appendix F) evaluates the model at z in place of z_t. Large steps make that a
+large error. Fixed-point iteration (arXiv 2309.04907) evaluates the model again at the estimate so found, and so on. A
+few evaluations come close to z_t.
 """
 
 from collections.abc import Sequence
@@ -111,8 +111,8 @@ def inverse_step(
 ) -> Tensor:
     """Improve an estimate of the latents z_t that one DDIM step turns into given latents.
 
-    The step is z = alpha x_0 + sigma eps, with x_0 = (z_t - sigma_t eps) / alpha_t (arXiv 2010.02502, equation 12). For
-    the noise eps that the model sees in the estimate, it is solved for z_t.
+    The step is z = alpha x_0 + sigma eps, with x_0 = (z_t - sigma_t eps) / alpha_t (arXiv 2010.02502, equation 12).
+    Given the noise eps that the model sees in the estimate, this function solves it for z_t.
 
     Args:
         z: (B, C, h, w), latents after the step.

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.parameterisation import NoiseLevel, add_noise, prediction_target

@@ -43,10 +43,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(recipe, tmp_path):
     parts = fitted(recipe, tmp_path / "parts")
     assert float(whole.multiplier) > 0
     assert torch.equal(parts.multiplier, whole.multiplier)
-    files = [
-        tmp_path / name / "model" / "shift" / "diffusion_pytorch_model.safetensors" for name in ("whole", "parts")
-    ]
-    one, other = map(load_file, files)
+    inside = "model/shift/diffusion_pytorch_model.safetensors"
+    one, other = (load_file(tmp_path / name / inside) for name in ("whole", "parts"))
     assert all(torch.equal(other[name], value) for name, value in one.items())
     assert (tmp_path / "whole" / "loss.jsonl").read_text() == (tmp_path / "parts" / "loss.jsonl").read_text()
 
