@@ -233,7 +233,7 @@ TABLE = {
     ),
     "privgen/protection/inversion.py": (
         ("(z - level.sigma * noise) / level.alpha", "(z - level_t.sigma * noise) / level.alpha", INVERSION),
-        ("ddim.predict(estimate, now", "ddim.predict(below, now", INVERSION),
+        ("ddim.predict(estimate, now", "ddim.predict(z, now", INVERSION),
         ("tuple(reversed(residuals))", "tuple(residuals)", INVERSION),
     ),
     "privgen/protection/trajectory_shift.py": (

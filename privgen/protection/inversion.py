@@ -8,7 +8,6 @@ few evaluations come close to z_t.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -66,16 +65,16 @@ def invert(
     """
     if iterations < 0:
         raise ValueError(f"expected 0 or more iterations a step, got {iterations}")
-    z, residuals = z_0, []
-    for then, now in pairwise([None, *reversed(timesteps)]):
-        assert now is not None
-        below, estimate = z, z
+    prompts, prediction = _for_each(embeds, z_0), ddim.schedule.prediction_type
+    z, residuals, upwards = z_0, [], timesteps[::-1]
+    for then, now in zip([None, *upwards[:-1]], upwards, strict=True):
+        alpha_bar, alpha_bar_t = ddim.schedule.alpha(then), ddim.schedule.alpha(now)
+        estimate = z
         for _ in range(iterations + 1):
-            output = ddim.predict(estimate, now, _for_each(embeds, z), _for_each(embeds, z))
-            levels = (ddim.schedule.alpha(then), ddim.schedule.alpha(now))
-            estimate = inverse_step(below, estimate, output, *levels, ddim.schedule.prediction_type)
+            output = ddim.predict(estimate, now, prompts, prompts)
+            estimate = inverse_step(z, estimate, output, alpha_bar, alpha_bar_t, prediction)
+        residuals.append(z - _step(estimate, ddim, now, then, prompts))
         z = estimate
-        residuals.append(below - _step(z, ddim, now, then, embeds))
     return Inversion(z, tuple(reversed(residuals)))
 
 
@@ -99,8 +98,9 @@ def denoise(
     Returns:
         z_0, (B, C, h, w).
     """
+    prompts = _for_each(embeds, z_t)
     for i, (now, then) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
-        z_t = _step(z_t, ddim, now, then, embeds)
+        z_t = _step(z_t, ddim, now, then, prompts)
         if residuals is not None:
             z_t = z_t + residuals[i]
     return z_t
@@ -131,8 +131,7 @@ def inverse_step(
     return add_noise(original, noise, level_t)
 
 
-def _step(z: Tensor, ddim: UnrolledDDIM, now: int, then: int | None, embeds: Tensor) -> Tensor:
-    prompts = _for_each(embeds, z)
+def _step(z: Tensor, ddim: UnrolledDDIM, now: int, then: int | None, prompts: Tensor) -> Tensor:
     return ddim.run(z, [now], prompts, prompts, end=then)[-1]
 
 
