@@ -126,7 +126,7 @@ class UnrolledDDIM:
 
     def _call(self, z: Tensor, timestep: int | Tensor, embeds: Tensor) -> Tensor:
         prediction: Tensor = self.unet(z, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
-        return prediction
+        return prediction[:, : z.shape[1]]  # a model that learnt variances returns twice the channels
 
 
 def ddim_step(z_t: Tensor, output: Tensor, alpha_bar: float, alpha_bar_next: float, prediction: Prediction) -> Tensor:

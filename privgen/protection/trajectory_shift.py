@@ -13,16 +13,15 @@ through all steps, and the multiplier of the budget is found by dual ascent.
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from privgen.diffusion.latents import decode, encode
-from privgen.diffusion.parameterisation import NoiseLevel, add_noise, prediction_target
-from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
+from privgen.diffusion.unrolled_ddim import UnrolledDDIM
 from privgen.errors import PrivgenError, UsageError
 from privgen.hub import load_extra
 from privgen.models.initialise import seeded_weights
@@ -30,6 +29,7 @@ from privgen.models.loading import explained
 from privgen.models.shift_network import ShiftNetwork
 from privgen.protection.inversion import Inversion, denoise, inversion_timesteps, invert
 from privgen.protection.method import Method
+from privgen.protection.objectives import DenoisingTask, Draw
 from privgen.protection.surrogate import Surrogate, to_working_size
 
 
@@ -44,38 +44,41 @@ class Trajectory:
     """The way of images through a frozen diffusion model, to noise and back.
 
     Attributes:
-        vae: Diffusers' autoencoder.
-        ddim: the model, without guidance.
+        task: what the model learns when it is fine-tuned on images.
         timesteps: of denoising, in descending order.
-        embeds: (1, length, dim), embeddings of the empty prompt.
     """
 
-    vae: Any
-    ddim: UnrolledDDIM
+    task: DenoisingTask
     timesteps: tuple[int, ...]
-    embeds: Tensor
 
     @classmethod
     def of_pipeline(cls, pipe: Any, n: int) -> "Trajectory":
-        """The way through a pipeline's model in n denoising steps.
+        """The way through a pipeline's model in n denoising steps, with the empty prompt.
 
         Args:
-            pipe: a Stable Diffusion 1 or 2 pipeline.
+            pipe: of the family of Stable Diffusion 1 and 2.
             n: number of steps.
 
         Raises:
             UsageError: the model is of another family.
         """
-        schedule = Schedule.of(pipe.scheduler)
-        with torch.no_grad():
-            embeds = pipe.encode_prompt("", pipe.device, 1, do_classifier_free_guidance=False)[0]
-        ddim = UnrolledDDIM(pipe.unet, schedule, guidance_scale=1.0)
-        return cls(pipe.vae, ddim, tuple(inversion_timesteps(schedule, n)), embeds)
+        task = DenoisingTask.of(pipe)
+        return cls(task, tuple(inversion_timesteps(task.schedule, n)))
+
+    @property
+    def ddim(self) -> UnrolledDDIM:
+        """The model's denoising steps, without guidance."""
+        return UnrolledDDIM(self.task.unet, self.task.schedule, guidance_scale=1.0)
+
+    def to(self, device: torch.device) -> "Trajectory":
+        """The same, with its tensors where the model now is."""
+        return replace(self, task=replace(self.task, prompt_embeds=self.task.prompt_embeds.to(device)))
 
     @torch.no_grad()
     def begin(self, pixels: Tensor) -> "Beginning":
         """Invert images (B, 3, H, W) in [0, 1], and send them back without a shift."""
-        inversion = invert(encode(self.vae, pixels), self.ddim, self.timesteps, self.embeds)
+        z_0 = encode(self.task.vae, pixels)
+        inversion = invert(z_0, self.ddim, self.timesteps, self.task.prompt_embeds)
         return Beginning(inversion, self._back(inversion.noise, inversion))
 
     def change(
@@ -109,24 +112,19 @@ class Trajectory:
         Returns:
             (B,), mean squared error of the model's prediction, over draws.
         """
-        z = _sparing(lambda x: encode(self.vae, x), pixels).repeat_interleave(times.shape[1], dim=0)
-        alpha_bar = self.ddim.schedule.alphas.to(z.device)[times.flatten()].reshape(-1, 1, 1, 1)
-        level, prediction = NoiseLevel.from_alpha_bar(alpha_bar), self.ddim.schedule.prediction_type
-        eps = noise.flatten(0, 1)
-        embeds = self.embeds.to(z.device).expand(len(z), -1, -1)
-        output = self.ddim.predict(add_noise(z, eps, level), times.flatten(), embeds, embeds)
-        error = (output - prediction_target(z, eps, level, prediction)).square().mean(dim=(1, 2, 3))
-        return error.view(times.shape).mean(dim=1)
+        z = _sparing(lambda x: encode(self.task.vae, x), pixels).repeat_interleave(times.shape[1], dim=0)
+        draw = Draw(times.flatten(), noise.flatten(0, 1))
+        return _sparing(lambda latents: self.task.loss(latents, draw), z).view(times.shape).mean(dim=1)
 
     def draw(self, shape: torch.Size, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw times (D,), spread evenly over the schedule, and noise (D, C, h, w), for `loss` of one image."""
         places = (torch.arange(draws) + torch.rand(draws, generator=generator)) / draws
-        top = len(self.ddim.schedule.alphas)
+        top = len(self.task.schedule.alphas)
         return (places * top).long().clamp(max=top - 1), torch.randn(draws, *shape, generator=generator)
 
     def _back(self, noise: Tensor, inversion: Inversion) -> Tensor:
-        z_0 = denoise(noise, self.ddim, self.timesteps, self.embeds, inversion.residuals)
-        return _sparing(lambda z: decode(self.vae, z), z_0)
+        z_0 = denoise(noise, self.ddim, self.timesteps, self.task.prompt_embeds, inversion.residuals)
+        return _sparing(lambda z: decode(self.task.vae, z), z_0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +175,7 @@ class TrajectoryShift(Method):
     Args:
         steps: of optimisation for each image, from the trained network if there is one, else from no shift; 0 uses
             the trained network as it is.
+        size: short side in pixels at which to work, a multiple of 8; None is the model's own size.
         n: denoising steps. The network is trained for 4.
         network: folder of a trained `ShiftNetwork`, such as `privgen train shift` makes; None is the one of the
             model, if it has one.
@@ -186,9 +185,11 @@ class TrajectoryShift(Method):
         dual_rate: rise of the budget's multiplier in each step, for each dB.
     """
 
-    name = "shift"
+    name: ClassVar[str] = "shift"
 
     steps: int = 30
+    _: KW_ONLY
+    size: int | None = None
     n: int = 4
     network: str | os.PathLike[str] | None = None
     delivery: Delivery = "residual"
@@ -197,13 +198,14 @@ class TrajectoryShift(Method):
     dual_rate: float = 0.005
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.n < 1 or self.draws < 1:
-            raise UsageError(
-                f"shift takes at least 0 steps, 1 denoising step and 1 draw, not {self.steps}, {self.n} and "
-                f"{self.draws}."
-            )
+        """Check the settings."""
+        for name, least in (("steps", 0), ("n", 1), ("draws", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{self.name}: expected {name} >= {least}, got {getattr(self, name)}")
+        if self.size is not None and (self.size < 16 or self.size % 8):
+            raise ValueError(f"{self.name}: expected a size of at least 16 that is a multiple of 8, got {self.size}")
         if self.delivery not in DELIVERIES:
-            raise UsageError(f"{self.delivery!r} is not a delivery of shift; choose from {', '.join(DELIVERIES)}.")
+            raise ValueError(f"{self.name}: expected delivery {' or '.join(DELIVERIES)}, got {self.delivery!r}")
 
     def prepare(self, surrogate: Surrogate) -> None:
         Trajectory.of_pipeline(surrogate.pipeline, self.n)
@@ -211,7 +213,7 @@ class TrajectoryShift(Method):
 
     def change(self, pixels: Tensor, surrogate: Surrogate, rms: float, generator: torch.Generator) -> Tensor:
         canvas = surrogate.canvas
-        x = to_working_size(pixels, canvas.size, canvas.patch).to(surrogate.device)
+        x = to_working_size(pixels.to(surrogate.device), self.size or canvas.size)
         trajectory = Trajectory.of_pipeline(surrogate.pipeline, self.n)
         beginning = trajectory.begin(x)
         network = self._trained(surrogate)

@@ -23,6 +23,7 @@ SETTINGS = {
     "mist": {"steps": 2},
     "sds": {"steps": 2},
     "aspl": {"steps": 1, "rounds": 2, "training_steps": 1},
+    "shift": {"steps": 2, "n": 2},
     "universal": {"steps": 2, "batch_size": 2},
     "noise": {},
 }

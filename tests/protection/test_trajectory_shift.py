@@ -74,7 +74,7 @@ def test_the_loss_is_that_of_training(surrogate, pixels, generator):
     target = noise
     if pipe.scheduler.config.prediction_type == "v_prediction":
         target = pipe.scheduler.get_velocity(z.expand(3, -1, -1, -1), noise, times)
-    output = pipe.unet(z_t, times, trajectory.embeds.expand(3, -1, -1)).sample
+    output = pipe.unet(z_t, times, trajectory.task.prompt_embeds.expand(3, -1, -1)).sample
     with torch.no_grad():
         found = trajectory.loss(pixels[:1], times[None], noise[None])
     torch.testing.assert_close(found, (output - target).square().mean()[None], rtol=1e-4, atol=1e-5)
@@ -170,13 +170,20 @@ def test_what_is_missing_is_told(surrogate, generator, tmp_path):
         TrajectoryShift(network=tmp_path).prepare(surrogate)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": -1}, {"n": 0}, {"draws": 0}])
-def test_bad_numbers_are_refused(wrong):
-    with pytest.raises(UsageError, match="shift takes at least 0 steps"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": -1}, "shift: expected steps >= 0, got -1"),
+        ({"n": 0}, "shift: expected n >= 1, got 0"),
+        ({"draws": 0}, "shift: expected draws >= 1, got 0"),
+        ({"size": 20}, "shift: expected a size of at least 16 that is a multiple of 8, got 20"),
+        ({"delivery": "neither"}, "shift: expected delivery residual or decoded, got 'neither'"),
+    ],
+)
+def test_bad_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         TrajectoryShift(**wrong)
 
 
 def test_the_registry_has_it():
     assert method_class("shift") is TrajectoryShift
-    with pytest.raises(UsageError, match="'neither' is not a delivery of shift; choose from residual, decoded"):
-        TrajectoryShift(delivery="neither")

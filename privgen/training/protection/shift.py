@@ -98,7 +98,8 @@ class ShiftTask(Task):
         return torch.from_numpy(draw_scene(scene_seed(self.seed, index), size=self.canvas.size).pixels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        pixels, trajectory = batch["pixels"], self.trajectory
+        pixels = batch["pixels"]
+        trajectory = self.trajectory.to(pixels.device)
         changed = (pixels + self._change(pixels)).clamp(0, 1)
         loss = trajectory.loss(changed, batch["times"], batch["noise"])
         with torch.no_grad():
@@ -116,8 +117,8 @@ class ShiftTask(Task):
         }
 
     def _change(self, pixels: Tensor) -> Tensor:
-        beginning = self.trajectory.begin(pixels)
-        return self.trajectory.change(pixels, beginning, self.network, cast(Delivery, self.recipe.delivery))
+        trajectory = self.trajectory.to(pixels.device)
+        return trajectory.change(pixels, trajectory.begin(pixels), self.network, cast(Delivery, self.recipe.delivery))
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
