@@ -20,7 +20,7 @@ class ShiftNetwork(ModelMixin, ConfigMixin):
     def __init__(self, channels: int, width: int = 64, blocks: int = 3) -> None:
         super().__init__()
         self.enter = nn.Conv2d(channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.body = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.leave = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -28,7 +28,7 @@ class ShiftNetwork(ModelMixin, ConfigMixin):
     def forward(self, noise: Tensor) -> Tensor:
         """Compute the shift rho(z_T) of noise z_T; both are (B, channels, h, w), any h and w."""
         x = self.enter(noise)
-        for block in self.blocks:
+        for block in self.body:
             x = block(x)
         shift: Tensor = self.leave(nn.functional.silu(x))
         return shift

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.unrolled_ddim import UnrolledDDIM
 from privgen.errors import PrivgenError, UsageError
-from privgen.hub import load_extra
+from privgen.hub import find_extra, load_extra
 from privgen.models.initialise import seeded_weights
 from privgen.models.loading import explained
 from privgen.models.shift_network import ShiftNetwork
@@ -256,22 +256,22 @@ class TrajectoryShift(Method):
         Raises:
             PrivgenError: it cannot be read, is for other latents, or is missing and needed.
         """
-        network = None
         if self.network is not None:
-            with explained(os.fspath(self.network), "load the shift network of"):
-                network = ShiftNetwork.from_pretrained(
-                    self.network, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-                ).to(surrogate.device)
+            with explained(os.fspath(self.network), "load the shift network in"):
+                network = ShiftNetwork.from_pretrained(self.network, use_safetensors=True, local_files_only=True)
+            network.to(surrogate.device)
         else:
             try:
-                network = load_extra("shift", surrogate.pipeline, device=surrogate.placement.device)
+                find_extra("shift", surrogate.model)
             except PrivgenError as error:
-                if not self.steps:
-                    raise PrivgenError(
-                        f"The model {os.fspath(surrogate.model)} has no shift network; train one with `privgen train "
-                        "shift`, or take steps of optimisation for each image."
-                    ) from error
-        if network is not None and network.config.channels != surrogate.canvas.channels:
+                if self.steps:
+                    return None
+                raise PrivgenError(
+                    f"The model {os.fspath(surrogate.model)} has no shift network; train one with `privgen train "
+                    "shift`, or take steps of optimisation for each image."
+                ) from error
+            network = load_extra("shift", surrogate.model, device=surrogate.placement.device)
+        if network.config.channels != surrogate.canvas.channels:
             raise UsageError(
                 f"The shift network is for latents of {network.config.channels} channels, and those of the model have "
                 f"{surrogate.canvas.channels}; train one for this model with `privgen train shift`."
