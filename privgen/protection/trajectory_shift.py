@@ -194,8 +194,8 @@ class TrajectoryShift(Method):
     network: str | os.PathLike[str] | None = None
     delivery: Delivery = "residual"
     draws: int = 4
-    learning_rate: float = 2e-3
-    dual_rate: float = 0.005
+    learning_rate: float = 1e-4
+    dual_rate: float = 0.003
 
     def __post_init__(self) -> None:
         """Check the settings."""
