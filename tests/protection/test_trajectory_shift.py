@@ -112,20 +112,30 @@ def test_images_within_the_budget_cost_nothing():
     assert float(lagrangian(loss, excess, 0.1)) == pytest.approx((-0.5 - 0.7 + 0.2) / 2)
 
 
-def test_optimisation_meets_the_budget_and_raises_the_loss_of_other_draws(surrogate, pixels):
-    """As delivered, at the budget, more than noise of the same size does."""
-    budget, image = 30.0, pixels[:1]
-    method = TrajectoryShift(steps=40, n=2, draws=2, learning_rate=5e-3, dual_rate=0.02)
-    change = method.change(image, surrogate, rms_of(budget), generator_of(0))
-    assert -4 < float(excess_db(change, budget)) < 2
-    trajectory = Trajectory.of_pipeline(surrogate.pipeline, 2)
-    times, noise = (value[None] for value in trajectory.draw(torch.Size([4, 16, 16]), 32, generator_of(1)))
+def test_optimisation_comes_back_to_the_budget(surrogate, pixels):
+    """The first steps go far beyond it, because this random decoder makes much of any shift."""
+    image, excess = pixels[:1], {}
+    for rate in (0.0, 0.03):
+        method = TrajectoryShift(steps=15, n=1, draws=1, dual_rate=rate)
+        change = method.change(image, surrogate, rms_of(16), generator_of(0))
+        excess[rate] = float(excess_db((image + change).clamp(0, 1) - image, 16))
+    assert excess[0.03] < 0.35 < excess[0.0]
+
+
+@pytest.mark.slow
+def test_optimisation_raises_the_loss_of_other_draws():
+    """On mini, delivered at 38 dB, and by far more than noise of the same PSNR."""
+    psnr, surrogate = 38.0, Surrogate("mini", placement=Placement("cpu", "float32"))
+    image = torch.from_numpy(draw_scene(7 * 10**9, size=128).pixels)[None]
+    change = TrajectoryShift(steps=10, draws=2).change(image, surrogate, rms_of(psnr), generator_of(0))
+    trajectory = Trajectory.of_pipeline(surrogate.pipeline, 4)
+    times, noise = (value[None] for value in trajectory.draw(torch.Size([8, 16, 16]), 32, generator_of(1)))
     random = torch.randn(change.shape, generator=generator_of(2))
-    changed = [image, *(image + rms_of(budget) * c / c.square().mean().sqrt() for c in (change, random))]
+    changed = [image, *(image + rms_of(psnr) * c / c.square().mean().sqrt() for c in (change, random))]
     with torch.no_grad():
         plain, shifted, noisy = (float(trajectory.loss(x.clamp(0, 1), times, noise)) for x in changed)
-    assert shifted > plain
-    assert shifted > noisy
+    assert shifted > plain + 0.01
+    assert shifted > noisy + 0.01
 
 
 def test_the_change_depends_on_the_generator_alone(surrogate, pixels):
