@@ -5,6 +5,10 @@ The paper shows on a spiral why the steps must be few: there, many steps bring t
 small denoiser of a spiral within a minute. It shifts each point's noise by the same length in a random direction, and
 measures two distances after denoising: from where the point was (the reconstruction error), and from the spiral.
 
+What it finds: many steps bring a shifted point back to the spiral, but not to its own place on it. In 50 steps the
+distance from the spiral stays small up to a shift of 1; in 4 or 8 steps it grows with any shift. The reconstruction
+error grows in all cases, also in 50 steps.
+
     python examples/trajectory_shift.py --out out/trajectory-shift.png
 """
 

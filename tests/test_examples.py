@@ -26,6 +26,15 @@ def test_score_picture(example, tmp_path):
     assert Image.open(tmp_path / "score.png").size[0] > 800
 
 
+def test_trajectory_shift(example, tmp_path):
+    results = example("trajectory_shift").main(training=500, points=100, out=tmp_path / "shift.png")
+    # Many steps bring shifted points back to the spiral; few do not. The place on the spiral is lost in both cases.
+    assert results[50, 0.5].off < results[4, 0.5].off
+    for steps in (4, 50):
+        assert results[steps, 2.0].error > results[steps, 0.25].error
+    assert Image.open(tmp_path / "shift.png").size[0] > 800
+
+
 def test_demo(example, tmp_path):
     found = example("demo").main(tmp_path / "demo")
     assert [detection.detected for detection in found] == [False] * 4 + [True] * 4
