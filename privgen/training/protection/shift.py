@@ -58,7 +58,7 @@ class ShiftRecipe:
     delivery: str = "residual"
     psnr: float = 36.0
     draws: int = 2
-    dual_rate: float = 0.005
+    dual_rate: float = 0.003
 
 
 class ShiftTask(Task):
