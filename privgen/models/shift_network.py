@@ -22,8 +22,8 @@ class ShiftNetwork(ModelMixin, ConfigMixin):
         self.enter = nn.Conv2d(channels, width, 3, padding=1)
         self.body = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.leave = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        for value in self.leave.parameters():
+            nn.init.zeros_(value)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Compute the shift rho(z_T) of noise z_T; both are (B, channels, h, w), any h and w."""
