@@ -57,7 +57,7 @@ ADVERSARIES = ("lora", "dreambooth", "textual-inversion", "prompt-embeds")
     "--clean",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of unprotected images of the subject, which are learnt as well; they are not purified.",
+    help="Folder of unprotected images of the subject, to learn from as well; they are not purified.",
 )
 @options.seed()
 @options.model()

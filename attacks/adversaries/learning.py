@@ -165,7 +165,8 @@ def train(
 
 def _encoder(learner: Learner) -> Callable[[list[str]], Tensor]:
     """From prompts to embeddings; prompts are encoded only once if the text encoder does not learn."""
-    pipe, known = learner.pipeline, {}
+    pipe = learner.pipeline
+    known: dict[str, Tensor] = {}
 
     def encode(prompts: list[str]) -> Tensor:
         return pipe.encode_prompt(prompts, pipe.unet.device, 1, False)[0]
