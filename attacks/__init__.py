@@ -35,6 +35,7 @@ from privgen.attacks.purification.denoiser import Denoiser, load_denoiser
 from privgen.attacks.purification.diffpure import DiffPure
 from privgen.attacks.purification.edge_preserving import BilateralGuided
 from privgen.attacks.purification.gridpure import GrIDPure
+from privgen.attacks.purification.impress import Impress
 from privgen.attacks.purification.regeneration import Regeneration, Rinsing, VaeRoundTrip
 from privgen.attacks.purification.super_resolution import SuperResolution
 from privgen.attacks.registry import attack_class, get_attack, list_attacks, parameters_of, parse_attack, register
@@ -69,6 +70,7 @@ __all__ = [
     "Geometric",
     "GrIDPure",
     "GradientAttack",
+    "Impress",
     "Hue",
     "Kind",
     "Median",

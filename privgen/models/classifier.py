@@ -68,14 +68,24 @@ class SceneClassifier(ModelMixin, ConfigMixin):
         Args:
             images: (batch, 3, sample_size, sample_size) in [0, 1].
         """
+        return SceneLogits(*self.head(self.features(images)).split(self.sizes, 1))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the logits are a linear function of.
+
+        Args:
+            images: (batch, 3, sample_size, sample_size) in [0, 1].
+
+        Returns:
+            (batch, features).
+        """
         h = self.stem(nn.functional.pixel_unshuffle(4 * images - 2, 2))
         means = []
         for i, block in enumerate(self.blocks):
             h = block(h if i == 0 else self.downs[i - 1](h))
             means.append(h.mean((2, 3)))
         # Means show the background, which is everywhere; maxima show objects, wherever they are.
-        logits = self.head(torch.cat([*means, h.amax((2, 3))], 1))
-        return SceneLogits(*logits.split(self.sizes, 1))
+        return torch.cat([*means, h.amax((2, 3))], 1)
 
 
 class _Block(nn.Module):
