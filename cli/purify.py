@@ -11,7 +11,7 @@ from privgen.cli import options
 from privgen.cli.attack import attack_and_report
 
 
-METHODS = ("diffpure", "gridpure", "regeneration", "rinsing", "vae")
+METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
 """Names of the attacks that purify with a diffusion model."""
 
 
@@ -30,8 +30,8 @@ METHODS = ("diffpure", "gridpure", "regeneration", "rinsing", "vae")
 @click.option(
     "--strength",
     type=float,
-    show_default="100 for diffpure, 15 for gridpure, 60 for regeneration, 4 for rinsing, 1 for vae",
-    help="Noise in steps of 1000 for diffpure and regeneration; for the others, how many times.",
+    show_default="100 for diffpure and impress, 15 for gridpure, 60 for regeneration, 4 for rinsing, 1 for vae",
+    help="Noise in steps of 1000 for diffpure and regeneration; for the others, how many times or steps.",
 )
 @click.option(
     "--mode",
@@ -121,8 +121,9 @@ def purify(
     """Remove marks and perturbations from images with a diffusion model.
 
     The methods are attacks of `privgen attack`. diffpure adds noise once and takes it away. gridpure does so gently,
-    many times, in overlapping tiles, for images of any size. regeneration adds noise in a text-to-image model's
-    latents; rinsing does that several times. vae encodes and decodes.
+    many times, in overlapping tiles, for images of any size. impress looks for a close image that the
+    model's autoencoder keeps as it is. regeneration adds noise in a text-to-image model's latents; rinsing does that
+    several times. vae encodes and decodes.
 
     Results are PNG files of the same size. If a file cannot be read, the command names it, does the rest, and exits
     with code 1. If a run was interrupted, repeat it: it skips the images that it has made already.

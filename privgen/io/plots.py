@@ -62,4 +62,14 @@ def as_image(figure: Figure, *, dpi: int = 110) -> Image.Image:
 
 def png_uri(png: bytes) -> str:
     """A PNG file as a data URI, which HTML shows as an image without loading a file."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return data_uri(png, "image/png")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """A file as a data URI, which HTML shows without loading a file.
+
+    Args:
+        data: the file.
+        kind: media type, such as "image/jpeg".
+    """
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

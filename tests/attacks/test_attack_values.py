@@ -129,7 +129,7 @@ def test_parameters_and_defaults():
     for known in list_attacks():
         assert get_attack(known.name, **parameters_of(known)) == known(), known.name
     purifications = {known.name: parameters_of(known) for known in list_attacks("P")}
-    assert {"diffpure", "gridpure", "regeneration", "rinsing", "vae"} <= set(purifications)
+    assert {"diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae"} <= set(purifications)
     assert purifications["rinsing"]["t"] == 60
     assert all(next(iter(parameters)) == "strength" for parameters in purifications.values())
 

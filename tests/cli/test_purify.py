@@ -24,6 +24,7 @@ def photos(tmp_path, photo_files):
 METHODS = {
     "diffpure": ("--strength", 20, "--mode", "ode", "--steps", 2, "--repeats", 2, "--space", "latent"),
     "gridpure": ("--strength", 1, "--t-star", 2, "--blend", 0.2, "--tile", 16),
+    "impress": ("--strength", 3),
     "regeneration": ("--strength", 20, "--prompt", "a cat", "--guidance-scale", 3),
     "rinsing": ("--strength", 2, "--t", 20),
     "vae": (),
@@ -31,6 +32,7 @@ METHODS = {
 LABELS = {
     "diffpure": "DiffPure(strength=20, model='{}', space='latent', mode='ode', steps=2, repeats=2)",
     "gridpure": "GrIDPure(strength=1, model='{}', t_star=2, blend=0.2, tile=16)",
+    "impress": "Impress(strength=3, model='{}')",
     "regeneration": "Regeneration(strength=20, model='{}', prompt='a cat', guidance_scale=3.0)",
     "rinsing": "Rinsing(strength=2, model='{}', t=20)",
     "vae": "VaeRoundTrip(strength=1, model='{}')",

@@ -191,6 +191,10 @@ class StudyPlan:
         methods = [method_class(method)() if isinstance(method, str) else method for method in (CONTROL, *chosen)]
         return {method.name: method for method in methods}
 
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of the preset."""
+        return PRESETS[self.preset].blocks
+
     def efforts(self, longest: int) -> tuple[int, ...]:
         """The training lengths in steps, in rising order.
 
@@ -210,7 +214,7 @@ class StudyPlan:
         preset, names = PRESETS[self.preset], list(methods)
         pairs = [(subject, seed) for seed in range(preset.seeds) for subject in subjects]
         found: dict[Cell, None] = {}
-        for block in preset.blocks:
+        for block in self.blocks():
             if block.second and len(models) < 2:
                 continue
             for subject, seed in pairs[: block.pairs or None]:
@@ -228,8 +232,10 @@ class StudyPlan:
     def _adversaries(self, block: Block) -> tuple[str, ...]:
         if not self.adversaries:
             return block.adversaries
-        return self.adversaries if block.adversaries == PRESETS[self.preset].blocks[0].adversaries else tuple(
-            name for name in block.adversaries if name in self.adversaries
+        return (
+            self.adversaries
+            if block.adversaries == self.blocks()[0].adversaries
+            else tuple(name for name in block.adversaries if name in self.adversaries)
         )
 
     def _methods(self, block: Block, names: list[str]) -> list[str]:

@@ -1,0 +1,54 @@
+"""The judge: it knows the subject, and noise neither hides the subject nor looks like it."""
+
+import pytest
+import torch
+
+from privgen.evaluation.protection.judge import best_features, classifier_features, spoilt, train_judge
+from privgen.evaluation.protection.subjects import Subject, scene_subject, scenes
+from privgen.metrics.mobilenet import mobilenet_installed
+
+
+FRESH = 2_000_050_000  # scenes that the judge has not seen
+OTHERS = ("fox", "cat", "banana", "clock", "snail", "whale")
+
+
+@pytest.fixture(scope="module", params=["mobilenet", "classifier"])
+def judge(request):
+    if request.param == "mobilenet" and not mobilenet_installed():
+        pytest.skip("the weights of MobileNetV2 are not installed")
+    features = best_features() if request.param == "mobilenet" else classifier_features()
+    drawn = torch.cat([scenes(noun, 1, 64, first=FRESH + 1) for noun in ("cat", "turtle", "house")])
+    return train_judge(scene_subject("panda", 64), drawn, features, count=16)
+
+
+def test_it_knows_the_subject_under_noise(judge):
+    subject = scenes("panda", 6, 64, first=FRESH)
+    others = torch.cat([scenes(noun, 1, 64, first=FRESH) for noun in OTHERS])
+    plain = float(judge.probabilities(subject).mean())
+    assert plain > 0.7
+    forms = zip(spoilt(subject, torch.Generator().manual_seed(7)), spoilt(others, torch.Generator().manual_seed(7)))
+    for own, other in forms:
+        assert float(judge.probabilities(own).mean()) > plain - 0.25, "noise does not hide the subject"
+        assert float(judge.probabilities(other).mean()) < 0.35, "noise does not look like the subject"
+
+
+def test_verdict(judge):
+    images = scenes("panda", 4, 64, first=FRESH)
+    verdict = judge.judge(images)
+    assert verdict.score == pytest.approx(float(judge.probabilities(images).mean()), abs=1e-6)
+    other = judge.judge(scenes("banana", 4, 64, first=FRESH))
+    assert other.similarity < verdict.similarity <= 1
+
+
+def test_scenes_for_the_judge_are_others_than_those_that_are_protected():
+    subject = scene_subject("panda", 32)
+    shown = subject.shown(8, 32)
+    assert not any(torch.equal(a, b) for a in subject.images for b in shown)
+
+
+def test_photographs_are_shown_mirrored_in_turn():
+    subject = Subject("mug", "", [torch.rand(3, 40, 32), torch.rand(3, 32, 50)])
+    shown = subject.shown(5, 16)
+    assert shown.shape == (5, 3, 16, 16)
+    assert torch.equal(shown[2], shown[0].flip(-1))
+    assert torch.equal(shown[4], shown[0])
