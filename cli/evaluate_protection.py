@@ -20,7 +20,7 @@ ADVERSARIES = ("lora", "prompt-embeds", "textual-inversion", "dreambooth")
 @click.command(
     epilog=options.examples(
         "privgen evaluate protection -o runs/protection",
-        "privgen evaluate protection --preset standard --model mini-sd --vae madebyollin/taesd --json -o runs/protection",
+        "privgen evaluate protection --preset standard --model mini-sd --vae madebyollin/taesd --json",
         "privgen evaluate protection --subject photos/cat --subject photos/mug --method encoder -o runs/mine",
         "torchrun --nproc-per-node 2 -m privgen evaluate protection --preset standard -o runs/protection",
     )
