@@ -115,8 +115,8 @@ def train_judge(subject: Subject, drawn: Tensor, features: Features, *, count: i
 
     Args:
         subject: to recognise.
-        drawn: (N, 3, side, side) images of the unpersonalised model, for the prompts with which the adversary will draw
-            the subject. They count as other pictures.
+        drawn: (N, 3, side, side) images of the unpersonalised model, for the prompts with which the adversary will
+            draw the subject. They count as other pictures.
         features: what the probe looks at.
         count: clean pictures of the subject, and as many of other subjects.
         seed: of noise and other distortions.

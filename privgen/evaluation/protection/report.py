@@ -18,11 +18,11 @@ PAGE = "protection.html"
 
 NOTE = (
     "success is 0 for the model before it is personalised and 1 for the best that the adversary reaches on clean "
-    "images; it is judged by a linear probe that is trained with noise, blur and JPEG. drop is 1 less the success at the "
-    "best effort and guidance scale. cost_factor is the number of steps to half of the success on clean images, over "
-    "that on clean images: the median over pairs of subject and seed; null with the text 'not reached' stands for "
-    "infinity. noise is the control: white noise of the same PSNR. drop_over_noise is drop less that of noise on the "
-    "same pairs. Intervals are over pairs of subject and seed."
+    "images; it is judged by a linear probe that is trained with noise, blur and JPEG. drop is 1 less the success at "
+    "the best effort and guidance scale. cost_factor is the number of steps to half of the success on clean images, "
+    "over that on clean images: the median over pairs of subject and seed; null with the text 'not reached' stands "
+    "for infinity. noise is the control: white noise of the same PSNR. drop_over_noise is drop less that of noise on "
+    "the same pairs. Intervals are over pairs of subject and seed."
 )
 """Goes into every record, and onto the page."""
 

@@ -204,8 +204,7 @@ def sentence(setting: Setting, outcome: Outcome, noise: Outcome | None) -> str:
         text = f"{setting.method}'s protection did not change how many steps {who} needs to learn this subject."
     text += f" At its best the adversary lost {max(outcome.drop.value, 0):.0%} of its success."
     if noise is not None and noise.n:
-        text += (
-            f" Noise of the same PSNR: {cost_text(noise.cost_factor.value)}"
-            f"{'' if math.isinf(noise.cost_factor.value) else ' times the steps'}, {max(noise.drop.value, 0):.0%} lost."
-        )
+        known = math.isfinite(noise.cost_factor.value)
+        times = cost_text(noise.cost_factor.value) + (" times the steps" if known else "")
+        text += f" Noise of the same PSNR: {times}, {max(noise.drop.value, 0):.0%} lost."
     return text

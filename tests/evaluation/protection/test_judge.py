@@ -26,8 +26,8 @@ def test_it_knows_the_subject_under_noise(judge):
     others = torch.cat([scenes(noun, 1, 64, first=FRESH) for noun in OTHERS])
     plain = float(judge.probabilities(subject).mean())
     assert plain > 0.7
-    forms = zip(spoilt(subject, torch.Generator().manual_seed(7)), spoilt(others, torch.Generator().manual_seed(7)))
-    for own, other in forms:
+    forms = (spoilt(pictures, torch.Generator().manual_seed(7)) for pictures in (subject, others))
+    for own, other in zip(*forms, strict=True):
         assert float(judge.probabilities(own).mean()) > plain - 0.25, "noise does not hide the subject"
         assert float(judge.probabilities(other).mean()) < 0.35, "noise does not look like the subject"
 
