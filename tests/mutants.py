@@ -64,8 +64,17 @@ ATTACKS = "attacks/test_attack_references.py"
 DIFFPURE = "attacks/purification/test_diffpure.py"
 INVERSION = "protection/test_inversion.py"
 SHIFT = "protection/test_trajectory_shift.py"
+IMPRESS = "attacks/purification/test_impress.py"
+STUDY_SCORES = "evaluation/protection/test_scores.py"
+STUDY = "evaluation/protection/test_evaluate.py"
 
 TABLE = {
+    "privgen/evaluation/protection/scores.py": (
+        ("1 - max(successes)", "1 - min(successes)", STUDY_SCORES),
+        ("(level - below) / (curve", "level / (curve", STUDY_SCORES),
+    ),
+    "privgen/evaluation/protection/run.py": (("1 - cell.fraction)", "cell.fraction)", STUDY),),
+    "attacks/purification/impress.py": (("lr=self.lr / 2", "lr=self.lr", IMPRESS),),
     "privgen/watermark/read/p_values.py": (
         ("np.cumsum(counts) * 0.5", "(np.cumsum(counts) - counts) * 0.5", P_VALUES),
         ("keepdims=True) - rows", "keepdims=True) + rows", P_VALUES),
