@@ -175,5 +175,5 @@ def _fit(positive: Tensor, negative: Tensor) -> tuple[Tensor, float]:
         return total
 
     with torch.enable_grad():
-        optimiser.step(loss)  # type: ignore[no-untyped-call] # PyTorch does not annotate it
+        optimiser.step(loss)
     return weight.detach().float(), float(bias.detach())
