@@ -26,6 +26,7 @@ OPTIMISE = "token optimise cat --key alice -o new.safetensors --steps 1"
 ATTACK = "attack run jpeg=50 photos -o attacked"
 PURIFY = "purify photos -o pure"
 PROTECT = "protect photos -o safe --method"
+STUDY = "evaluate protection --method noise"
 
 USAGE = [
     (f"{GENERATE} -o cats", "cats is no image file to write; end it in one of .png"),
@@ -56,6 +57,12 @@ USAGE = [
     (f"{PROTECT} encoder --size 20", "a multiple of 8, got 20"),
     (f"{PROTECT} noise --psnr 5", "--psnr"),
     (f"{PROTECT} noise -o photos", "inputs come from"),
+    (f"{STUDY} --preset huge", "'quick', 'standard', 'full'"),
+    (f"{STUDY} --method glaze", "'glaze' is not one of"),
+    (f"{STUDY} --adversary gan", "'lora', 'prompt-embeds'"),
+    (f"{STUDY} --effort 3", "--effort"),
+    (f"{STUDY} --psnr 5", "--psnr"),
+    (f"{STUDY} --subject alice.safetensors", "expected at least 3 images of the subject, got 1"),
     (f"{EMBED} -o photos", "inputs come from"),
     (f"{EMBED} -o bad.png", "bad.png is a file"),
     (f"{EMBED} -o new.png", "new.png looks like a file"),
@@ -118,6 +125,8 @@ FAILED = [
     ("attack run averaging_removal photos -o attacked", "needs marked images: give a folder with --marked"),
     ("attack run averaging_removal photos -o attacked --marked nowhere", "There is no folder nowhere"),
     (f"{PURIFY} --model nowhere", "There is no model 'nowhere'"),
+    (f"{STUDY} --model nowhere", "There is no model 'nowhere'"),
+    (f"{STUDY} --subject nowhere", "There is no nowhere; name a folder"),
     ("key new alice", "exists, and keys are not overwritten; choose another path."),
     ("key show carol", "carol"),
     ("key show bad.png", "bad.png is not a privgen key"),

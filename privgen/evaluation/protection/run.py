@@ -67,8 +67,9 @@ class Study:
     def named_adversary(self, name: str, model: str, subject: str) -> Adversary:
         """The adversary of a name."""
         noun = self.subjects[subject].noun
-        known = len(self.models[model].pipeline.tokenizer.tokenize("sks")) == 1
-        word = noun or ("sks" if known else HELDOUT_NOUNS[0])
+        # Models of photographs know the nouns of scenes; those of scenes have words that they were not trained on.
+        rare = len(self.models[model].pipeline.tokenizer.tokenize("sks")) == 1
+        word = "sks" if rare else noun or HELDOUT_NOUNS[0]
         return adversary_class(name)("<subject>" if name == "textual-inversion" else word)
 
     def works(self) -> dict[Cell, str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from privgen.attacks.adversaries import squares
 from privgen.data.scenes import PREVIEW_SEED, draw_scene
-from privgen.errors import UsageError
+from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import iter_image_files
 from privgen.io.images import load_image
 
@@ -81,8 +81,10 @@ def photo_subject(paths: Sequence[str | os.PathLike[str]], name: str = "") -> Su
 
     Raises:
         UsageError: fewer than `FEWEST` images.
-        PrivgenError: one cannot be read.
+        PrivgenError: one does not exist or cannot be read.
     """
+    if missing := [os.fspath(path) for path in paths if not Path(path).exists()]:
+        raise PrivgenError(f"There is no {missing[0]}; name a folder of photographs, or image files.")
     files = iter_image_files(paths)
     if len(files) < FEWEST:
         shown = ", ".join(os.fspath(path) for path in paths)

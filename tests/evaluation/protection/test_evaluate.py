@@ -136,6 +136,29 @@ def test_images_are_purified_then_mixed_with_clean_ones(surrogate, purification)
     assert all(torch.equal(image, (image * 255).round() / 255) for image in noisy)
 
 
+def test_the_command_with_shifts_of_latents(surrogate, cli, tmp_path):
+    options = ("--method", "noise", "--effort", 4, "--steps", 1, "--autoencoder", surrogate.model / "vae")
+    call = (
+        "evaluate",
+        "protection",
+        "--model",
+        surrogate.model,
+        *options,
+        "-o",
+        tmp_path,
+        "--json",
+        "--device",
+        "cpu",
+    )
+    outcome = cli(*call)
+    assert outcome.exit_code == 0, outcome.output
+    record = json.loads(outcome.stdout)
+    assert set(record["models"]["tiny"]["lora"]) == {"clean", "noise"}
+    assert record["latents"]["noise"]["vae"]["over_noise"] == pytest.approx(1, abs=0.2)
+    assert "Shift of latents" in (tmp_path / PAGE).read_text()
+    assert cli(*call).exit_code == 1, "a folder with a record is not overwritten"
+
+
 def test_the_check_of_your_own_photographs(surrogate, photo_files, tmp_path):
     text = check_protection(photo_files[:3], Noise(), surrogate, longest=4, output=tmp_path)
     assert text.endswith(".")
