@@ -45,7 +45,7 @@ METHODS = ("shield", "shift", "encoder", "advdm", "mist", "sds", "aspl", "univer
     "--steps",
     type=click.IntRange(0),
     show_default="what suits the method",
-    help="Gradient steps for each image; all methods but shield and noise.",
+    help="Gradient steps for each image; not noise, and shield only with --toward.",
 )
 @click.option(
     "--size",
@@ -60,13 +60,21 @@ METHODS = ("shield", "shift", "encoder", "advdm", "mist", "sds", "aspl", "univer
     metavar="IMAGE",
     help="shield, encoder: move the latents toward those of this image, instead of away from where they are.",
 )
+@click.option(
+    "--network",
+    type=click.Path(path_type=Path),
+    show_default="the one that ships",
+    metavar="DIR",
+    help="shield: folder of a network that `privgen train shield` has made.",
+)
 @click.option("--prompt", metavar="TEXT", help="advdm, mist, sds, aspl: what the images show.")
 @click.option(
     "--autoencoder",
     "autoencoders",
     multiple=True,
     metavar="NAME",
-    help="encoder: folder or Hub id of an autoencoder whose latents to move; repeatable. By default the model's.",
+    help="encoder, shield with --toward: folder or Hub id of an autoencoder whose latents to move; repeatable. By "
+    "default the model's.",
 )
 @click.option(
     "--format",
@@ -92,6 +100,7 @@ def protect(
     steps: int | None,
     size: int | None,
     toward: Path | None,
+    network: Path | None,
     prompt: str | None,
     autoencoders: tuple[str, ...],
     kind: Literal["png", "same"],
@@ -120,7 +129,7 @@ def protect(
     from privgen.protection.protection import Protection
     from privgen.protection.surrogate import Surrogate
 
-    settings = {"steps": steps, "size": size, "toward": toward, "prompt": prompt}
+    settings = {"steps": steps, "size": size, "toward": toward, "network": network, "prompt": prompt}
     chosen = _method(method, {name: value for name, value in settings.items() if value is not None})
     surrogate = Surrogate(model, vae, autoencoders, Placement(device, dtype))
     result = protect_files(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -103,11 +104,11 @@ def _trains(kind: str, *examples: str) -> Callable[[Callable[..., None]], click.
             stop_at: int | None,
             device: str,
             as_json: bool,
-            **flags: bool,
+            **more: Any,
         ) -> None:
             if steps is not None:
                 changes = (*changes, f"loop.steps={steps}")
-            function(Run(kind, recipe, output, changes, stop_at, device, as_json), **flags)
+            function(Run(kind, recipe, output, changes, stop_at, device, as_json), **more)
 
         for option in reversed(shared):
             command = option(command)
@@ -229,3 +230,29 @@ def shift(run: Run) -> None:
     budget in dB.
     """
     run.start()
+
+
+@_trains(
+    "shield",
+    "privgen train shield",
+    "privgen train shield --autoencoder madebyollin/taesd --autoencoder madebyollin/taesdxl -o runs/sd",
+    "privgen protect photo.jpg -o protected --network runs/sd/model",
+)
+@click.option(
+    "--autoencoder",
+    "autoencoders",
+    multiple=True,
+    metavar="NAME",
+    help="Folder or Hub id of an autoencoder whose latents to shift, or mini; repeatable. Short for --set "
+    'shield.autoencoders=["NAME", ...].',
+)
+def shield(run: Run, autoencoders: tuple[str, ...]) -> None:
+    """Train the network that protects photographs in one pass.
+
+    It learns to shift the latents of autoencoders while the eye sees little of it, also after JPEG, resizing and blur.
+    The shipped one was trained on mini's autoencoder and on those of Stable Diffusion, SDXL, SD3 and FLUX; the recipe
+    has mini's only, because it needs no download.
+    """
+    import json
+
+    run.start(*([f"shield.autoencoders={json.dumps(autoencoders)}"] if autoencoders else []))

@@ -61,6 +61,10 @@ LATENTS = "watermark/test_model_sizes.py watermark/test_watermark.py"
 ASSIGN = "noise_assignment/test_assign.py noise_assignment/test_assign_training.py"
 MATCHING = "noise_assignment/test_matching.py"
 ATTACKS = "attacks/test_attack_references.py"
+SHIELD = "protection/test_shield.py"
+SHIELD_TRAINING = "training/protection/test_shield.py"
+VISIBILITY = "protection/test_visibility.py"
+LATENT_SHIFTS = "evaluation/protection/test_latents.py"
 DIFFPURE = "attacks/purification/test_diffpure.py"
 INVERSION = "protection/test_inversion.py"
 SHIFT = "protection/test_trajectory_shift.py"
@@ -271,6 +275,23 @@ TABLE = {
     "attacks/distortions/photometric.py": (
         ("math.sin(angle) * cross", "-math.sin(angle) * cross", ATTACKS),
         ("turn + (weights - weights @ turn)", "turn", ATTACKS),
+    ),
+    "privgen/protection/shield.py": (
+        ("margin = -(-(network.reach", "margin = -(-(0 * network.reach", SHIELD),
+        ("drawn.sub_(drawn.mean(dim=(-2, -1), keepdim=True))", "drawn", SHIELD),
+        ("top, left = rows.start - outer_rows.start", "top, left = 0", SHIELD),
+    ),
+    "privgen/protection/visibility.py": (
+        ("texture_factor(pixels) / _lightness_slope", "texture_factor(pixels) * _lightness_slope", VISIBILITY),
+        ("_BLURS = (1.0, 2.5, 4.0)", "_BLURS = (1.0, 1.0, 1.0)", VISIBILITY),
+    ),
+    "privgen/training/protection/shield.py": (
+        ("loss = -shift", "loss = shift", SHIELD_TRAINING),
+        ("tiles.mean(dim=(3, 6))", "tiles.mean(dim=(2, 5))", SHIELD_TRAINING),
+    ),
+    "privgen/evaluation/protection/latents.py": (
+        ("zip(*pair, strict=True)]) for pair in ((shift, noise)", "zip(*pair, strict=True)]) for pair in ((noise, shift)", LATENT_SHIFTS),
+        ("_rms(moved_file - own_file)", "_rms(moved_file - own)", LATENT_SHIFTS),
     ),
 }
 MUTANTS = [Mutant(file, *texts) for file, entries in TABLE.items() for texts in entries]

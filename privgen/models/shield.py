@@ -24,9 +24,7 @@ class Shield(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(
-        self, patch: int = 4, channels: int = 48, dilations: tuple[int, ...] = (1, 2, 4, 1, 2, 1)
-    ) -> None:
+    def __init__(self, patch: int = 4, channels: int = 48, dilations: tuple[int, ...] = (1, 2, 4, 1, 2, 1)) -> None:
         super().__init__()
         flat = 3 * patch**2
         self.enter = nn.Conv2d(flat, channels, 3, padding=1)

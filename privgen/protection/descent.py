@@ -12,7 +12,14 @@ Loss: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def descend_in_ball(
-    pixels: Tensor, loss: Loss, *, rms: float, steps: int, generator: torch.Generator, step_size: float | None = None
+    pixels: Tensor,
+    loss: Loss,
+    *,
+    rms: float,
+    steps: int,
+    generator: torch.Generator,
+    step_size: float | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Lower a loss near images, and return the change that does it.
 
@@ -24,14 +31,17 @@ def descend_in_ball(
         loss: what to lower; called once a step, with a new draw of its randomness if it has any.
         rms: largest root mean square of the change of an image; 10^(-PSNR / 20).
         steps: number of gradient steps, at least 1.
-        generator: draws the first change, on the CPU.
+        generator: draws the first change, on the CPU, where none is given.
         step_size: change of every pixel value in one step; 2.5 rms / steps by default, at least rms / 20.
+        start: the first change, the same shape; by default noise of half the RMS.
 
     Returns:
         (B, 3, H, W), a change with which the pixels stay in [0, 1]. Its RMS is at most `rms`.
     """
     step = max(2.5 / steps, 0.05) * rms if step_size is None else step_size
-    change = into_ball(rms / 2 * torch.randn(pixels.shape, generator=generator).to(pixels), pixels, rms)
+    if start is None:
+        start = rms / 2 * torch.randn(pixels.shape, generator=generator).to(pixels)
+    change = into_ball(start, pixels, rms)
     for _ in range(steps):
         with torch.enable_grad():
             change = change.detach().requires_grad_()

@@ -51,8 +51,8 @@ def texture_factor(pixels: Tensor) -> Tensor:
     """
     grey = luma(pixels)
     mean = _blur(grey, _SURROUNDINGS, TOLERANCE_REACH)
-    variance = _blur((grey - mean).square(), _SURROUNDINGS, TOLERANCE_REACH)
-    return (_LEAST + (variance + 1e-8).sqrt() / _TEXTURE * (1 - _LEAST)).clamp(max=_MOST)
+    variance = _blur(grey.square(), _SURROUNDINGS, TOLERANCE_REACH) - mean.square()
+    return (_LEAST + variance.clamp(min=1e-8).sqrt() / _TEXTURE * (1 - _LEAST)).clamp(max=_MOST)
 
 
 def _lightness_slope(grey: Tensor) -> Tensor:

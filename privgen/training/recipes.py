@@ -34,6 +34,7 @@ KINDS = {
     "token-language": ("privgen.training.watermark.token_language", "TokenLanguageRecipe", "TokenLanguageTask"),
     "token-mapper": ("privgen.training.watermark.token_mapper", "TokenMapperRecipe", "TokenMapperTask"),
     "shift": ("privgen.training.protection.shift", "ShiftRecipe", "ShiftTask"),
+    "shield": ("privgen.training.protection.shield", "ShieldRecipe", "ShieldTask"),
 }
 """For each kind of model: the module that trains it, the dataclass of its recipe, and its task."""
 
