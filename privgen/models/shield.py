@@ -15,7 +15,8 @@ class Shield(ModelMixin, ConfigMixin):
     It works on cells of `patch` x `patch` pixels. There is no normalisation over the image, so each pixel depends on
     its surroundings only, and tiles of a large photograph give what the whole photograph gives.
 
-    The output layer has no bias, and blocks start near the identity, so that nothing but the image draws the pattern.
+    Besides the image it sees noise. Without it, all cells of a smooth area would get the same pattern, and the eye
+    sees what repeats.
 
     Args:
         patch: side of a cell in pixels.
@@ -27,7 +28,7 @@ class Shield(ModelMixin, ConfigMixin):
     def __init__(self, patch: int = 4, channels: int = 48, dilations: tuple[int, ...] = (1, 2, 4, 1, 2, 1)) -> None:
         super().__init__()
         flat = 3 * patch**2
-        self.enter = nn.Conv2d(flat, channels, 3, padding=1)
+        self.enter = nn.Conv2d(flat + patch**2, channels, 3, padding=1)
         self.blocks = nn.ModuleList(_Block(channels, dilation) for dilation in dilations)
         self.leave = nn.Conv2d(channels, flat, 3, padding=1, bias=False)
         with torch.no_grad():
@@ -38,18 +39,19 @@ class Shield(ModelMixin, ConfigMixin):
         """How far from a pixel, in pixels, another one can lie that changes its pattern."""
         return int(self.config.patch * (3 + sum(self.config.dilations)))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """Draw the pattern.
 
         Args:
-            pixels: (B, 3, H, W) in [0, 1], sides of at least one pixel.
+            pixels: (B, 3, H, W) in [0, 1].
+            noise: (B, 1, H, W), of the standard normal law.
 
         Returns:
             (B, 3, H, W) in (-1, 1), where 1 is the largest change that a pixel may get.
         """
         height, width = pixels.shape[-2:]
-        cells = pixel_unshuffle(pad_to_multiple(2 * pixels - 1, self.config.patch), self.config.patch)
-        h = self.enter(cells)
+        given = torch.cat([2 * pixels - 1, 0.5 * noise], dim=1)
+        h = self.enter(pixel_unshuffle(pad_to_multiple(given, self.config.patch), self.config.patch))
         for block in self.blocks:
             h = block(h)
         return pixel_shuffle(self.leave(silu(h)), self.config.patch)[..., :height, :width].tanh()

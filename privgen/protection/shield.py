@@ -76,7 +76,8 @@ class ShieldMethod(Method):
         network = load_shield(self.network).to(surrogate.device)
         smaller = 0 < self.size < min(pixels.shape[-2:])
         small = to_working_size(pixels, self.size) if smaller else pixels
-        drawn = draw_change(network, small, tile=self.tile)
+        noise = torch.randn(small[:, :1].shape, generator=generator)
+        drawn = draw_change(network, small, noise, tile=self.tile)
         if self.toward is None:
             return drawn
         attack = EncoderAttack(toward=self.toward)
@@ -103,22 +104,23 @@ def load_shield(folder: str | os.PathLike[str] | None = None) -> Shield:
     return network.eval().requires_grad_(False)
 
 
-def shield_pattern(network: Shield, pixels: Tensor) -> Tensor:
+def shield_pattern(network: Shield, pixels: Tensor, noise: Tensor) -> Tensor:
     """The change before its size is set: the network's pattern, strong where the image hides it.
 
     Args:
         network: draws the pattern.
         pixels: (B, 3, H, W) in [0, 1], on the network's device.
+        noise: (B, 1, H, W), of the standard normal law, on the network's device.
 
     Returns:
         (B, 3, H, W), zero on average over each channel, of a size that means nothing.
     """
-    pattern = network(pixels) * tolerance(pixels)
+    pattern = network(pixels, noise) * tolerance(pixels)
     return pattern - pattern.mean(dim=(-2, -1), keepdim=True)
 
 
 @torch.no_grad()
-def draw_change(network: Shield, pixels: Tensor, *, tile: int) -> Tensor:
+def draw_change(network: Shield, pixels: Tensor, noise: Tensor, *, tile: int) -> Tensor:
     """The same as `shield_pattern`, part by part, so that a large photograph needs little memory.
 
     Each tile is worked on with a margin that is as wide as the network reaches, so no seam is to be seen.
@@ -126,6 +128,7 @@ def draw_change(network: Shield, pixels: Tensor, *, tile: int) -> Tensor:
     Args:
         network: draws the pattern.
         pixels: (1, 3, H, W) in [0, 1].
+        noise: (1, 1, H, W), of the standard normal law.
         tile: side of the parts in pixels, a multiple of the network's patch.
 
     Returns:
@@ -137,8 +140,8 @@ def draw_change(network: Shield, pixels: Tensor, *, tile: int) -> Tensor:
     height, width = pixels.shape[-2:]
     for rows, outer_rows in _spans(height, tile, margin):
         for columns, outer_columns in _spans(width, tile, margin):
-            part = pixels[..., outer_rows, outer_columns].to(network.device)
-            pattern = network(part) * tolerance(part)
+            part, grain = (x[..., outer_rows, outer_columns].to(network.device) for x in (pixels, noise))
+            pattern = network(part, grain) * tolerance(part)
             top, left = rows.start - outer_rows.start, columns.start - outer_columns.start
             inner = pattern[..., top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
             drawn[..., rows, columns] = inner.cpu()

@@ -3,8 +3,7 @@
 Each step draws one or two of the autoencoders. The network's change is scaled to a PSNR, added, and sent through a
 distortion, as an upload would. The loss falls as the latents of the distorted images move away from those of the same
 images without the change, in units of the latents' standard deviation, and as the decoder makes something else of
-them. It rises where the eye sees the change, and where the change repeats one pattern over the canvas, whatever the
-image shows.
+them. It rises where the eye sees the change, and where the change repeats every few pixels.
 """
 
 from dataclasses import dataclass
@@ -40,9 +39,11 @@ from privgen.training.scene_latents import scene_seed
 _STATISTICS = 8  # crops from which the spread of latents is estimated
 _VISIBLE_AT = 36.0  # PSNR at which the eye judges, in dB, whatever the PSNR of the step
 _SEEN = (1.5, 2.5)  # change that the eye may see in smooth areas, and how much more in texture
-_PERIODS = (8, 16)  # sides in pixels of the tiles whose repetition is punished
+_MOST_SEEN, _TOP = 3.6, 0.02  # mean change that the eye may see in those pixels where it sees most, and their fraction
+_PERIODS = (4, 8)  # sides in pixels of the tiles whose repetition is punished
+_WINDOW = 32  # side in pixels of the area in which a pattern must not repeat
 _HALF_SIZES = (0.5, 1.25)  # range of the factors by which images are resized
-_PULL = 4.0  # weight of a shift toward a decoy, which counts linearly, against one away, by its logarithm
+_WEIGHT = 2.5  # of a shift by one standard deviation, against a factor e in what the decoder makes of it
 _RESIZED_TO = 8  # multiple of pixels
 
 
@@ -64,7 +65,7 @@ class ShieldRecipe:
         decoded: weight of what the decoder makes of the latents, against the shift of the latents.
         decode_every: steps between those that decode.
         visible: weight of what the eye sees.
-        pattern: weight of what is the same in all cells of the canvas.
+        pattern: weight of what repeats every few pixels.
         toward: image file whose latents the latents move toward, the same for all images; None moves them away from
             where they are.
         start: folder of a shield to go on from; None starts with random weights.
@@ -83,12 +84,12 @@ class ShieldRecipe:
     photo_fraction: float = 0.75
     psnr_db: tuple[float, ...] = (33.0, 38.0)
     distortions: tuple[str, ...] = ("jpeg", "jpeg", "blur")
-    distortion_scale: float = 1.0
-    resized: float = 0.3
+    distortion_scale: float = 0.6
+    resized: float = 0.2
     decoded: float = 0.5
     decode_every: int = 3
-    visible: float = 1.0
-    pattern: float = 1.0
+    visible: float = 2.0
+    pattern: float = 2.0
     toward: Path | None = None
     start: Path | None = None
     bfloat16: bool = True
@@ -133,10 +134,13 @@ class ShieldTask(Task):
 
     def batch(self, indices: list[int]) -> Batch:
         pixels = torch.stack([torch.from_numpy(self._crop(i)) for i in indices])
-        draws = torch.stack([torch.rand(2, generator=sample_generator(self.seed, i)) for i in indices])
+        generators = [sample_generator(self.seed, i) for i in indices]
+        psnr = torch.cat([torch.rand(1, generator=generator) for generator in generators])
+        noise = torch.stack([torch.randn(pixels[0, :1].shape, generator=generator) for generator in generators])
         low, high = self.recipe.psnr_db
         # The seed is one number for the step, so that images of one batch go through the same autoencoders.
-        return {"pixels": pixels, "psnr": low + (high - low) * draws[:, 0], "seed": torch.tensor([min(indices)])}
+        first = torch.tensor([min(indices)])
+        return {"pixels": pixels, "noise": noise, "psnr": low + (high - low) * psnr, "seed": first}
 
     def _crop(self, index: int) -> NDArray[np.float32]:
         # NumPy seeds must not be negative.
@@ -152,7 +156,7 @@ class ShieldTask(Task):
         pixels, psnr = batch["pixels"].contiguous(memory_format=torch.channels_last), batch["psnr"]
         number = int(batch["seed"][0])
         generator = sample_generator(self.seed + 1, number)
-        pattern = shield_pattern(self.network, pixels)
+        pattern = shield_pattern(self.network, pixels, batch["noise"])
         changed = at_psnr(pixels, pattern, psnr)
         seed = int(torch.randint(2**31, (1,), generator=generator))
         both = [self._distort(images, seed) for images in (changed, pixels)]
@@ -165,11 +169,16 @@ class ShieldTask(Task):
             spoilt += [] if spoilage is None else [spoilage]
         shift = torch.stack(shifts).mean()
         visible = self._visible(pixels, changed, psnr)
-        repeated = sum(repetition(pattern, period) for period in _PERIODS)
+        repeated = torch.stack([repetition(pattern, period) for period in _PERIODS]).sum()
         loss = -shift + self.recipe.visible * visible + self.recipe.pattern * repeated
         if spoilt:
             loss = loss - self.recipe.decoded * torch.stack(spoilt).mean()
-        return {"loss": loss, "shift": shift.detach(), "visible": visible.detach(), "repeated": repeated.detach()}
+        return {
+            "loss": loss,
+            "shift": shift.detach() / _WEIGHT,
+            "visible": visible.detach(),
+            "repeated": repeated.detach(),
+        }
 
     def _distort(self, images: Tensor, seed: int) -> Tensor:
         """Distort images in a way that depends on the seed only: each by a distortion, and then all by a resize."""
@@ -188,19 +197,20 @@ class ShieldTask(Task):
         return images
 
     def _shift(self, i: int, changed: Tensor, clean: Tensor, *, decoding: bool) -> tuple[Tensor, Tensor | None]:
-        """Logarithms of the shift of latents, and of what it does to the decoder's images if it is asked for."""
+        """The shift of latents, and the logarithm of what it does to the decoder's images if it is asked for."""
         vae, spread = self.autoencoders[i], self.spreads[i]
         with torch.no_grad():
             before = encode(vae, clean)
         after = encode(vae, changed)
         moved = after - before
         if self.decoy is None:
-            shift = _log_size(moved / spread)
+            # Not its logarithm, which would spend most on the latents that are hardest to move.
+            shift = _WEIGHT * (moved.square().flatten(1).mean(1) + 1e-8).sqrt().mean() / spread
         else:
             with torch.no_grad():
                 way = encode(vae, resize(self.decoy, clean.shape[-2:]).clamp(0, 1)) - before
             unit = way / way.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-            shift = ((moved * unit).mean(dim=(1, 2, 3)) / spread).mean() * _PULL
+            shift = ((moved * unit).mean(dim=(1, 2, 3)) / spread).mean() * _WEIGHT
         if not decoding or self.recipe.decoded == 0:
             return shift, None
         with torch.no_grad():
@@ -214,7 +224,10 @@ class ShieldTask(Task):
         with torch.no_grad():
             least, more = _SEEN
             allowed = least + more * ((texture_factor(pixels) - 0.5) / 0.5).clamp(0, 1)
-        return (seen / allowed - 1).clamp(min=0).square().mean()
+        pixel_by_pixel = (seen / allowed - 1).clamp(min=0).square().mean()
+        flat = seen.flatten(1)
+        most = flat.topk(max(1, round(_TOP * flat.shape[1])), dim=1).values.mean(1)
+        return pixel_by_pixel + (most / _MOST_SEEN - 1).clamp(min=0).mean()
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
@@ -224,7 +237,9 @@ class ShieldTask(Task):
         scenes = [draw_scene(PREVIEW_SEED + i, size=side).pixels for i in range(2)]
         crops = [random_crop(self.photos, side, rng) for _ in range(2)] if self.photos else []
         pixels = torch.from_numpy(np.stack(scenes + crops)).to(self.network.device)
-        changed = at_psnr(pixels, shield_pattern(self.network, pixels), pixels.new_full((len(pixels),), _VISIBLE_AT))
+        noise = torch.randn(pixels[:, :1].shape, generator=sample_generator(0, 0)).to(pixels)
+        pattern = shield_pattern(self.network, pixels, noise)
+        changed = at_psnr(pixels, pattern, pixels.new_full((len(pixels),), _VISIBLE_AT))
         rows = [pixels, changed, (0.5 + 10 * (changed - pixels)).clamp(0, 1)]
         sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
         return picture(sheet.cpu().numpy())
@@ -244,18 +259,20 @@ def load_frozen(name: str) -> Any:
 
 
 def repetition(pattern: Tensor, period: int) -> Tensor:
-    """The fraction of a pattern's energy that repeats over the canvas, and does not come from the image.
+    """The fraction of a pattern's energy that repeats from tile to tile, in windows of 32 x 32 pixels.
 
     Args:
-        pattern: (B, 3, H, W).
-        period: side in pixels of the tile that repeats.
+        pattern: (B, 3, H, W), with sides of at least 32.
+        period: side in pixels of the tile; it divides 32.
 
     Returns:
-        A number from 0 to 1. Patterns that differ from tile to tile have about the inverse of the number of tiles.
+        A number: 1 for a pattern that repeats exactly, and about 0 for noise.
     """
-    height, width = (length // period * period for length in pattern.shape[-2:])
-    tiles = pattern[..., :height, :width].unfold(2, period, period).unfold(3, period, period)
-    return tiles.mean(dim=(0, 2, 3)).square().mean() / (tiles.square().mean() + 1e-12)
+    height, width = (length // _WINDOW * _WINDOW for length in pattern.shape[-2:])
+    rows, columns, count = height // _WINDOW, width // _WINDOW, _WINDOW // period
+    tiles = pattern[..., :height, :width].reshape(*pattern.shape[:2], rows, count, period, columns, count, period)
+    fraction = tiles.mean(dim=(3, 6)).square().mean() / (tiles.square().mean() + 1e-12)
+    return (fraction - 1 / count**2) / (1 - 1 / count**2)
 
 
 def _log_size(values: Tensor) -> Tensor:

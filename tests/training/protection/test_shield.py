@@ -67,12 +67,17 @@ def test_samples_depend_on_their_numbers_alone(autoencoders):
     assert 33 <= float(both["psnr"].min()) <= float(both["psnr"].max()) <= 38
 
 
-def test_a_repeated_tile_is_told_from_what_the_image_draws():
+@pytest.mark.parametrize("period", [4, 8])
+def test_what_repeats_is_told_from_what_does_not(period):
     generator = torch.Generator().manual_seed(0)
-    tile = torch.randn(1, 3, 8, 8, generator=generator)
-    assert float(repetition(tile.repeat(2, 1, 6, 6), 8)) == pytest.approx(1, abs=1e-4)
-    random = torch.randn(2, 3, 48, 48, generator=generator)
-    assert float(repetition(random, 8)) == pytest.approx(1 / 72, rel=0.4)
+    tile = torch.randn(2, 3, period, period, generator=generator)
+    repeated = tile.repeat(1, 1, 72 // period, 72 // period)
+    assert float(repetition(repeated, period)) == pytest.approx(1, abs=1e-5)
+    # Also where its strength or its sign changes from window to window.
+    signs = torch.tensor([1.0, -1.0]).repeat_interleave(32)
+    assert float(repetition(repeated[..., :64, :64] * signs, period)) == pytest.approx(1, abs=1e-5)
+    noise = torch.randn(2, 3, 96, 96, generator=generator)
+    assert float(repetition(noise, period)) == pytest.approx(0, abs=0.02)
 
 
 @pytest.mark.parametrize(
