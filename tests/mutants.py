@@ -290,7 +290,7 @@ TABLE = {
         ("tiles.mean(dim=(3, 6))", "tiles.mean(dim=(2, 5))", SHIELD_TRAINING),
     ),
     "privgen/evaluation/protection/latents.py": (
-        ("zip(*pair, strict=True)]) for pair in ((shift, noise)", "zip(*pair, strict=True)]) for pair in ((noise, shift)", LATENT_SHIFTS),
+        ("((shift, noise), (jpeg, shift))", "((noise, shift), (jpeg, shift))", LATENT_SHIFTS),
         ("_rms(moved_file - own_file)", "_rms(moved_file - own)", LATENT_SHIFTS),
     ),
 }

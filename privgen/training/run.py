@@ -35,6 +35,7 @@ _INPUTS = {
     "aligner": {"vae": _AUTOENCODER, "start": _EXTRACTOR, "model": _SPEAKER},
     "token-language": {"model": _TEXT_TO_IMAGE, "start": _SPEAKER, "networks": _EXTRACTOR},
     "shift": {"model": _TEXT_TO_IMAGE, "vae": _AUTOENCODER},
+    "shield": {"start": ("shield", "shield")},
     "token-mapper": {"model": _TEXT_TO_IMAGE, "latents": ("cache of scenes", "text-to-image")},
 }
 """For each kind, the fields of its recipe that name inputs: what an input is, and the kind whose training makes it."""
