@@ -10,7 +10,7 @@ from torch import Tensor
 from privgen.io.pixels import luma, resize
 
 
-_STRIP = 2**20  # pixels compared at a time, so that large photographs need little more memory than themselves
+_STRIP = 2**18  # pixels compared at a time, so that large photographs need little more memory than themselves
 _ROUNDS, _CLOSE_DB, _LARGEST_GAIN = 8, 0.002, 16.0
 
 
@@ -81,7 +81,10 @@ def add_residual(
     if grey:
         difference = luma(difference).expand(3, -1, -1)
     gain = 1.0 if psnr is None else _gain(pixels, difference, psnr, levels)
-    marked = torch.cat([strip for _, strip in _strips(pixels, difference, gain, levels)], dim=1)
+    marked, top = torch.empty_like(pixels), 0
+    for _, strip in _strips(pixels, difference, gain, levels):
+        marked[:, top : top + strip.shape[1]] = strip
+        top += strip.shape[1]
     return ChangedImage(marked, _psnr(pixels, difference, gain, levels), gain)
 
 

@@ -53,7 +53,7 @@ class ShieldMethod(Method):
     _: KW_ONLY
     network: str | os.PathLike[str] | None = None
     size: int = 512
-    tile: int = 1024
+    tile: int = 512
     toward: str | os.PathLike[str] | None = None
     steps: int = 10
 
@@ -101,7 +101,7 @@ def load_shield(folder: str | os.PathLike[str] | None = None) -> Shield:
         raise PrivgenError(f"There is no shield in {source}; train one with `privgen train shield`.")
     with quiet_loading(), explained(str(source), "load"):
         network: Shield = Shield.from_pretrained(source, use_safetensors=True, torch_dtype=torch.float32)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def shield_pattern(network: Shield, pixels: Tensor, noise: Tensor) -> Tensor:

@@ -94,6 +94,16 @@ def test_the_front_door_meets_the_quality(folder):
     assert again.image.tobytes() == safe.image.tobytes()
 
 
+def test_the_command_line_takes_a_network(cli, folder, tmp_path):
+    Image.effect_noise((40, 30), 60).convert("RGB").save(tmp_path / "photo.png")
+    result = cli("protect", tmp_path / "photo.png", "-o", tmp_path / "safe", "--network", folder)
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "safe" / "photo.png").size == (40, 30)
+    result = cli("protect", tmp_path / "photo.png", "-o", tmp_path / "other", "--network", tmp_path)
+    assert result.exit_code == 1
+    assert "There is no shield in" in result.stderr
+
+
 def test_a_decoy_draws_the_latents_toward_it(folder, surrogate, tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "decoy.png")
     pixels = image(40, 56)

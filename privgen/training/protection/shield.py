@@ -38,7 +38,7 @@ from privgen.training.scene_latents import scene_seed
 
 _STATISTICS = 8  # crops from which the spread of latents is estimated
 _VISIBLE_AT = 36.0  # PSNR at which the eye judges, in dB, whatever the PSNR of the step
-_SEEN = (1.5, 2.5)  # change that the eye may see in smooth areas, and how much more in texture
+_SEEN = (2.0, 2.0)  # change that the eye may see in smooth areas, and how much more in texture
 _MOST_SEEN, _TOP = 3.6, 0.02  # mean change that the eye may see in those pixels where it sees most, and their fraction
 _PERIODS = (4, 8)  # sides in pixels of the tiles whose repetition is punished
 _WINDOW = 32  # side in pixels of the area in which a pattern must not repeat
@@ -83,7 +83,7 @@ class ShieldRecipe:
     crop: int = 128
     photo_fraction: float = 0.75
     psnr_db: tuple[float, ...] = (33.0, 38.0)
-    distortions: tuple[str, ...] = ("jpeg", "jpeg", "blur")
+    distortions: tuple[str, ...] = ("jpeg", "blur")
     distortion_scale: float = 0.6
     resized: float = 0.2
     decoded: float = 0.5
@@ -169,7 +169,7 @@ class ShieldTask(Task):
             spoilt += [] if spoilage is None else [spoilage]
         shift = torch.stack(shifts).mean()
         visible = self._visible(pixels, changed, psnr)
-        repeated = torch.stack([repetition(pattern, period) for period in _PERIODS]).sum()
+        repeated = torch.stack([repetition(pattern, period).clamp(min=0) for period in _PERIODS]).sum()
         loss = -shift + self.recipe.visible * visible + self.recipe.pattern * repeated
         if spoilt:
             loss = loss - self.recipe.decoded * torch.stack(spoilt).mean()
