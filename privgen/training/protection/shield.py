@@ -38,8 +38,8 @@ from privgen.training.scene_latents import scene_seed
 
 _STATISTICS = 8  # crops from which the spread of latents is estimated
 _VISIBLE_AT = 36.0  # PSNR at which the eye judges, in dB, whatever the PSNR of the step
-_SEEN = (2.0, 2.0)  # change that the eye may see in smooth areas, and how much more in texture
-_MOST_SEEN, _TOP = 3.6, 0.02  # mean change that the eye may see in those pixels where it sees most, and their fraction
+_SEEN = (2.5, 2.0)  # change that the eye may see in smooth areas, and how much more in texture
+_MOST_SEEN, _TOP = 4.0, 0.02  # mean change that the eye may see in those pixels where it sees most, and their fraction
 _PERIODS = (4, 8)  # sides in pixels of the tiles whose repetition is punished
 _WINDOW = 32  # side in pixels of the area in which a pattern must not repeat
 _HALF_SIZES = (0.5, 1.25)  # range of the factors by which images are resized
