@@ -64,6 +64,8 @@ class ShieldMethod(Method):
             raise ValueError(f"expected tiles of at least {_LEAST_TILE} pixels, a multiple of 4, got {self.tile}")
         if self.steps < 1:
             raise ValueError(f"expected steps >= 1, got {self.steps}")
+        # Files are made anew for other autoencoders only if these count.
+        object.__setattr__(self, "uses_model", self.toward is not None)
 
     def prepare(self, surrogate: Surrogate) -> None:
         load_shield(self.network)
