@@ -249,7 +249,7 @@ def shift(run: Run) -> None:
 def shield(run: Run, autoencoders: tuple[str, ...]) -> None:
     """Train the network that protects photographs in one pass.
 
-    It learns to shift the latents of autoencoders while the eye sees little of it, also after JPEG, resizing and blur.
+    It learns to shift the latents of autoencoders while the eye sees little of it, also after JPEG and resizing.
     The shipped one was trained on mini's autoencoder and on those of Stable Diffusion, SDXL, SD3 and FLUX; the recipe
     has mini's only, because it needs no download.
     """

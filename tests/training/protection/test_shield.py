@@ -64,7 +64,7 @@ def test_samples_depend_on_their_numbers_alone(autoencoders):
     both, one = task.batch([6, 7]), task.batch([7])
     torch.testing.assert_close(both["pixels"][1], one["pixels"][0], rtol=0, atol=0)
     assert float(both["psnr"][1]) == float(one["psnr"][0])
-    assert 33 <= float(both["psnr"].min()) <= float(both["psnr"].max()) <= 38
+    assert 35 <= float(both["psnr"].min()) <= float(both["psnr"].max()) <= 37
 
 
 @pytest.mark.parametrize("period", [4, 8])
