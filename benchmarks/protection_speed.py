@@ -44,10 +44,13 @@ def photograph() -> torch.Tensor:
 
 
 @torch.no_grad()
-def measure(case: str, psnr: float) -> dict[str, object]:
+def measure(case: str, psnr: float, autoencoders: tuple[str, ...]) -> dict[str, object]:
     """Protect the photograph once in this process."""
     name, settings = METHODS[case]
-    method, surrogate = method_class(name)(**settings), Surrogate(placement=Placement("cpu"))
+    method, surrogate = (
+        method_class(name)(**settings),
+        Surrogate(autoencoders=autoencoders, placement=Placement("cpu")),
+    )
     method.prepare(surrogate)
     pixels = photograph()
     started = time.perf_counter()
@@ -62,15 +65,17 @@ def measure(case: str, psnr: float) -> dict[str, object]:
 @click.option("--method", "cases", multiple=True, type=click.Choice(tuple(METHODS)), default=tuple(METHODS))
 @click.option("--psnr", type=float, default=36, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--autoencoder", "autoencoders", multiple=True, help="Of the method encoder; by default mini's.")
 @click.option("--child", is_flag=True, hidden=True)
-def main(cases: tuple[str, ...], psnr: float, threads: int, child: bool) -> None:
+def main(cases: tuple[str, ...], psnr: float, threads: int, autoencoders: tuple[str, ...], child: bool) -> None:
     if child:
         torch.set_num_threads(threads)
-        click.echo(json.dumps(measure(cases[0], psnr)))
+        click.echo(json.dumps(measure(cases[0], psnr, autoencoders)))
         return
     rows = []
     for case in cases:
         options = ["--method", case, "--psnr", str(psnr), "--threads", str(threads), "--child"]
+        options += [word for name in autoencoders for word in ("--autoencoder", name)]
         done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout))
         click.echo(json.dumps(rows[-1]))

@@ -53,7 +53,7 @@ class ShieldMethod(Method):
     _: KW_ONLY
     network: str | os.PathLike[str] | None = None
     size: int = 512
-    tile: int = 512
+    tile: int = 384
     toward: str | os.PathLike[str] | None = None
     steps: int = 10
 
