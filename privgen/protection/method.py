@@ -51,6 +51,16 @@ class Method(ABC):
             PrivgenError: something is missing.
         """
 
+    def made_by(self) -> str:
+        """All that the change depends on beside the image, the surrogate and the PSNR, as a text.
+
+        Methods with a network of their own name its weights here, so that a batch or a study notices others.
+
+        Raises:
+            PrivgenError: the network cannot be read.
+        """
+        return repr(self)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
         return f"{type(self).__name__}({shown})"

@@ -100,7 +100,7 @@ def protect_files(
     surrogate = protection.surrogate
     models = [surrogate.model, surrogate.vae, *surrogate.autoencoders] if protection.method.uses_model else []
     against = ", ".join(os.fspath(name) for name in models if name is not None)
-    made_by = f"{protection.method!r}, models={against}, psnr={psnr:g}, seed={seed}"
+    made_by = f"{protection.method.made_by()}, models={against}, psnr={psnr:g}, seed={seed}"
     ledger = Ledger(Path(output) / LEDGER, made_by)
     protection.method.prepare(surrogate)
     files = []

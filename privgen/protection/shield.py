@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from privgen.errors import PrivgenError
+from privgen.io.fingerprints import weights_fingerprint
 from privgen.io.images import load_image
 from privgen.models.loading import explained, quiet_loading
 from privgen.models.shield import Shield
@@ -72,6 +73,9 @@ class ShieldMethod(Method):
         if self.toward is not None:
             load_image(self.toward)
             _ = surrogate.encoders
+
+    def made_by(self) -> str:
+        return f"{self!r}, weights={weights_fingerprint(load_shield(self.network))[:16]}"
 
     @torch.no_grad()
     def change(self, pixels: Tensor, surrogate: Surrogate, rms: float, generator: torch.Generator) -> Tensor:

@@ -14,9 +14,11 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +26,7 @@ from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.unrolled_ddim import UnrolledDDIM
 from privgen.errors import PrivgenError, UsageError
 from privgen.hub import find_extra, load_extra
+from privgen.io.fingerprints import file_fingerprint
 from privgen.models.initialise import seeded_weights
 from privgen.models.loading import explained
 from privgen.models.shift_network import ShiftNetwork
@@ -206,6 +209,11 @@ class TrajectoryShift(Method):
             raise ValueError(f"{self.name}: expected a size of at least 16 that is a multiple of 8, got {self.size}")
         if self.delivery not in DELIVERIES:
             raise ValueError(f"{self.name}: expected delivery {' or '.join(DELIVERIES)}, got {self.delivery!r}")
+
+    def made_by(self) -> str:
+        if self.network is None:
+            return repr(self)
+        return f"{self!r}, weights={file_fingerprint(Path(self.network) / SAFETENSORS_WEIGHTS_NAME)[:16]}"
 
     def prepare(self, surrogate: Surrogate) -> None:
         Trajectory.of_pipeline(surrogate.pipeline, self.n)

@@ -146,3 +146,14 @@ def test_the_shipped_network_is_small_and_repeats_nothing():
         pattern = shield_pattern(network, pixels, grain(128, 128))
         assert float(repetition(pattern, 4)) < 0.2
         assert float(repetition(pattern, 8)) < 0.2
+
+
+def test_other_weights_are_other_work(tmp_path):
+    with seeded_weights(0):
+        Shield(channels=8, dilations=(1,)).save_pretrained(tmp_path)
+    first = ShieldMethod(network=tmp_path).made_by()
+    assert first == ShieldMethod(network=tmp_path).made_by()
+    assert repr(ShieldMethod(network=tmp_path)) in first
+    with seeded_weights(1):
+        Shield(channels=8, dilations=(1,)).save_pretrained(tmp_path)
+    assert ShieldMethod(network=tmp_path).made_by() != first

@@ -80,10 +80,11 @@ class Study:
             for name, model in self.models.items()
         }
         images = {name: tensor_fingerprint(*subject.images) for name, subject in self.subjects.items()}
+        methods = {name: method.made_by() for name, method in self.methods.items()}
         shared = [plan.psnr, plan.longest, list(plan.guidance_scales), repr(plan.sampling), self.features.name]
         found = {}
         for cell in self.cells():
-            method = repr(self.methods.get(cell.method))
+            method = methods.get(cell.method, "")
             model = [weights[cell.model], [str(name) for name in self.models[cell.model].autoencoders]]
             parts = [shared, self.samples, model, repr(self.adversary(cell)), images[cell.subject], method]
             found[cell] = settings_fingerprint(*parts)[:16]
