@@ -24,6 +24,13 @@ from privgen.protection.surrogate import Surrogate
 class Protected:
     """A protected image, and how much it differs from the original.
 
+    Example:
+        >>> import torch
+        >>> from privgen import Protection
+        >>> safe = Protection.from_pretrained(method="noise").protect(torch.full((3, 64, 64), 0.5), psnr=30)
+        >>> print(f"{safe.psnr:.1f} dB, visible: {safe.visible_de_p99 > 1}")
+        30.0 dB, visible: True
+
     Attributes:
         image: what came in, protected: the same type, size and mode. A path gives a Pillow image.
         psnr: against the original, in dB; infinite where nothing changed.

@@ -152,11 +152,21 @@ def instances(cls, **fixed):
     return st.builds(cls, **(chosen | fixed))
 
 
+CHECKED = {
+    "autoencoders": st.lists(values_of(str), min_size=1, max_size=3).map(tuple),
+    "encoders_a_step": st.just(1),
+    "psnr_db": st.floats(1, 99).map(lambda low: (low, low + 1)),
+    "crop": st.integers(2, 2**20).map(lambda n: 16 * n),
+    "decode_every": st.integers(1, 2**31),
+}
+"""Fields of the shield's recipe whose values are checked at once."""
+
+
 def recipes(kind):
     """Recipes of a kind with arbitrary values of all fields."""
     counts = dict.fromkeys(("steps", "batch_size", "log_every", "preview_every"), st.integers(1, 2**31))
     module, cls, _ = KINDS[kind]
-    model = instances(getattr(import_module(module), cls))
+    model = instances(getattr(import_module(module), cls), **(CHECKED if kind == "shield" else {}))
     return st.builds(Recipe, st.just(kind), model, instances(LoopOptions, **counts))
 
 

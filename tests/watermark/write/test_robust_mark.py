@@ -216,5 +216,5 @@ def test_what_cannot_be_refined_elsewhere(mini):
 def test_flow_matching_cannot_be_refined(mini):
     pipe = StableDiffusionWatermarkPipeline(**mini.components, requires_safety_checker=False)
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(UsageError, match="Tokens and marks can be optimised"):
+    with pytest.raises(UsageError, match="Tokens, marks and protections can be optimised"):
         RobustMarker(pipe, mini.extractor)
