@@ -50,8 +50,19 @@ def test_a_subject_is_learnt_and_saved(name, cli, model, photos, tmp_path):
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.width >= 4 * 32
         assert sheet.height >= 3 * 32
-    assert cli(*call).exit_code == 1
-    assert cli(*call, "--overwrite", "--device", "cpu").exit_code == 0
+
+
+def test_nothing_is_overwritten_unasked(cli, model, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sheet.png").write_bytes(b"precious")
+    call = ("personalize", photos, "-o", out, "--word", "zq", "--steps", 1, "-m", model, "--device", "cpu")
+    refused = cli(*call)
+    assert refused.exit_code == 1
+    assert "--overwrite" in refused.stderr
+    assert (out / "sheet.png").read_bytes() == b"precious"
+    assert cli(*call, "--overwrite").exit_code == 0
+    assert (out / "sheet.png").read_bytes() != b"precious"
 
 
 def test_lora_file_loads(cli, model, photos, tmp_path):
