@@ -27,6 +27,19 @@ def test_standard_fits_two_hours():
     assert {cell.model for cell in trained} == {"main", "mini"}
 
 
+def test_slow_methods_are_measured_on_few_pairs_unless_asked_for():
+    names = plan.PRESETS["standard"].methods
+    pairs = {
+        chosen: {
+            (cell.subject, cell.seed)
+            for cell in StudyPlan("standard", methods=chosen).cells(("main",), scene_subjects("standard"), names)
+            if cell.method == "shift"
+        }
+        for chosen in ((), ("shift",))
+    }
+    assert (len(pairs[()]), len(pairs[("shift",)])) == (plan.SLOW_PAIRS, 8)
+
+
 @pytest.mark.parametrize("preset", plan.PRESETS)
 def test_every_cell_has_its_clean_and_untrained_ones(preset):
     found = set(cells(preset))
