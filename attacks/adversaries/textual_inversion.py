@@ -104,7 +104,7 @@ class PromptEmbeds(Adversary):
 
     name: ClassVar[str] = "prompt-embeds"
     pace: ClassVar[Pace] = Pace(lr=1e-2, effort=500)
-    small_pace: ClassVar[Pace] = Pace(lr=5e-2, effort=250)
+    small_pace: ClassVar[Pace] = Pace(lr=5e-2, effort=800)
 
     _: KW_ONLY
     vectors: int = 16

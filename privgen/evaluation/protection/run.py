@@ -86,9 +86,15 @@ class Study:
         for cell in self.cells():
             method = methods.get(cell.method, "")
             model = [weights[cell.model], [str(name) for name in self.models[cell.model].autoencoders]]
-            parts = [shared, self.samples, model, repr(self.adversary(cell)), images[cell.subject], method]
+            adversary = [repr(self.adversary(cell)), *self.efforts(cell)]
+            parts = [shared, self.samples, model, adversary, images[cell.subject], method]
             found[cell] = settings_fingerprint(*parts)[:16]
         return found
+
+    def efforts(self, cell: Cell) -> tuple[int, ...]:
+        """The training lengths of a cell, in steps."""
+        pace = self.adversary(cell).pace_for(self.models[cell.model].pipeline)
+        return self.plan.efforts(pace.effort)
 
     @property
     def samples(self) -> int:
@@ -206,9 +212,8 @@ class Bench:
         pipeline = self.study.models[cell.model].pipeline
         if cell.method == UNTRAINED:
             return iter([(0, pipeline)])
-        adversary = self.study.adversary(cell)
-        efforts = self.study.plan.efforts(adversary.pace_for(pipeline).effort)
-        return adversary.fit_at(pipeline, images, efforts, generator=_generator("train", cell))
+        generator = _generator("train", cell)
+        return self.study.adversary(cell).fit_at(pipeline, images, self.study.efforts(cell), generator=generator)
 
     def _draw(self, cell: Cell, pipeline: Any, scale: float) -> Tensor:
         prompts = _cycle(
