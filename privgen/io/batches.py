@@ -14,6 +14,7 @@ from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, write_bytes
 from privgen.io.fingerprints import bytes_fingerprint, file_fingerprint
+from privgen.io.images import SAVE_FORMATS
 from privgen.io.journal import Journal
 
 
@@ -35,6 +36,10 @@ class BatchOptions:
     overwrite: bool = False
     progress: bool = False
     keep_format: bool = False
+
+    def suffix(self, source: Path) -> str:
+        """The suffix of the output for a source: that of the source if it is kept and can be written, else ".png"."""
+        return source.suffix if self.keep_format and source.suffix.lower() in SAVE_FORMATS else ".png"
 
 
 def reason(error: BaseException) -> str:

@@ -96,7 +96,7 @@ def protect_files(
         PrivgenError: a model cannot be found or read.
     """
     batch = batch or BatchOptions()
-    targets = name_outputs(paths, output, _same_suffix if batch.keep_format else lambda source: ".png")
+    targets = name_outputs(paths, output, batch.suffix)
     surrogate = protection.surrogate
     models = [surrogate.model, surrogate.vae, *surrogate.autoencoders] if protection.method.uses_model else []
     against = ", ".join(os.fspath(name) for name in models if name is not None)
@@ -129,7 +129,3 @@ def _protect(
     except FILE_ERRORS as error:
         return ProtectedFile(str(source), None, "failed", error=reason(error))
     return ProtectedFile(str(source), str(target), "done", **figures, notes=loaded.notes)
-
-
-def _same_suffix(source: Path) -> str:
-    return source.suffix if source.suffix.lower() in SAVE_FORMATS else ".png"

@@ -4,6 +4,25 @@ from PIL import Image
 from privgen.watermark.key import Key
 
 
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory):
+    """A tiny text-to-image model as a folder."""
+    path = tmp_path_factory.mktemp("model")
+    tiny.tiny_pipeline().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path, photo_files):
+    """A folder with two small photographs, a PNG and a JPEG file."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, file, size in zip(("a.png", "b.jpg"), photo_files, ((50, 41), (36, 60)), strict=False):
+        with Image.open(file) as image:
+            image.resize(size).save(folder / name)
+    return folder
+
+
 @pytest.fixture
 def workshop(tmp_path, monkeypatch, photo_files):
     """The folder that commands run in: two photos, a file that is no image, and the keys alice and bob."""

@@ -9,22 +9,6 @@ from privgen.attacks.adversaries import ADVERSARIES
 from privgen.cli import personalize
 
 
-@pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model")
-    tiny.tiny_pipeline().save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def photos(tmp_path, photo_files):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name, file, size in zip(("a.png", "b.jpg"), photo_files, ((50, 41), (36, 60)), strict=False):
-        Image.open(file).resize(size).save(folder / name)
-    return folder
-
-
 def test_choices_are_the_adversaries():
     assert sorted(personalize.ADVERSARIES) == sorted(ADVERSARIES)
 

@@ -4,23 +4,6 @@ import pytest
 from PIL import Image
 
 
-@pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
-    """A tiny text-to-image model as a folder."""
-    path = tmp_path_factory.mktemp("model")
-    tiny.tiny_pipeline().save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def photos(tmp_path, photo_files):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name, file, size in zip(("a.png", "b.jpg"), photo_files, ((30, 21), (16, 40)), strict=False):
-        Image.open(file).resize(size).save(folder / name)
-    return folder
-
-
 METHODS = {
     "diffpure": ("--strength", 20, "--mode", "ode", "--steps", 2, "--repeats", 2, "--space", "latent"),
     "gridpure": ("--strength", 1, "--t-star", 2, "--blend", 0.2, "--tile", 16),

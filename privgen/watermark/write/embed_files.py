@@ -99,7 +99,7 @@ def embed_files(
         PrivgenError: the model, or its networks, cannot be found or read.
     """
     networks, batch = networks or Networks(), batch or BatchOptions()
-    targets = name_outputs(paths, output, _same_suffix if batch.keep_format else lambda source: ".png")
+    targets = name_outputs(paths, output, batch.suffix)
     marker = Marker(networks, spec or MarkSpec())
     ledger = Ledger(Path(output) / LEDGER, _made_by(key, marker))
     files = []
@@ -142,7 +142,3 @@ def _made_by(key: Key, marker: Marker) -> str:
     noise = f", seed={spec.seed}" if marker.carrier == "token" else ""
     robust = f", robust_steps={spec.robust_steps}" if spec.robust_steps else ""
     return f"networks={prefix}, key={key.key_id}, carrier={marker.carrier}, psnr={spec.psnr:g}{noise}{robust}"
-
-
-def _same_suffix(source: Path) -> str:
-    return source.suffix if source.suffix.lower() in SAVE_FORMATS else ".png"
