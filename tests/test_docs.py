@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"))
 )
-RUN = ("README.md", "docs/tutorials/first-mark.md")
+RUN = ("README.md", "docs/tutorials/first-mark.md", "docs/tutorials/protect-a-photo.md")
 """Pages whose shell blocks really run; those of the others are parsed."""
 
 OTHER_PROGRAMS = ("make", "pip", "sudo")

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from privgen.metrics.visibility import EYE_BLURS, TO_OPPONENT, TO_XYZ, WHITE
 
-_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
-_TO_OPPONENT = np.array([[0.279, 0.72, -0.107], [-0.449, 0.29, -0.077], [0.086, -0.59, 0.501]], np.float32)
+
+_TO_OPPONENT, _TO_XYZ = (np.array(rows, np.float32) for rows in (TO_OPPONENT, TO_XYZ))
 _FROM_OPPONENT = np.linalg.inv(_TO_OPPONENT).astype(np.float32)
-_WHITE = np.array([0.9505, 1.0, 1.089], np.float32)
-_SIGMAS = (1.0, 2.5, 4.0)  # of luminance, red-green and blue-yellow, in pixels
 _MARGIN = 16  # rows beyond which the widest blur does not reach
 _STRIP = 2**20  # pixels at a time, so that a large photograph needs little memory
 
@@ -56,8 +55,8 @@ def _as_seen(pixels: Tensor) -> NDArray[np.float32]:
     rgb = pixels.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
     opponent = linear @ (_TO_OPPONENT @ _TO_XYZ).T
-    blurred = [gaussian_filter(opponent[..., i], sigma) for i, sigma in enumerate(_SIGMAS)]
-    seen = np.clip(np.stack(blurred, -1) @ _FROM_OPPONENT.T / _WHITE, 0, None)
+    blurred = [gaussian_filter(opponent[..., i], sigma) for i, sigma in enumerate(EYE_BLURS)]
+    seen = np.clip(np.stack(blurred, -1) @ _FROM_OPPONENT.T / np.float32(WHITE), 0, None)
     f = np.where(seen > 0.008856, np.cbrt(seen), 7.787 * seen + 16 / 116)
     lab = np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
     return lab.astype(np.float32)

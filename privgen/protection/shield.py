@@ -12,13 +12,13 @@ from torch import Tensor
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
 from privgen.io.images import load_image
+from privgen.metrics.visibility import TOLERANCE_REACH, tolerance
 from privgen.models.loading import explained, quiet_loading
 from privgen.models.shield import Shield
 from privgen.protection.descent import descend_in_ball
 from privgen.protection.encoder import EncoderAttack
 from privgen.protection.method import Method
 from privgen.protection.surrogate import Surrogate, to_working_size
-from privgen.protection.visibility import TOLERANCE_REACH, tolerance
 
 
 SHIPPED = Path(__file__).parents[1] / "models" / "shield"

@@ -25,12 +25,12 @@ from privgen.hub import EMBEDDED, load_pipeline
 from privgen.io.images import load_image
 from privgen.io.pixels import resize
 from privgen.io.residual import at_psnr
+from privgen.metrics.visibility import texture_factor, visible_change
 from privgen.models.autoencoder import load_autoencoder
 from privgen.models.initialise import seeded_weights
 from privgen.models.loading import quiet_loading
 from privgen.models.shield import Shield
 from privgen.protection.shield import load_shield, shield_pattern
-from privgen.protection.visibility import texture_factor, visible_change
 from privgen.training.distortions import training_distortion
 from privgen.training.loop import Batch, Task, sample_generator
 from privgen.training.scene_latents import scene_seed

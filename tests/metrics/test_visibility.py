@@ -1,10 +1,12 @@
 """What the eye tolerates, and what it sees."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
+from privgen.metrics.visibility import TOLERANCE_REACH, seen_colours, texture_factor, tolerance, visible_change
 from privgen.metrics.visible_difference import visible_difference
-from privgen.protection.visibility import TOLERANCE_REACH, texture_factor, tolerance, visible_change
 
 
 def flat(value, side=40):
@@ -31,6 +33,20 @@ def test_lightness_rises_by_the_same_where_a_pixel_changes_by_its_tolerance():
         seen = visible_difference((flat(grey) + step)[0], flat(grey)[0])
         # At medium grey lightness rises by 100.5 a unit, and smooth areas get half.
         torch.testing.assert_close(seen[20, 20], torch.tensor(0.1005 / 2), rtol=0.02, atol=0)
+
+
+def test_colours_are_those_that_scipy_makes():
+    """The same definition in NumPy and SciPy, with matrices as Zhang and Wandell print them."""
+    pixels = torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    to_opponent = np.array([[0.279, 0.72, -0.107], [-0.449, 0.29, -0.077], [0.086, -0.59, 0.501]])
+    rgb = pixels[0].permute(1, 2, 0).double().numpy()
+    opponent = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (to_opponent @ to_xyz).T
+    seen = [gaussian_filter(opponent[..., i], sigma, mode="nearest") for i, sigma in enumerate((1.0, 2.5, 4.0))]
+    xyz = np.stack(seen, -1) @ np.linalg.inv(to_opponent).T / [0.9505, 1.0, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    expected = np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])])
+    torch.testing.assert_close(seen_colours(pixels)[0].double(), torch.from_numpy(expected), rtol=1e-4, atol=5e-3)
 
 
 def test_the_differentiable_measure_is_that_of_the_metric():

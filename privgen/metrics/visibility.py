@@ -18,10 +18,10 @@ _LEAST, _MOST = 0.5, 2.0  # tolerance of smooth areas and of strong texture, ove
 _TEXTURE = 0.1  # standard deviation of luma, in [0, 1], around a pixel of medium tolerance
 
 # CIE XYZ (D65) of linear sRGB, and the opponent channels of Poirson and Wandell.
-_TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
-_TO_OPPONENT = ((0.279, 0.72, -0.107), (-0.449, 0.29, -0.077), (0.086, -0.59, 0.501))
-_WHITE = (0.9505, 1.0, 1.089)
-_BLURS = (1.0, 2.5, 4.0)  # in pixels: of lightness, red-green and blue-yellow
+TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
+TO_OPPONENT = ((0.279, 0.72, -0.107), (-0.449, 0.29, -0.077), (0.086, -0.59, 0.501))
+WHITE = (0.9505, 1.0, 1.089)
+EYE_BLURS = (1.0, 2.5, 4.0)  # in pixels: of lightness, red-green and blue-yellow
 
 
 def tolerance(pixels: Tensor) -> Tensor:
@@ -75,11 +75,11 @@ def seen_colours(pixels: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W); a distance of 1 is about what one just sees.
     """
-    to_opponent = _matrix(_TO_OPPONENT, pixels)
-    opponent = _mix(to_opponent @ _matrix(_TO_XYZ, pixels), _linear(pixels))
-    rows = [_blur(opponent[:, i : i + 1], sigma, round(4 * sigma)) for i, sigma in enumerate(_BLURS)]
+    to_opponent = _matrix(TO_OPPONENT, pixels)
+    opponent = _mix(to_opponent @ _matrix(TO_XYZ, pixels), _linear(pixels))
+    rows = [_blur(opponent[:, i : i + 1], sigma, round(4 * sigma)) for i, sigma in enumerate(EYE_BLURS)]
     xyz = _mix(torch.linalg.inv(to_opponent), torch.cat(rows, 1)).clamp(min=0)
-    x, y, z = _cube_root(xyz / pixels.new_tensor(_WHITE)[:, None, None]).unbind(1)
+    x, y, z = _cube_root(xyz / pixels.new_tensor(WHITE)[:, None, None]).unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
