@@ -8,10 +8,8 @@ import click
 
 from privgen.cli import options
 from privgen.cli.output import echo
+from privgen.cli.protect import METHODS
 
-
-METHODS = ("shield", "shift", "encoder", "advdm", "mist", "sds", "aspl", "universal", "noise")
-"""The names of `privgen.protection.registry.METHODS`, which a test compares, so that help need not import it."""
 
 ADVERSARIES = ("lora", "prompt-embeds", "textual-inversion", "dreambooth")
 """The names of `privgen.evaluation.protection.plan.ADVERSARIES`, which a test compares."""
@@ -83,6 +81,14 @@ ADVERSARIES = ("lora", "prompt-embeds", "textual-inversion", "dreambooth")
     metavar="STEPS",
     help="Training steps of the longest training; the others are a half and a quarter of it.",
 )
+@click.option(
+    "--guidance-scale",
+    "guidance_scales",
+    type=click.FloatRange(0),
+    multiple=True,
+    show_default="1.5 and 3 for mini, 3 and 7.5 for others",
+    help="Guidance scale of the adversary's images; repeatable, and the best counts.",
+)
 @click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps.")
 @options.device()
 @options.dtype()
@@ -100,6 +106,7 @@ def protection(
     autoencoders: tuple[str, ...],
     psnr: float,
     effort: int | None,
+    guidance_scales: tuple[float, ...],
     steps: int,
     device: str,
     dtype: str,
@@ -130,7 +137,7 @@ def protection(
         check_output(output, [PAGE], overwrite=overwrite)
     shared = processes()
     placement = Placement(shared.device if device == "auto" else device, dtype)
-    plan = StudyPlan(preset, seed, methods, adversaries, psnr, effort, sampling=Sampling(steps))
+    plan = StudyPlan(preset, seed, methods, adversaries, psnr, effort, guidance_scales, Sampling(steps))
     result = evaluate_protection(
         Surrogate(model, vae, placement=placement),
         plan,

@@ -65,7 +65,7 @@ METHODS = ("shield", "shift", "encoder", "advdm", "mist", "sds", "aspl", "univer
     type=click.Path(path_type=Path),
     show_default="the one that ships",
     metavar="DIR",
-    help="shield: folder of a network that `privgen train shield` has made.",
+    help="shield, shift: folder of a network that `privgen train shield` or `train shift` has made.",
 )
 @click.option("--prompt", metavar="TEXT", help="advdm, mist, sds, aspl: what the images show.")
 @click.option(
@@ -132,6 +132,10 @@ def protect(
     settings = {"steps": steps, "size": size, "toward": toward, "network": network, "prompt": prompt}
     chosen = _method(method, {name: value for name, value in settings.items() if value is not None})
     surrogate = Surrogate(model, vae, autoencoders, Placement(device, dtype))
+    if check:
+        from privgen.evaluation.protection.check import can_check, check_protection
+
+        can_check(images)  # say now, not after the last image, if there can be no test
     result = protect_files(
         images,
         output,
@@ -143,11 +147,12 @@ def protect(
     )
     record: dict[str, Any] = {"method": result.method, "output": result.output}
     record |= {status: result.count(status) for status in ("done", "skipped", "failed")}
-    if check:
-        from privgen.evaluation.protection.check import check_protection
-
-        record |= {"check": check_protection(images, chosen, surrogate, psnr=psnr, seed=seed, output=output)}
-    echo({**record, **({"files": result.files} if as_json else {})}, as_json=as_json)
+    readable = [Path(file.source) for file in result.files if file.status != "failed"]
+    try:
+        if check:
+            record |= {"check": check_protection(readable, chosen, surrogate, psnr=psnr, seed=seed, output=output)}
+    finally:
+        echo({**record, **({"files": result.files} if as_json else {})}, as_json=as_json)
     if result.count("failed"):
         raise click.exceptions.Exit(EXIT_FAILED)
 

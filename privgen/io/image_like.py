@@ -101,7 +101,8 @@ def _from_loaded(loaded: LoadedImage, given: Image.Image | None) -> _One:
             return Image.fromarray(_to_numbers(_grey(pixels), np.dtype(np.uint16))[0])
         image = to_pil(replace(loaded, pixels=pixels))
         if given is not None and given.mode != "CMYK":
-            image.info = {name: item for name, item in given.info.items() if name != "transparency"}
+            # EXIF comes back below, without the orientation, which the pixels have now.
+            image.info = {name: item for name, item in given.info.items() if name not in ("transparency", "exif")}
         elif loaded.icc_profile:
             image.info["icc_profile"] = loaded.icc_profile
         if loaded.exif:

@@ -10,6 +10,7 @@ from pytorch_msssim import ssim as _ssim
 
 
 _SSIM_WINDOW = 11
+_SSIM_STRIP = 2**18  # pixels at a time
 
 
 def psnr(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
@@ -50,8 +51,16 @@ def ssim(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     images, references = check_pairs(images, references)
     if min(images.shape[-2:]) < _SSIM_WINDOW:
         raise ValueError(f"expected sides of at least {_SSIM_WINDOW} pixels, got {tuple(images.shape[-2:])}")
-    similarity: torch.Tensor = _ssim(images, references, data_range=1.0, size_average=False)
-    return similarity
+    # In strips of windows, so that a large photograph needs little more memory than itself.
+    windows = images.shape[-2] - _SSIM_WINDOW + 1
+    rows = max(_SSIM_STRIP // images.shape[-1], 1)
+    total = images.new_zeros(len(images))
+    for top in range(0, windows, rows):
+        count = min(rows, windows - top)
+        strip = slice(top, top + count + _SSIM_WINDOW - 1)
+        part = _ssim(images[..., strip, :], references[..., strip, :], data_range=1.0, size_average=False)
+        total = total + count * part
+    return total / windows
 
 
 def check_pairs(images: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from privgen.metrics.visibility import EYE_BLURS, TO_OPPONENT, TO_XYZ, WHITE
 
 
-_TO_OPPONENT, _TO_XYZ = (np.array(rows, np.float32) for rows in (TO_OPPONENT, TO_XYZ))
+_TO_OPPONENT, _TO_XYZ, _WHITE = (np.array(rows, np.float32) for rows in (TO_OPPONENT, TO_XYZ, WHITE))
 _FROM_OPPONENT = np.linalg.inv(_TO_OPPONENT).astype(np.float32)
 _MARGIN = 16  # rows beyond which the widest blur does not reach
 _STRIP = 2**20  # pixels at a time, so that a large photograph needs little memory
@@ -56,7 +56,7 @@ def _as_seen(pixels: Tensor) -> NDArray[np.float32]:
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
     opponent = linear @ (_TO_OPPONENT @ _TO_XYZ).T
     blurred = [gaussian_filter(opponent[..., i], sigma) for i, sigma in enumerate(EYE_BLURS)]
-    seen = np.clip(np.stack(blurred, -1) @ _FROM_OPPONENT.T / np.float32(WHITE), 0, None)
+    seen = np.clip(np.stack(blurred, -1) @ _FROM_OPPONENT.T / _WHITE, 0, None)
     f = np.where(seen > 0.008856, np.cbrt(seen), 7.787 * seen + 16 / 116)
     lab = np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
     return lab.astype(np.float32)

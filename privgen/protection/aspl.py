@@ -9,7 +9,7 @@ from torch import Tensor
 
 from privgen.diffusion.latents import encode
 from privgen.protection.denoiser import AdvDM
-from privgen.protection.descent import into_ball
+from privgen.protection.descent import direction_of, into_ball
 from privgen.protection.objectives import DenoisingTask
 from privgen.protection.surrogate import Surrogate
 
@@ -58,7 +58,7 @@ class ASPL(AdvDM):
                     change = change.detach().requires_grad_()
                     latents = encode(task.vae, pixels + change)
                     (gradient,) = torch.autograd.grad(against.loss(latents, against.draw(latents, generator)), change)
-                change = into_ball(change.detach() + step * gradient.sign(), pixels, rms)
+                change = into_ball(change.detach() + step * direction_of(gradient), pixels, rms)
             task = replace(task, unet=copy.deepcopy(task.unet)) if task.unet is surrogate.pipeline.unet else task
             self._train(task, pixels + change, generator)
         return change

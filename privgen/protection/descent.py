@@ -6,6 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from privgen.errors import PrivgenError
+
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
 """A function from images (B, 3, H, W) in [0, 1] to one number, or one number an image."""
@@ -37,6 +39,9 @@ def descend_in_ball(
 
     Returns:
         (B, 3, H, W), a change with which the pixels stay in [0, 1]. Its RMS is at most `rms`.
+
+    Raises:
+        PrivgenError: a gradient is not finite.
     """
     step = max(2.5 / steps, 0.05) * rms if step_size is None else step_size
     if start is None:
@@ -46,8 +51,19 @@ def descend_in_ball(
         with torch.enable_grad():
             change = change.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(pixels + change).sum(), change)
-        change = into_ball(change.detach() - step * gradient.sign(), pixels, rms)
+        change = into_ball(change.detach() - step * direction_of(gradient), pixels, rms)
     return change
+
+
+def direction_of(gradient: Tensor) -> Tensor:
+    """The sign of a gradient.
+
+    Raises:
+        PrivgenError: it is not finite, as happens in float16.
+    """
+    if not gradient.isfinite().all():
+        raise PrivgenError("The gradient of the model is not finite in this precision; use float32 or bfloat16.")
+    return gradient.sign()
 
 
 def into_ball(change: Tensor, pixels: Tensor, rms: float) -> Tensor:

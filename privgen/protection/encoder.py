@@ -2,18 +2,23 @@
 
 import os
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from privgen.diffusion.latents import encode
+from privgen.io.fingerprints import file_fingerprint
 from privgen.io.images import load_image
 from privgen.io.pixels import resize
 from privgen.protection.descent import Loss
 from privgen.protection.gradient import GradientMethod
 from privgen.protection.objectives import latent_distance
 from privgen.protection.surrogate import Surrogate
+
+
+_LARGEST = 512  # pixels; adversaries train at about this size
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,7 +30,8 @@ class EncoderAttack(GradientMethod):
 
     Args:
         steps: number of gradient steps, at least 1.
-        size: short side in pixels at which to work; None is the model's own size.
+        size: short side in pixels at which to work; None is the model's own size, and with autoencoders that are named
+            one by one that of the image, at most 512.
         toward: image file whose latents the latents move toward; None moves them away from where they are.
     """
 
@@ -38,6 +44,14 @@ class EncoderAttack(GradientMethod):
         _ = surrogate.encoders
         if self.toward is not None:
             load_image(self.toward)
+
+    def made_by(self) -> str:
+        return repr(self) if self.toward is None else f"{self!r}, image={file_fingerprint(Path(self.toward))[:16]}"
+
+    def side_for(self, pixels: Tensor, surrogate: Surrogate) -> int:
+        if not surrogate.autoencoders:
+            return super().side_for(pixels, surrogate)
+        return max(min(min(pixels.shape[-2:]), _LARGEST) // 8 * 8, 16)
 
     def objective(self, pixels: Tensor, surrogate: Surrogate, generator: torch.Generator) -> Loss:
         pairs = [(vae, *self._goal(vae, pixels)) for vae in surrogate.encoders]

@@ -38,8 +38,12 @@ class GradientMethod(Method):
 
     @final
     def change(self, pixels: Tensor, surrogate: Surrogate, rms: float, generator: torch.Generator) -> Tensor:
-        side = self.size or surrogate.canvas.size
+        side = self.size or self.side_for(pixels, surrogate)
         return self.change_at(to_working_size(pixels.to(surrogate.device), side), surrogate, rms, generator)
+
+    def side_for(self, pixels: Tensor, surrogate: Surrogate) -> int:
+        """The short side at which to work where no size is set: that of the model's canvas."""
+        return surrogate.canvas.size
 
     def change_at(self, pixels: Tensor, surrogate: Surrogate, rms: float, generator: torch.Generator) -> Tensor:
         """Compute the change at the size at which the method works.

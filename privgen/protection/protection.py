@@ -90,7 +90,8 @@ class Protection:
             vae: folder or Hub id of an autoencoder, for a model that has none of its own.
             autoencoders: folders or Hub ids of autoencoders, for methods that shift latents.
             device: see `privgen.hub.resolve_device`.
-            dtype: of the pipeline's weights, see `privgen.hub.resolve_dtype`.
+            dtype: of the pipeline's weights, see `privgen.hub.resolve_dtype`; but "auto" is float32, because gradients
+                through float16 lose what is small.
             **settings: of the method, such as `steps`; see its class.
 
         Raises:

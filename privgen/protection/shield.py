@@ -3,14 +3,16 @@
 import os
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from privgen.errors import PrivgenError
-from privgen.io.fingerprints import weights_fingerprint
+from privgen.io.fingerprints import file_fingerprint, weights_fingerprint
 from privgen.io.images import load_image
 from privgen.metrics.visibility import TOLERANCE_REACH, tolerance
 from privgen.models.loading import explained, quiet_loading
@@ -75,7 +77,8 @@ class ShieldMethod(Method):
             _ = surrogate.encoders
 
     def made_by(self) -> str:
-        return f"{self!r}, weights={weights_fingerprint(load_shield(self.network))[:16]}"
+        decoy = "" if self.toward is None else f", image={file_fingerprint(Path(self.toward))[:16]}"
+        return f"{self!r}, weights={weights_fingerprint(load_shield(self.network))[:16]}{decoy}"
 
     @torch.no_grad()
     def change(self, pixels: Tensor, surrogate: Surrogate, rms: float, generator: torch.Generator) -> Tensor:
@@ -94,7 +97,7 @@ class ShieldMethod(Method):
 
 
 def load_shield(folder: str | os.PathLike[str] | None = None) -> Shield:
-    """Load the network of the shield, in float32 and evaluation mode, on the CPU.
+    """Load the network of the shield, in float32 and evaluation mode. Later calls give the same network.
 
     Args:
         folder: that `privgen train shield` has written, its `model`; None is the network that ships.
@@ -105,6 +108,13 @@ def load_shield(folder: str | os.PathLike[str] | None = None) -> Shield:
     source = Path(folder) if folder is not None else SHIPPED
     if not (source / "config.json").is_file():
         raise PrivgenError(f"There is no shield in {source}; train one with `privgen train shield`.")
+    weights = source / SAFETENSORS_WEIGHTS_NAME
+    return _load(source, weights.stat().st_mtime_ns if weights.is_file() else 0)
+
+
+@lru_cache(maxsize=2)
+def _load(source: Path, changed: int) -> Shield:
+    """The network of a folder, kept for the next image. `changed` is when its weights were written."""
     with quiet_loading(), explained(str(source), "load"):
         network: Shield = Shield.from_pretrained(source, use_safetensors=True, torch_dtype=torch.float32)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -23,7 +23,7 @@ class Surrogate:
         vae: autoencoder for a model that has none of its own, such as "mini-sd".
         autoencoders: folders or Hub ids of further autoencoders, for methods that shift latents; without them these
             methods use the model's own.
-        placement: device and precision.
+        placement: device and precision. "auto" is float32 everywhere: gradients through float16 lose what is small.
     """
 
     model: str | os.PathLike[str] = "mini"
@@ -39,7 +39,8 @@ class Surrogate:
             PrivgenError: it cannot be found or read.
         """
         place = self.placement
-        pipe = load_pipeline(self.model, vae=self.vae, device=place.device, dtype=place.dtype, safety_checker=False)
+        dtype = "float32" if place.dtype == "auto" else place.dtype
+        pipe = load_pipeline(self.model, vae=self.vae, device=place.device, dtype=dtype, safety_checker=False)
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.eval().requires_grad_(False)
@@ -81,3 +82,8 @@ def to_working_size(pixels: Tensor, side: int, multiple: int = 8) -> Tensor:
     factor = side / min(height, width)
     shape = [max(side, round(length * factor / multiple) * multiple) for length in (height, width)]
     return resize(pixels, shape).clamp(0, 1)
+
+
+def at_most(image: Tensor, side: int) -> Tensor:
+    """An image (3, H, W) as it is, or scaled down if its short side has more pixels than `side`."""
+    return image if min(image.shape[-2:]) <= side else to_working_size(image[None], side)[0]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
+from privgen.metrics import quality
 from privgen.metrics.quality import psnr, ssim
 
 
@@ -57,6 +58,14 @@ def test_ssim_is_that_of_scikit_image():
     expected = [0.99739636, 0.94535347, 0.59438082]
     found = ssim(torch.tensor(np.stack([image] * 3)), torch.tensor(changed))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_ssim_in_strips_is_that_of_the_whole(generator, monkeypatch):
+    a = torch.rand(2, 3, 40, 31, generator=generator)
+    b = (a + 0.1 * torch.randn(a.shape, generator=generator)).clamp(0, 1)
+    whole = ssim(a, b)
+    monkeypatch.setattr(quality, "_SSIM_STRIP", 31 * 7)  # 30 rows of windows, seven at a time
+    torch.testing.assert_close(ssim(a, b), whole, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])

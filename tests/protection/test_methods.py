@@ -1,18 +1,21 @@
 """Every method of protection: its budget, its randomness, and what it does to the model's loss."""
 
+import shutil
+
 import pytest
 import torch
 
 from privgen.cli.protect import METHODS as CLI_METHODS
 from privgen.data.scenes import PREVIEW_SEED, draw_scene
 from privgen.diffusion.latents import encode
-from privgen.errors import UsageError
+from privgen.errors import PrivgenError, UsageError
 from privgen.protection.denoiser import Mist, ScoreDistillation, texture_target
 from privgen.protection.descent import descend_in_ball, into_ball
 from privgen.protection.encoder import EncoderAttack
 from privgen.protection.objectives import DenoisingTask
 from privgen.protection.protection import Protection
 from privgen.protection.registry import METHODS, method_class
+from privgen.protection.shield import ShieldMethod
 from privgen.protection.surrogate import Surrogate, to_working_size
 
 
@@ -118,8 +121,24 @@ def test_several_autoencoders_are_moved_together(image, surrogate):
     path = f"{surrogate.model}/vae"
     twice = Surrogate(surrogate.model, autoencoders=(path, path))
     assert len(twice.encoders) == 2
-    one, two = (change("encoder", image, s, steps=3) for s in (surrogate, twice))
+    one, two = (change("encoder", image, s, steps=3, size=32) for s in (surrogate, twice))
     torch.testing.assert_close(one, two, rtol=0, atol=0.02)  # twice the same gradient, so the same signs
+    # Autoencoders that are named one by one need no model, so the size is the image's own.
+    assert change("encoder", image, twice, steps=1).shape == image.shape
+    assert "pipeline" not in vars(twice)
+
+
+def test_gradients_that_are_not_finite_are_refused(image):
+    with pytest.raises(PrivgenError, match="not finite"):
+        descend_in_ball(image, lambda x: (x * float("nan")).sum(), rms=RMS, steps=1, generator=torch.Generator())
+
+
+def test_another_decoy_in_the_same_file_is_noticed(photo_files, tmp_path):
+    decoy, made_by = tmp_path / "decoy.jpg", []
+    for photo in photo_files[:2]:
+        shutil.copy(photo, decoy)
+        made_by += [EncoderAttack(toward=decoy).made_by(), ShieldMethod(toward=decoy).made_by()]
+    assert len(set(made_by)) == 4
 
 
 def test_descent_finds_the_far_end_of_the_ball():

@@ -26,19 +26,25 @@ from privgen.evaluation.protection.run import Study, measure
 from privgen.evaluation.protection.subjects import Subject, scene_subject
 from privgen.evaluation.protection.summary import outcomes
 from privgen.evaluation.workers import Processes
-from privgen.hub import model_label
+from privgen.hub import EMBEDDED, model_label
 from privgen.models.autoencoder import load_autoencoder
 from privgen.models.family import Canvas
 from privgen.protection.method import PSNR, Method
 from privgen.protection.protection import Protection
-from privgen.protection.surrogate import Surrogate
+from privgen.protection.surrogate import Surrogate, at_most
 
 
 SECOND = "mini"
 """The model whose figures stand beside those of another main model."""
 
+SMALL_SCALES, LARGE_SCALES = (1.5, 3.0), (3.0, 7.5)
+"""Guidance scales at which the embedded models draw best, and others, where you name none."""
+
 SHIFTED = 8
 """Most images that shifts of latents are measured on."""
+
+LARGEST = 512
+"""Short side in pixels to which larger ones are scaled down for that."""
 
 
 def evaluate_protection(
@@ -65,10 +71,14 @@ def evaluate_protection(
         The same in every process, but for the page, which only the first draws.
 
     Raises:
-        UsageError: the plan's methods cannot be run, or two subjects have one name.
+        UsageError: the plan's methods cannot be run, or two subjects or autoencoders have one name.
         PrivgenError: a model or the log cannot be read, or the adversary lacks a package.
     """
     plan, shared = plan or StudyPlan(), processes or Processes()
+    if not plan.guidance_scales:
+        plan = replace(plan, guidance_scales=SMALL_SCALES if os.fspath(surrogate.model) in EMBEDDED else LARGE_SCALES)
+    if len({Path(name).name for name in autoencoders}) < len(autoencoders):
+        raise UsageError("Two autoencoders have the same name, and reports tell them apart by it; rename a folder.")
     models = {model_label(surrogate.model): surrogate}
     if SECOND not in models:
         models[SECOND] = Surrogate(SECOND, placement=surrogate.placement)
@@ -136,7 +146,7 @@ def _latents(
     if not loaded:
         return {}
     each = max(SHIFTED // len(study.subjects), 1)
-    images = [image for subject in study.subjects.values() for image in subject.images[:each]]
+    images = [at_most(image, LARGEST) for subject in study.subjects.values() for image in subject.images[:each]]
     found: dict[str, Mapping[str, LatentShift]] = {}
     for name, method in study.methods.items():
         results = Protection(method, surrogate).protect(images, psnr=PSNR, seed=study.plan.seed)
@@ -159,8 +169,8 @@ def _command(surrogate: Surrogate, study: Study, autoencoders: Sequence[str | os
     options += [part for name in plan.adversaries for part in ("--adversary", name)]
     options += [part for method in plan.methods if isinstance(method, str) for part in ("--method", method)]
     options += [] if plan.longest is None else ["--effort", str(plan.longest)]
-    options += [
-        part for subject in study.subjects.values() if not subject.noun for part in ("--subject", subject.name)
-    ]
+    options += [part for scale in plan.guidance_scales for part in ("--guidance-scale", f"{scale:g}")]
+    options += ["--steps", str(plan.sampling.steps)]
+    options += [part for s in study.subjects.values() if not s.noun for part in ("--subject", s.source)]
     options += [part for name in autoencoders for part in ("--autoencoder", os.fspath(name))]
     return shlex.join(["privgen", "evaluate", "protection", *options])

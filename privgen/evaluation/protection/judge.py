@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from privgen.attacks.distortions.degradation import JPEG, gaussian_blur
+from privgen.data.photos import load_photos, random_crop
 from privgen.data.scenes import HELDOUT_NOUNS, NOUNS
 from privgen.evaluation.protection.subjects import Subject, scenes
+from privgen.evaluation.text_to_image.autoencoder import heldout_photos
 from privgen.io.pixels import resize
 from privgen.metrics.mobilenet import mobilenet_features, mobilenet_installed
 from privgen.metrics.scenes import load_classifier
@@ -118,15 +121,13 @@ def train_judge(subject: Subject, drawn: Tensor, features: Features, *, count: i
         drawn: (N, 3, side, side) images of the unpersonalised model, for the prompts with which the adversary will
             draw the subject. They count as other pictures.
         features: what the probe looks at.
-        count: clean pictures of the subject, and as many of other subjects.
+        count: clean pictures of the subject, and as many of other things: other scenes, or packaged photographs.
         seed: of noise and other distortions.
     """
     generator = torch.Generator().manual_seed(seed)
     side = drawn.shape[-1]
     shown = subject.shown(count, side)
-    nouns = [noun for noun in (*NOUNS, *HELDOUT_NOUNS) if noun != subject.noun]
-    chosen = torch.randperm(len(nouns), generator=generator)[:count].tolist()
-    others = torch.cat([*(scenes(nouns[i], 1, side, first=2_000_010_000 + i) for i in chosen), drawn])
+    others = torch.cat([_others(subject, count, side, generator), drawn])
     positive, negative = (
         torch.cat([features.of(images) for images in spoilt(pictures, generator)]) for pictures in (shown, others)
     )
@@ -134,6 +135,17 @@ def train_judge(subject: Subject, drawn: Tensor, features: Features, *, count: i
     mean, spread = x.mean(0), x.std(0).clamp(min=1e-6)
     weight, bias = _fit(((positive - mean) / spread), (negative - mean) / spread)
     return Judge(features, mean, spread, weight, bias, features.of(shown).mean(0))
+
+
+def _others(subject: Subject, count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Pictures of other things, of the kind that the subject's are: scenes, or photographs."""
+    if not subject.noun:
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+        photos = load_photos(heldout_photos().with_name("train"))
+        return torch.stack([torch.from_numpy(random_crop(photos, side, rng)) for _ in range(count)])
+    nouns = [noun for noun in (*NOUNS, *HELDOUT_NOUNS) if noun != subject.noun]
+    chosen = torch.randperm(len(nouns), generator=generator)[:count].tolist()
+    return torch.cat([scenes(nouns[i], 1, side, first=2_000_010_000 + i) for i in chosen])
 
 
 def spoilt(images: Tensor, generator: torch.Generator) -> Iterator[Tensor]:

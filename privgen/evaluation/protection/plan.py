@@ -51,7 +51,7 @@ class Cell:
         seed: of the protection, the training and the images.
         method: of protection; `CLEAN`, or `UNTRAINED`.
         purification: of `PURIFICATIONS`.
-        fraction: of the images that are protected; the others are clean.
+        fraction: of the images that are protected, rounded to whole images; the others are clean.
     """
 
     model: str
@@ -106,7 +106,7 @@ class Preset:
 
 
 _BEST = ("shield", "encoder")
-_SHORT = ("noise", "shield", "shift", "encoder", "advdm")
+_MAIN = ("noise", "shield", "shift", "encoder")
 _BOTH = ("lora", "prompt-embeds")
 
 PRESETS = {
@@ -115,12 +115,14 @@ PRESETS = {
         "standard",
         4,
         2,
-        _SHORT,
+        (*_MAIN, "advdm", "universal"),
         (
-            Block(_BOTH),
+            Block(_BOTH, _MAIN),
+            Block(_BOTH, ("advdm",), pairs=4),
+            Block(_BOTH, ("universal",), pairs=2),
             Block(_BOTH, ("noise", *_BEST), ("jpeg",), pairs=4),
-            Block(("lora",), _BEST, PURIFICATIONS[2:], pairs=2),
-            Block(("lora",), ("shield",), fractions=(0.75, 0.5), pairs=4),
+            Block(("lora",), ("noise", "shield"), PURIFICATIONS[2:], pairs=2),
+            Block(("lora",), ("shield",), fractions=(0.67, 0.5), pairs=4),
             Block(("lora",), ("noise", "shield"), pairs=4, second=True),
         ),
     ),
@@ -132,7 +134,7 @@ PRESETS = {
         (
             Block(ADVERSARIES),
             Block(_BOTH, ("noise", *_BEST, "aspl"), PURIFICATIONS[1:]),
-            Block(_BOTH, ("noise", *_BEST), fractions=(0.75, 0.5)),
+            Block(_BOTH, ("noise", *_BEST), fractions=(0.67, 0.5)),
             Block(ADVERSARIES, second=True),
         ),
         samples=8,
@@ -154,7 +156,7 @@ class StudyPlan:
         psnr: of protected images, in dB.
         longest: training steps of the longest training; None is what the adversary takes for the model. The two other
             trainings are a quarter and a half of it.
-        guidance_scales: that images are drawn with.
+        guidance_scales: that images are drawn with; empty is what suits the model.
         sampling: how images are drawn; the guidance scale there does not count.
     """
 
@@ -164,7 +166,7 @@ class StudyPlan:
     adversaries: tuple[str, ...] = ()
     psnr: float = 34.0
     longest: int | None = None
-    guidance_scales: tuple[float, ...] = (1.5, 3.0)
+    guidance_scales: tuple[float, ...] = ()
     sampling: Sampling = field(default_factory=lambda: Sampling(steps=20))
 
     def __post_init__(self) -> None:
@@ -181,8 +183,6 @@ class StudyPlan:
             raise UsageError(f"The longest training is {self.longest} steps; give at least 4.")
         if not 0 < self.psnr < float("inf"):
             raise UsageError(f"The PSNR is {self.psnr} dB; give a number above 0.")
-        if not self.guidance_scales:
-            raise UsageError("There is no guidance scale to draw images with; give at least one.")
         self.resolved_methods()
 
     def resolved_methods(self) -> dict[str, Method]:
@@ -244,7 +244,8 @@ class StudyPlan:
         )
 
     def _methods(self, block: Block, names: list[str]) -> list[str]:
-        return [name for name in names if not block.methods or name in block.methods]
+        # Methods that you ask for go through everything that a preset measures.
+        return [name for name in names if self.methods or not block.methods or name in block.methods]
 
 
 def scene_subjects(preset: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ NOTE = (
     "the best effort and guidance scale. cost_factor is the number of steps to half of the success on clean images, "
     "over that on clean images: the median over pairs of subject and seed; null with the text 'not reached' stands "
     "for infinity. noise is the control: white noise of the same PSNR. drop_over_noise is drop less that of noise on "
-    "the same pairs. Intervals are over pairs of subject and seed."
+    "the same pairs. Intervals are Student's t over subjects; for a single subject over its seeds."
 )
 """Goes into every record, and onto the page."""
 

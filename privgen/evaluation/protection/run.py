@@ -28,7 +28,7 @@ from privgen.io.fingerprints import seed_from, settings_fingerprint, tensor_fing
 from privgen.io.plots import data_uri
 from privgen.protection.method import Method
 from privgen.protection.protection import Protection
-from privgen.protection.surrogate import Surrogate
+from privgen.protection.surrogate import Surrogate, at_most
 
 
 SHOWN = 3
@@ -191,11 +191,13 @@ class Bench:
 
     def images(self, cell: Cell) -> tuple[list[Tensor], _Cost | None]:
         """What the adversary trains on, and what the protection cost."""
-        clean = [_as_saved(image) for image in self.study.subjects[cell.subject].images]
+        side = self.study.models[cell.model].canvas.size
+        originals = self.study.subjects[cell.subject].images
+        clean = [_as_saved(at_most(image, side)) for image in originals]
         if cell.method in (CLEAN, UNTRAINED):
             return clean, None
         if self._protected[0] != _images_of(cell):
-            self._protected = (_images_of(cell), *self._protect(cell, clean))
+            self._protected = (_images_of(cell), *self._protect(cell, [_as_saved(image) for image in originals]))
         _, protected, cost = self._protected
         pipeline = self.study.models[cell.model].pipeline
         purified = purify(cell.purification, protected, cell.model, pipeline, _generator("purify", cell))
@@ -206,7 +208,9 @@ class Bench:
         seed = seed_from("protect", cell.subject, cell.seed)
         results = protection.protect(clean, psnr=self.study.plan.psnr, seed=seed)
         cost = (mean([getattr(r, name) for r in results]).value for name in ("psnr", "visible_de_p99", "seconds"))
-        return [_as_saved(result.image) for result in results], _Cost(*cost)
+        # Adversaries scale photographs down to the size at which the model learns; what is larger need not be kept.
+        side = self.study.models[cell.model].canvas.size
+        return [_as_saved(at_most(result.image, side)) for result in results], _Cost(*cost)
 
     def _trained(self, cell: Cell, images: list[Tensor]) -> Iterator[tuple[int, Any]]:
         pipeline = self.study.models[cell.model].pipeline

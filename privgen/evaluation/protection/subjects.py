@@ -32,11 +32,13 @@ class Subject:
         name: in reports.
         noun: of the scenes; empty for photographs.
         images: (3, H, W) each, in [0, 1]: what is protected, and trained on.
+        source: where photographs come from, as the user named it.
     """
 
     name: str
     noun: str
     images: list[Tensor] = field(repr=False)
+    source: str = ""
 
     def shown(self, count: int, side: int) -> Tensor:
         """Clean pictures of the subject for the judge, (count, 3, side, side).
@@ -89,4 +91,5 @@ def photo_subject(paths: Sequence[str | os.PathLike[str]], name: str = "") -> Su
     if len(files) < FEWEST:
         shown = ", ".join(os.fspath(path) for path in paths)
         raise UsageError(f"{shown}: expected at least {FEWEST} images of the subject, got {len(files)}.")
-    return Subject(name or Path(paths[0]).resolve().name, "", [load_image(file).pixels for file in files])
+    pixels = [load_image(file).pixels for file in files]
+    return Subject(name or Path(paths[0]).resolve().name, "", pixels, os.fspath(paths[0]))

@@ -32,7 +32,7 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a protection takes from an adversary: figures over pairs of subject and seed, with their intervals.
+    """What a protection takes from an adversary: means over subjects and their seeds, with intervals over subjects.
 
     Attributes:
         n: pairs that count.
@@ -126,7 +126,7 @@ def _by_pair(rows: Iterable[Row]) -> dict[Setting, dict[tuple[str, int], list[Ro
 
 
 def _learnt(rows: Sequence[Row], untrained: Sequence[Row], clean: Sequence[Row]) -> Learnt:
-    floor = sum(row.score for row in untrained) / len(untrained)
+    floor = max(row.score for row in untrained)
     ceiling = max(row.score for row in clean)
 
     def curve(of: Sequence[Row]) -> dict[int, float]:
@@ -148,30 +148,46 @@ def _outcome(
     control = Setting(setting.model, setting.adversary, CONTROL, setting.purification, setting.fraction)
     # A control that was not measured with this purification or fraction is none.
     noise = learnt.get(control, {}) if setting.method not in (CLEAN, CONTROL) else {}
-    shared = [own[pair].drop - noise[pair].drop for pair in own if pair in noise]
+    shared = {pair: own[pair].drop - noise[pair].drop for pair in own if pair in noise}
     factors = [run.cost_factor for run in own.values() if not math.isnan(run.cost_factor)]
     efforts = sorted({effort for run in own.values() for effort in run.curve})
-    first = [group[0] for group in rows.values()]
+    first = {pair: group[0] for pair, group in rows.items()}
     costs = {
-        name: over_seeds([getattr(row, name) for row in first])
+        name: _over_subjects({pair: getattr(row, name) for pair, row in first.items()})
         for name in ("psnr_db", "visible_de_p99", "seconds_per_image")
-        if first[0].psnr_db is not None
+        if next(iter(first.values())).psnr_db is not None
     }
 
     def over(value: Callable[[Learnt], float]) -> Measured:
-        return over_seeds([value(run) for run in own.values()])
+        return _over_subjects({pair: value(run) for pair, run in own.items()})
 
     return Outcome(
         len(own),
         len(learnt[setting]) - len(own),
         {effort: over(lambda run, effort=effort: run.curve[effort]) for effort in efforts},  # type: ignore[misc]
         over(lambda run: run.drop),
-        over_seeds(shared) if shared else None,
+        _over_subjects(shared) if shared else None,
         median(factors) if factors else Measured(math.nan, 0, math.nan, math.nan),
         sum(map(math.isinf, factors)) / len(factors) if factors else math.nan,
         over(lambda run: run.similarity),
         costs,
     )
+
+
+def _over_subjects(values: Mapping[tuple[str, int], float]) -> Measured:
+    """The mean over subjects, each of which is the mean over its seeds.
+
+    The seeds of one subject share its images and its judge, so they are not independent. If there is one subject only,
+    the interval is over its seeds, and says nothing about other subjects.
+
+    Args:
+        values: by subject and seed.
+    """
+    by_subject: dict[str, list[float]] = {}
+    for (subject, _), value in values.items():
+        by_subject.setdefault(subject, []).append(value)
+    groups = list(by_subject.values())
+    return over_seeds(groups[0] if len(groups) == 1 else [sum(group) / len(group) for group in groups])
 
 
 def sentence(setting: Setting, outcome: Outcome, noise: Outcome | None) -> str:
@@ -203,6 +219,8 @@ def sentence(setting: Setting, outcome: Outcome, noise: Outcome | None) -> str:
     else:
         text = f"{setting.method}'s protection did not change how many steps {who} needs to learn this subject."
     text += f" At its best the adversary lost {max(outcome.drop.value, 0):.0%} of its success."
+    if outcome.n == 1:
+        text += " This is one measurement, and another seed may give something else."
     if noise is not None and noise.n:
         known = math.isfinite(noise.cost_factor.value)
         times = cost_text(noise.cost_factor.value) + (" times the steps" if known else "")

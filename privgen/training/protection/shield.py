@@ -198,7 +198,7 @@ class ShieldTask(Task):
 
     def _shift(self, i: int, changed: Tensor, clean: Tensor, *, decoding: bool) -> tuple[Tensor, Tensor | None]:
         """The shift of latents, and the logarithm of what it does to the decoder's images if it is asked for."""
-        vae, spread = self.autoencoders[i], self.spreads[i]
+        vae, spread = self.autoencoders[i].to(clean.device), self.spreads[i]
         with torch.no_grad():
             before = encode(vae, clean)
         after = encode(vae, changed)

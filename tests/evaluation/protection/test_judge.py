@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from privgen.attacks.adversaries import squares
 from privgen.evaluation.protection.judge import best_features, classifier_features, spoilt, train_judge
 from privgen.evaluation.protection.subjects import Subject, scene_subject, scenes
+from privgen.io.images import load_image
 from privgen.metrics.mobilenet import mobilenet_installed
 
 
@@ -30,6 +32,18 @@ def test_it_knows_the_subject_under_noise(judge):
     for own, other in zip(*forms, strict=True):
         assert float(judge.probabilities(own).mean()) > plain - 0.25, "noise does not hide the subject"
         assert float(judge.probabilities(other).mean()) < 0.35, "noise does not look like the subject"
+
+
+@pytest.mark.skipif(not mobilenet_installed(), reason="the weights of MobileNetV2 are not installed")
+def test_a_photograph_of_something_else_is_not_the_subject(photo_files):
+    """What tells photographs from drawings must not count."""
+    photos = [load_image(path).pixels for path in photo_files]
+    subject = Subject("place", "", photos[:4])
+    drawn = torch.cat([scenes(noun, 1, 64, first=FRESH + 1) for noun in ("cat", "turtle", "house")])
+    judge = train_judge(subject, drawn, best_features(), count=24)
+    own, others = squares(photos[:4], 64), squares(photos[10:40], 64)
+    assert float(judge.probabilities(own).mean()) > 0.7
+    assert float(judge.probabilities(others).mean()) < 0.35
 
 
 def test_verdict(judge):

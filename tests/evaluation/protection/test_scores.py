@@ -1,6 +1,7 @@
 """Closed forms of success, drop and cost factor, and what becomes of them over pairs of subject and seed."""
 
 import math
+import statistics
 
 import pytest
 
@@ -47,7 +48,7 @@ def rows(scores, *, method, seed=0, subject="panda", untrained=0.0):
 def study(protected, *, noise=None, clean=None):
     found = []
     for seed, scores in enumerate(protected):
-        found += rows({(0, 1.5): 0.1, (0, 3.0): 0.3}, method=UNTRAINED, seed=seed)
+        found += rows({(0, 1.5): 0.1, (0, 3.0): 0.2}, method=UNTRAINED, seed=seed)
         found += rows(
             clean or {(60, 1.5): 0.3, (60, 3.0): 0.5, (120, 1.5): 0.7, (120, 3.0): 0.6}, method=CLEAN, seed=seed
         )
@@ -78,6 +79,19 @@ def test_drop_over_noise_is_paired():
     found = study([{(60, 1.5): 0.2, (120, 1.5): 0.5}, {(60, 1.5): 0.2, (120, 1.5): 0.4}], noise=weak)
     assert found[SHIELD].drop_over_noise.value == pytest.approx((0.4 + 0.6) / 2 - 0.1)
     assert found[NOISE].drop_over_noise is None
+
+
+def test_intervals_are_over_subjects_whose_seeds_are_averaged():
+    drops = {("panda", 0): 0.2, ("panda", 1): 0.6, ("snail", 0): 0.5, ("snail", 1): 0.5, ("gift", 0): 0.9}
+    found = []
+    for (subject, seed), value in drops.items():
+        found += rows({(0, 1.5): 0.0}, method=UNTRAINED, subject=subject, seed=seed)
+        found += rows({(60, 1.5): 1.0}, method=CLEAN, subject=subject, seed=seed)
+        found += rows({(60, 1.5): 1 - value}, method="shield", subject=subject, seed=seed)
+    drop_of = outcomes(found)[SHIELD].drop
+    by_subject = [0.4, 0.5, 0.9]
+    half = 4.302652729911275 * statistics.stdev(by_subject) / 3**0.5  # Student's t, two degrees of freedom
+    assert (drop_of.value, drop_of.low, drop_of.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
 
 
 def test_half_that_is_not_reached_is_infinite_and_null_in_records():
