@@ -1,7 +1,7 @@
 """What people and apps do to photographs before they share them: screenshots, captions, chat apps, upload chains.
 
 Chat apps shrink a photograph until its longest side fits, and compress it as JPEG. Sizes are those that users have
-measured. The qualities of Instagram and WeChat are not published; 75 is assumed.
+measured. The quality of Telegram is in its source; the others are assumptions, and parameters of the attacks.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -111,8 +111,9 @@ def _bar(text: str, size: tuple[int, int]) -> Tensor:
     bar = Image.new("RGB", (width, height))
     letters = 0.6 * height
     font = ImageFont.load_default(letters)
-    if (needed := font.getlength(text)) > 0.9 * width:
-        font = ImageFont.load_default(max(1.0, letters * 0.9 * width / needed))
+    while font.getlength(text) > 0.9 * width and letters > 1:
+        letters = max(1, 0.9 * letters)
+        font = ImageFont.load_default(letters)
     ImageDraw.Draw(bar).text((width / 2, height / 2), text, fill="white", font=font, anchor="mm")
     return torch.from_numpy(np.array(bar)).permute(2, 0, 1) / 255
 
@@ -160,8 +161,8 @@ def fit_within(images: Tensor, side: int) -> Tensor:
 class WhatsApp(_ChatApp):
     """Sends the image through WhatsApp: at most 1600 pixels, and at most 317 kB of JPEG.
 
-    Photographs of full size arrive as files of about 155 to 317 kB. So the quality is 80, and it is lowered where the
-    file would be larger.
+    Photographs of full size arrive as files of about 155 to 317 kB. Here the quality is 80, an assumption, and it is
+    lowered where the file would be larger.
 
     Args:
         strength: how many times, 0 to 20, the image is sent.
