@@ -55,6 +55,14 @@ def test_more_cells_are_less_smooth(seeded):
     assert rough > 2 * smooth
 
 
+def test_cells_are_square(seeded):
+    """A field varies as fast downwards as sideways, and as fast in a wide image as in a square one."""
+    square, wide = (smooth_field(torch.zeros(8, 3, 64, width), 6, seeded(*range(8))) for width in (64, 192))
+    slopes = [float(field.diff(dim=side).abs().mean()) for field in (square, wide) for side in (2, 3)]
+    assert max(slopes) < 1.4 * min(slopes)
+    assert 0.02 < min(slopes)  # with a cell of 11 pixels, and displacements of 1 at most
+
+
 def test_sharpness_is_kept(pictures, seeded, psnr):
     """Bicubic interpolation keeps three quarters of the finest detail, bilinear interpolation would keep half."""
     images = pictures(1, 96, 96)
