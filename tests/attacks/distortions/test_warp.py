@@ -60,7 +60,7 @@ def test_cells_are_square(seeded):
     square, wide = (smooth_field(torch.zeros(8, 3, 64, width), 6, seeded(*range(8))) for width in (64, 192))
     slopes = [float(field.diff(dim=side).abs().mean()) for field in (square, wide) for side in (2, 3)]
     assert max(slopes) < 1.4 * min(slopes)
-    assert 0.02 < min(slopes)  # with a cell of 11 pixels, and displacements of 1 at most
+    assert min(slopes) > 0.02  # with a cell of 11 pixels, and displacements of 1 at most
 
 
 def test_sharpness_is_kept(pictures, seeded, psnr):
