@@ -20,14 +20,25 @@ from privgen.attacks.adaptive.examples import Examples
 from privgen.attacks.adaptive.extractor import ExtractorForgery, ExtractorRemoval
 from privgen.attacks.adaptive.pgd import GradientAttack
 from privgen.attacks.adaptive.surrogate import SurrogateForgery, SurrogateRemoval
-from privgen.attacks.base import Attack, BaseAttack, Kind, Sequence
-from privgen.attacks.compose import Combination
+from privgen.attacks.base import Attack, BaseAttack, Kind, ResizingAttack, Sequence
+from privgen.attacks.compose import Combination, pairs_of
+from privgen.attacks.distortions.canvas import AspectCrop, Border, Collage, Pad
 from privgen.attacks.distortions.combinations import All, Degradation, Geometric, Photometric
 from privgen.attacks.distortions.degradation import JPEG, Blur, Noise, WebP
-from privgen.attacks.distortions.geometric import Crop, Erase, Rotation
+from privgen.attacks.distortions.geometric import Crop, Erase, Flip, Rotation, Scale
 from privgen.attacks.distortions.jpeg import approximate_jpeg
-from privgen.attacks.distortions.photometric import Brightness, Contrast, Gamma, Hue, Saturation, Sharpness
+from privgen.attacks.distortions.photometric import Brightness, Contrast, Gamma, Grey, Hue, Saturation, Sharpness
 from privgen.attacks.distortions.random_distortion import TRAINING_TABLE, Choice, RandomDistortion
+from privgen.attacks.distortions.sharing import (
+    Caption,
+    Instagram,
+    Screenshot,
+    Telegram,
+    UploadChain,
+    WeChat,
+    WhatsApp,
+)
+from privgen.attacks.distortions.warp import MicroWarp
 from privgen.attacks.files import AttackedFile, AttackedFolder, attack_files
 from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.purification.classical import Median, NonLocalMeans, TotalVariation
@@ -45,6 +56,7 @@ __all__ = [
     "JPEG",
     "TRAINING_TABLE",
     "All",
+    "AspectCrop",
     "Attack",
     "AttackedFile",
     "AttackedFolder",
@@ -53,8 +65,11 @@ __all__ = [
     "BaseAttack",
     "BilateralGuided",
     "Blur",
+    "Border",
     "Brightness",
+    "Caption",
     "Choice",
+    "Collage",
     "Combination",
     "Contrast",
     "Crop",
@@ -66,31 +81,43 @@ __all__ = [
     "Examples",
     "ExtractorForgery",
     "ExtractorRemoval",
+    "Flip",
     "Gamma",
     "Geometric",
     "GrIDPure",
     "GradientAttack",
+    "Grey",
     "Hue",
     "Impress",
+    "Instagram",
     "Kind",
     "Median",
+    "MicroWarp",
     "ModelAttack",
     "Noise",
     "NonLocalMeans",
+    "Pad",
     "Photometric",
     "RandomDistortion",
     "Regeneration",
+    "ResizingAttack",
     "Rinsing",
     "Rotation",
     "Saturation",
+    "Scale",
+    "Screenshot",
     "Sequence",
     "Sharpness",
     "SuperResolution",
     "SurrogateForgery",
     "SurrogateRemoval",
+    "Telegram",
     "TotalVariation",
+    "UploadChain",
     "VaeRoundTrip",
+    "WeChat",
     "WebP",
+    "WhatsApp",
     "approximate_jpeg",
     "attack_class",
     "attack_files",
@@ -98,6 +125,7 @@ __all__ = [
     "list_attacks",
     "load_denoiser",
     "mean_residual",
+    "pairs_of",
     "parameters_of",
     "parse_attack",
     "register",

@@ -52,7 +52,8 @@ class BaseAttack(ABC):
                 batch gives what its images give one by one. From a single generator, images draw in order.
 
         Returns:
-            What came in, attacked: a list for a list, the same type, size and mode. A path gives a Pillow image.
+            What came in, attacked: a list for a list, the same type and mode. A path gives a Pillow image. The size
+            stays too, unless `keeps_size` is false. Where the size changes, transparency is dropped.
 
         Raises:
             ValueError: an array or tensor has another shape, type or range, or `generator` another length.
@@ -91,13 +92,22 @@ class BaseAttack(ABC):
             generators: one for each image.
 
         Returns:
-            The same shape, in [0, 1].
+            (B, 3, H, W) in [0, 1]; of another height and width if `keeps_size` is false.
         """
         return self._run(images, generators).clamp(0, 1)
 
     @abstractmethod
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
-        """The attack itself: (B, 3, H, W) float32 or float64 in [0, 1] to the same shape. The caller clamps."""
+        """The attack itself, on (B, 3, H, W) float32 or float64 in [0, 1]. The caller clamps.
+
+        The result has the same shape. If `keeps_size` is false, its height and width may differ. They may depend on
+        the size of the images and on the attack's parameters, but not on random draws, because a batch has one size.
+        """
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether images keep their height and width."""
+        return True
 
     def prepare(self) -> None:  # noqa: B027 - most attacks need nothing
         """Load what the attack needs, to find out what is missing before work begins.
@@ -149,6 +159,11 @@ class Sequence(BaseAttack):
         """Labels joined by `then`; equal ones in a row are counted: `jpeg_50_x3_then_blur_4`."""
         runs = [(attack.label, len(list(group))) for attack, group in groupby(self.attacks)]
         return "_then_".join(label if count == 1 else f"{label}_x{count}" for label, count in runs)
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether every attack of the sequence keeps the size."""
+        return all(attack.keeps_size for attack in self.attacks)
 
     def prepare(self) -> None:
         for attack in self.attacks:
@@ -233,6 +248,15 @@ class Attack(BaseAttack):
         """Parameters that differ from their defaults, without the strength."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {key: now for key, (now, default) in values.items() if key != "strength" and now != default}
+
+
+class ResizingAttack(Attack):
+    """An attack that gives images another size."""
+
+    @property
+    def keeps_size(self) -> bool:
+        """Always false, though single images may have the new size already."""
+        return False
 
 
 def as_label(text: str) -> str:

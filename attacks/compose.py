@@ -1,13 +1,14 @@
-"""Several attacks in a row, at one relative strength."""
+"""Several attacks in a row: at one relative strength, or in pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from privgen.attacks.base import Attack, Sequence
+from privgen.attacks.base import Attack, BaseAttack, Sequence
 from privgen.attacks.draws import Draws
 
 
@@ -32,3 +33,17 @@ class Combination(Attack):
         if self.is_identity:
             return images
         return Sequence(*(member.at(self.strength) for member in self.members)).apply(images, generators)
+
+
+def pairs_of(first: Iterable[BaseAttack], then: Iterable[BaseAttack]) -> tuple[Sequence, ...]:
+    """Return every attack of one list followed by every attack of another: a sweep of two.
+
+    Args:
+        first: attacks that come first, such as geometric ones.
+        then: attacks that come second, such as photometric ones.
+
+    Returns:
+        One sequence for each pair, in the order of `first`, and then of `then`.
+    """
+    seconds = tuple(then)
+    return tuple(Sequence(one, other) for one in first for other in seconds)

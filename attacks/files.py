@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -31,7 +31,8 @@ class AttackedFile:
         source: the file.
         output: the attacked image; None if there is none.
         status: "done", "skipped" (an earlier run with the same attack and seed made it) or "failed".
-        psnr: of the attacked image against the source, in dB; None if it was not measured, or nothing changed.
+        psnr: of the attacked image against the source, in dB; None if it was not measured, if nothing changed, or if
+            the attack changed the size.
         error: why it failed.
     """
 
@@ -74,9 +75,10 @@ def attack_files(
     batch: BatchOptions | None = None,
     report: Callable[[AttackedFile], None] = lambda file: None,
 ) -> AttackedFolder:
-    """Attack image files one by one, and write the results as PNG files of the same size.
+    """Attack image files one by one, and write the results as PNG files.
 
-    Results are PNG, because a lossy format would be a second attack. Each image draws from a generator of its own,
+    Results are PNG, because a lossy format would be a second attack. They have the size of their source, unless the
+    attack changes it (`keeps_size`); transparency is then dropped. Each image draws from a generator of its own,
     whose seed comes from `seed` and the file's name, so it does not matter which other files are attacked. A file that
     cannot be read does not stop the rest. If you repeat the call after an interruption, it skips what it has made.
 
@@ -129,8 +131,9 @@ def _attack_file(
         generator = torch.Generator().manual_seed(seed_from(seed, source.name))
         with torch.no_grad():
             pixels = attack(loaded.pixels, generator=generator)
-        ledger.write(target, encode_image(replace(loaded, pixels=pixels), "PNG"), digest, overwrite=True)
+        ledger.write(target, encode_image(loaded.with_pixels(pixels), "PNG"), digest, overwrite=True)
     except FILE_ERRORS as error:
         return AttackedFile(str(source), None, "failed", error=reason(error))
-    quality = float(psnr(pixels[None], loaded.pixels[None]))
+    same_size = pixels.shape == loaded.pixels.shape
+    quality = float(psnr(pixels[None], loaded.pixels[None])) if same_size else math.inf
     return AttackedFile(str(source), str(target), "done", psnr=quality if math.isfinite(quality) else None)

@@ -7,13 +7,16 @@ from difflib import get_close_matches
 from typing import TypeAlias, TypeVar
 
 from privgen.attacks.adaptive.examples import ExamplesLike
-from privgen.attacks.base import Attack, Kind, as_label
+from privgen.attacks.base import Attack, Kind, Sequence, as_label
 
 
 AttackType = TypeVar("AttackType", bound=type[Attack])
 
 Default: TypeAlias = float | str | None
 """What parameters of attacks are by default."""
+
+JOINT = " then "
+"""What stands between attacks that are done one after the other, where they are written as text."""
 
 _REGISTRY: dict[str, type[Attack]] = {}
 
@@ -86,10 +89,13 @@ def get_attack(name: str, **parameters: object) -> Attack:
     return make(**parameters)
 
 
-def parse_attack(text: str, *, marked: ExamplesLike | None = None, unmarked: ExamplesLike | None = None) -> Attack:
+def parse_attack(
+    text: str, *, marked: ExamplesLike | None = None, unmarked: ExamplesLike | None = None
+) -> Attack | Sequence:
     """Return an attack that is written as NAME, NAME=STRENGTH, or either with parameters behind commas.
 
-    Examples are "jpeg", "crop=0.5" and "blur=1,reference=none".
+    Examples are "jpeg", "crop=0.5" and "blur=1,reference=none". The word "then" joins several to a sequence:
+    "crop=0.5 then jpeg=50".
 
     Args:
         text: the attack.
@@ -100,6 +106,25 @@ def parse_attack(text: str, *, marked: ExamplesLike | None = None, unmarked: Exa
         ValueError: see `get_attack`; or the text has another form.
         PrivgenError: an image cannot be read.
     """
+    beside = {key: value for key, value in (("marked", marked), ("unmarked", unmarked)) if value is not None}
+    parts = text.split(JOINT)
+    if len(parts) == 1:
+        return _parse_one(text, beside)
+    takers = [{key for key in beside if key in parameters_of(attack_class(name_in(part)))} for part in parts]
+    if useless := [key for key in beside if not any(key in taken for taken in takers)]:
+        raise ValueError(f"no attack in {text!r} takes {', '.join(useless)}")
+    return Sequence(
+        *(_parse_one(part, {key: beside[key] for key in taken}) for part, taken in zip(parts, takers, strict=True))
+    )
+
+
+def name_in(text: str) -> str:
+    """Return the name in a text such as "crop=0.5,place=centre", whether or not an attack has it."""
+    return text.partition(",")[0].partition("=")[0].strip()
+
+
+def _parse_one(text: str, beside: dict[str, ExamplesLike]) -> Attack:
+    """Return the attack that a text without "then" means, with the images that are given beside it."""
     head, *pairs = text.split(",")
     name, equals, strength = head.partition("=")
     if equals:
@@ -110,7 +135,6 @@ def parse_attack(text: str, *, marked: ExamplesLike | None = None, unmarked: Exa
         if not (key and value) or key in parameters:
             raise ValueError(f"expected NAME=STRENGTH or NAME=STRENGTH,KEY=VALUE, got {text!r}")
         parameters[key] = _parse_value(value)
-    beside = {key: value for key, value in (("marked", marked), ("unmarked", unmarked)) if value is not None}
     if twice := [key for key in beside if key in parameters]:
         raise ValueError(f"{', '.join(twice)} is given twice: in {text!r} and beside it")
     try:

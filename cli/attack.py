@@ -14,7 +14,7 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.attacks import Attack, AttackedFile, BaseAttack
+    from privgen.attacks import AttackedFile, BaseAttack
 
 
 @click.group(
@@ -46,6 +46,8 @@ def list_(as_json: bool) -> None:
         "privgen attack run jpeg=50 photo.jpg -o attacked",
         "privgen attack run crop=0.5,place=centre photos -o attacked",
         "privgen attack run rotation=10 photos -o attacked --seed 1 --json",
+        "privgen attack run whatsapp photos -o attacked",
+        "privgen attack run 'aspect_crop,ratio=4:5 then jpeg=50' photos -o attacked",
         "privgen attack run regeneration=60,model=mini photos -o attacked",
         "privgen attack run super_resolution=4,noise=0.1 photos -o attacked",
         "privgen attack run extractor_removal=4,steps=50 marked -o attacked",
@@ -80,10 +82,13 @@ def run(
     as_json: bool,
     overwrite: bool,
 ) -> None:
-    """Attack image files and write the results as PNG files of the same size.
+    """Attack image files and write the results as PNG files.
 
     Without a strength, an attack has the middle one of its range. Its other parameters follow as KEY=VALUE after
-    commas.
+    commas. To do several attacks in a row, write "then" between them, and the whole in quotes.
+
+    Most attacks keep the size of an image. Some change it, such as border, scale and whatsapp; these drop
+    transparency.
 
     Averaging and surrogate attacks work on images that the attacker has collected: give folders of them.
     extractor_removal and extractor_forgery work with the extractor that a model carries. super_resolution needs
@@ -96,11 +101,11 @@ def run(
     attack_and_report(chosen, images, output, seed=seed, as_json=as_json, overwrite=overwrite)
 
 
-def parse(text: str, *, marked: Path | None = None, unmarked: Path | None = None) -> Attack:
-    """The attack that a user has written.
+def parse(text: str, *, marked: Path | None = None, unmarked: Path | None = None) -> BaseAttack:
+    """Return the attack that a user has written.
 
     Args:
-        text: NAME, NAME=STRENGTH, and KEY=VALUE after commas.
+        text: NAME, NAME=STRENGTH, and KEY=VALUE after commas; several of these with "then" between them.
         marked: images with a mark that the attacker has.
         unmarked: images without it.
 
@@ -108,12 +113,13 @@ def parse(text: str, *, marked: Path | None = None, unmarked: Path | None = None
         UsageError: there is no such attack, or it does not take these parameters.
     """
     from privgen.attacks import list_attacks, parse_attack
+    from privgen.attacks.registry import JOINT, name_in
     from privgen.errors import UsageError
 
     known = [attack.name for attack in list_attacks()]
-    name = text.partition(",")[0].partition("=")[0].strip()
-    if name not in known:
-        raise UsageError(f"There is no attack {name!r}; choose from {', '.join(known)}.")
+    for name in map(name_in, text.split(JOINT)):
+        if name not in known:
+            raise UsageError(f"There is no attack {name!r}; choose from {', '.join(known)}.")
     try:
         return parse_attack(text, marked=marked, unmarked=unmarked)
     except ValueError as error:

@@ -266,13 +266,21 @@ def _record(token: Token) -> dict[str, object]:
 
 
 def _any_of(texts: tuple[str, ...]) -> RandomDistortion | None:
-    """An attack that draws one of the given ones, or none, each time, with equal probabilities."""
-    from privgen.attacks import Choice, RandomDistortion
+    """Return an attack that draws one of the given ones, or none, each time, with equal probabilities.
 
-    attacks = [parse(text) for text in texts]
-    fraction = 1 / (len(attacks) + 1)
-    table = tuple(Choice(attack, attack.strength, attack.strength, fraction) for attack in attacks)
-    return RandomDistortion(table) if table else None
+    Raises:
+        UsageError: there is no such attack; or a text is several attacks, or one that changes the size of images.
+    """
+    from privgen.attacks import Attack, Choice, RandomDistortion
+    from privgen.errors import UsageError
+
+    table = []
+    for text in texts:
+        attack = parse(text)
+        if not (isinstance(attack, Attack) and attack.keeps_size):
+            raise UsageError(f"--against {text} is not a single attack that keeps the size of images; choose another.")
+        table.append(Choice(attack, attack.strength, attack.strength, 1 / (len(texts) + 1)))
+    return RandomDistortion(tuple(table)) if table else None
 
 
 @contextmanager

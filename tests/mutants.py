@@ -61,6 +61,9 @@ LATENTS = "watermark/test_model_sizes.py watermark/test_watermark.py"
 ASSIGN = "noise_assignment/test_assign.py noise_assignment/test_assign_training.py"
 MATCHING = "noise_assignment/test_matching.py"
 ATTACKS = "attacks/test_attack_references.py"
+CANVAS = "attacks/distortions/test_canvas.py"
+SHARING = "attacks/distortions/test_sharing.py"
+WARP = "attacks/distortions/test_warp.py"
 SHIELD = "protection/test_shield.py"
 SHIELD_TRAINING = "training/protection/test_shield.py"
 VISIBILITY = "protection/test_visibility.py"
@@ -275,6 +278,29 @@ TABLE = {
     "attacks/distortions/photometric.py": (
         ("math.sin(angle) * cross", "-math.sin(angle) * cross", ATTACKS),
         ("turn + (weights - weights @ turn)", "turn", ATTACKS),
+    ),
+    "attacks/distortions/canvas.py": (
+        ("own * (other / own) ** fraction", "own + (other - own) * fraction", CANVAS),
+        ("max(height, round(width / ratio))", "round(width / ratio)", CANVAS),
+        ("min(width, max(1, round(height * ratio)))", "min(width, max(1, round(height / ratio)))", CANVAS),
+        ("own = min(int(draws[i, 0] * tiles), tiles - 1)", "own = 0", CANVAS),
+        ("draws[i, 1 + 3 * tile : 4 + 3 * tile]", "draws[i, 1:4]", CANVAS),
+    ),
+    "attacks/distortions/codecs.py": (
+        ("if len(data) <= at_most:\n            best", "if len(data) >= at_most:\n            best", SHARING),
+        ("best, fits = data, level", "fits = level", SHARING),
+    ),
+    "attacks/distortions/sharing.py": (
+        ("covered = round(self.strength * height)", "covered = round(self.strength * height / 2)", SHARING),
+        ("longest = max(images.shape[-2:])", "longest = images.shape[-1]", SHARING),
+        ("at_most=self._at_most()", "at_most=None", SHARING),
+        ("Brightness(1 + 0.1 * self.strength)", "Brightness(1 - 0.1 * self.strength)", SHARING),
+    ),
+    "attacks/distortions/warp.py": (
+        ("return field / longest", "return field", WARP),
+        ("round(cells * side / short)", "round(cells * side / max(height, width) / 4)", WARP),
+        ('mode="bicubic", padding_mode', 'mode="bilinear", padding_mode', WARP),
+        ("dtype=images.dtype) + shift[:, 0]", "dtype=images.dtype) + 2 * shift[:, 0]", WARP),
     ),
     "privgen/protection/shield.py": (
         ("margin = -(-(network.reach", "margin = -(-(0 * network.reach", SHIELD),

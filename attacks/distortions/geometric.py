@@ -1,19 +1,20 @@
-"""Distortions that move or remove pixels: rotation, resized crop, erasing.
+"""Distortions that move or remove pixels: rotation, crop, mirror images, scaling, erasing.
 
 The ranges are those of WAVES, "Benchmarking the Robustness of Image Watermarks", arXiv 2401.08573.
 """
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from privgen.attacks.base import Attack
+from privgen.attacks.base import Attack, ResizingAttack
 from privgen.attacks.draws import Draws, draw_uniform
 from privgen.attacks.registry import register
+from privgen.io.pixels import resize
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -95,6 +96,40 @@ def resized_crop(images: Tensor, window: tuple[int, int], corners: Tensor) -> Te
     return _sample(images, x.expand(-1, height, -1), y.expand(-1, -1, width))
 
 
+Place: TypeAlias = Literal["random", "centre"]
+
+
+def check_place(name: str, place: str) -> None:
+    """Raise ValueError unless the place is "random" or "centre"."""
+    if place not in ("random", "centre"):
+        raise ValueError(f"{name}: expected place 'random' or 'centre', got {place!r}")
+
+
+def place_window(images: Tensor, window: tuple[int, int], place: Place, generators: Draws) -> Tensor:
+    """Return first row and column, (B, 2), of a window in each image: in its centre, or drawn."""
+    draws = images.new_full((len(images), 2), 0.5) if place == "centre" else draw_uniform(images, 2, generators)
+    return _corners(draws, (images.shape[-2] - window[0], images.shape[-1] - window[1]))
+
+
+def cut(images: Tensor, window: tuple[int, int], corners: Tensor) -> Tensor:
+    """Cut a window out of each image; no pixel changes.
+
+    Args:
+        images: (B, 3, H, W).
+        window: height and width in pixels.
+        corners: first row and column of each window, (B, 2).
+
+    Returns:
+        (B, 3, *window).
+    """
+    height, width = window
+    parts = [
+        image[:, top : top + height, left : left + width]
+        for image, (top, left) in zip(images, corners.long().tolist(), strict=True)
+    ]
+    return torch.stack(parts)
+
+
 @register
 @dataclass(frozen=True, repr=False)
 class Crop(Attack):
@@ -103,6 +138,7 @@ class Crop(Attack):
     Args:
         strength: fraction of the area that is kept, 0.01 to 1. The sides of the part are rounded to whole pixels.
         place: "random" or "centre".
+        size: "image" resizes the part to the image's size, "own" leaves it as it was cut out.
     """
 
     name = "crop"
@@ -114,22 +150,26 @@ class Crop(Attack):
 
     strength: float = 0.75
     _: KW_ONLY
-    place: Literal["random", "centre"] = "random"
+    place: Place = "random"
+    size: Literal["image", "own"] = "image"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.place not in ("random", "centre"):
-            raise ValueError(f"crop: expected place 'random' or 'centre', got {self.place!r}")
+        check_place(self.name, self.place)
+        if self.size not in ("image", "own"):
+            raise ValueError(f"crop: expected size 'image' or 'own', got {self.size!r}")
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the part is resized to the image's size."""
+        return self.size == "image"
 
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
         if self.is_identity:
             return images
-        height, width = images.shape[-2:]
-        window = _window((height, width), self.strength)
-        draws = images.new_full((len(images), 2), 0.5)
-        if self.place == "random":
-            draws = draw_uniform(images, 2, generators)
-        return resized_crop(images, window, _corners(draws, (height - window[0], width - window[1])))
+        window = _window((images.shape[-2], images.shape[-1]), self.strength)
+        corners = place_window(images, window, self.place, generators)
+        return resized_crop(images, window, corners) if self.keeps_size else cut(images, window, corners)
 
 
 @register
@@ -170,3 +210,58 @@ class Erase(Attack):
             inside.append((distance >= 0) & (distance < part))
         erased = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # (B, 1, H, W)
         return images.masked_fill(erased, self.value)
+
+
+@register
+@dataclass(frozen=True, repr=False)
+class Flip(Attack):
+    """Mirrors the image.
+
+    Args:
+        strength: 1 mirrors the image, 0 leaves it.
+        axis: "horizontal" swaps left and right, "vertical" swaps top and bottom.
+    """
+
+    name = "flip"
+    kind = "D"
+    unit = "mirrorings"
+    sweep = (1,)
+    identity = 0
+    bounds = (0, 1)
+    whole = True
+
+    strength: float = 1
+    _: KW_ONLY
+    axis: Literal["horizontal", "vertical"] = "horizontal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.axis not in ("horizontal", "vertical"):
+            raise ValueError(f"flip: expected axis 'horizontal' or 'vertical', got {self.axis!r}")
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        return images if self.is_identity else images.flip(-1 if self.axis == "horizontal" else -2)
+
+
+@register
+@dataclass(frozen=True, repr=False)
+class Scale(ResizingAttack):
+    """Resizes the image and leaves it at its new size.
+
+    The filter is bicubic and antialiased, the same as that of Pillow.
+
+    Args:
+        strength: factor, 0.01 to 8, for height and width. They are rounded to whole pixels, at least 1.
+    """
+
+    name = "scale"
+    kind = "D"
+    unit = "factor"
+    sweep = (0.8, 0.6, 0.5, 0.25, 0.2)
+    identity = 1
+    bounds = (0.01, 8)
+
+    strength: float = 0.5
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        return resize(images, [max(1, round(side * self.strength)) for side in images.shape[-2:]])

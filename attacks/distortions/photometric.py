@@ -92,6 +92,28 @@ class Saturation(_Factor):
 
 @register
 @dataclass(frozen=True, repr=False)
+class Grey(Attack):
+    """Takes the colours out of the image: what is left is its luma.
+
+    Args:
+        strength: fraction of the colour that is taken away, 0 to 1; at 1 all three channels are equal.
+    """
+
+    name = "grey"
+    kind = "D"
+    unit = "of the colour"
+    sweep = (1,)
+    identity = 0
+    bounds = (0, 1)
+
+    strength: float = 1
+
+    def _run(self, images: Tensor, generators: Draws) -> Tensor:
+        return images if self.is_identity else blend(luma(images), images, 1 - self.strength).expand_as(images)
+
+
+@register
+@dataclass(frozen=True, repr=False)
 class Gamma(_Factor):
     """Raises all pixel values to a power.
 

@@ -26,7 +26,8 @@ class Choice:
         probability: in [0, 1].
 
     Raises:
-        ValueError: a strength that the attack refuses, or a probability out of range.
+        ValueError: a strength that the attack refuses, a probability out of range, or an attack that changes the size
+            of images, because a batch has one size.
     """
 
     attack: Attack
@@ -37,6 +38,8 @@ class Choice:
     def __post_init__(self) -> None:
         self.attack.with_strength(self.low)
         self.attack.with_strength(self.high)
+        if not self.attack.keeps_size:
+            raise ValueError(f"expected an attack that keeps the size of images, got {self.attack!r}")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"expected a probability in [0, 1], got {self.probability}")
 

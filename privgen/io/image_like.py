@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -53,8 +53,9 @@ def open_images(value: Any) -> GivenImages:
         value: one image, a list or tuple of images, or a batch as one array or tensor.
 
     Returns:
-        The images. `restore` gives a list for a list, a batch for a batch; a path comes back as a Pillow image. Size,
-        alpha, greyness, number type, device and colour profile are those of the image that was given.
+        The images. `restore` gives a list for a list, a batch for a batch; a path comes back as a Pillow image. Alpha,
+        greyness, number type, device and colour profile are those of the image that was given. New pixels may have
+        another size; the image then loses its alpha.
 
     Raises:
         PrivgenError: a file or Pillow image cannot be decoded, or its size is outside the limits.
@@ -99,7 +100,7 @@ def _from_loaded(loaded: LoadedImage, given: Image.Image | None) -> _One:
     def restore(pixels: Tensor) -> Image.Image:
         if deep_grey:
             return Image.fromarray(_to_numbers(_grey(pixels), np.dtype(np.uint16))[0])
-        image = to_pil(replace(loaded, pixels=pixels))
+        image = to_pil(loaded.with_pixels(pixels))
         if given is not None and given.mode != "CMYK":
             # EXIF comes back below, without the orientation, which the pixels have now.
             image.info = {name: item for name, item in given.info.items() if name not in ("transparency", "exif")}
@@ -119,8 +120,8 @@ def _from_array(array: NDArray[Any]) -> _One:
     image, levels = _from_planes(torch.from_numpy(np.moveaxis(planes, 2, 0).copy()))
 
     def restore(pixels: Tensor) -> NDArray[Any]:
-        numbers = _to_numbers(_planes_of(replace(image, pixels=pixels)), array.dtype)
-        return np.ascontiguousarray(np.moveaxis(numbers, 0, 2)).reshape(array.shape)
+        numbers = _to_numbers(_planes_of(image.with_pixels(pixels)), array.dtype)
+        return np.ascontiguousarray(numbers[0] if array.ndim == 2 else np.moveaxis(numbers, 0, 2))
 
     return _One(image, levels, restore)
 
@@ -131,7 +132,7 @@ def _from_tensor(tensor: Tensor) -> _One:
     image, levels = _from_planes(tensor.detach())
 
     def restore(pixels: Tensor) -> Tensor:
-        planes = _planes_of(replace(image, pixels=pixels.to(tensor.device)))
+        planes = _planes_of(image.with_pixels(pixels.to(tensor.device)))
         return planes.to(tensor.dtype) if levels is None else (planes.clamp(0, 1) * levels).round().to(tensor.dtype)
 
     return _One(image, levels, restore)

@@ -84,6 +84,15 @@ class LoadedImage:
         """Columns."""
         return self.pixels.shape[2]
 
+    def with_pixels(self, pixels: torch.Tensor) -> "LoadedImage":
+        """Return the same image with other pixels. If these have another size, transparency is dropped.
+
+        Args:
+            pixels: (3, height, width) in [0, 1].
+        """
+        kept = self.alpha if pixels.shape[1:] == self.pixels.shape[1:] else None
+        return replace(self, pixels=pixels, alpha=kept)
+
     def __repr__(self) -> str:
         alpha = ", alpha" if self.alpha is not None else ""
         kind = f"{self.format or 'no file'}, {self.mode}, {self.bits} bits{alpha}"

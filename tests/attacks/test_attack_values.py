@@ -9,6 +9,7 @@ import torch
 from privgen.attacks import (
     JPEG,
     All,
+    AspectCrop,
     Attack,
     Blur,
     Choice,
@@ -20,6 +21,7 @@ from privgen.attacks import (
     attack_class,
     get_attack,
     list_attacks,
+    pairs_of,
     parameters_of,
     parse_attack,
     register,
@@ -38,6 +40,8 @@ REPRESENTATIONS = [
     (Blur(strength=4), "Blur(strength=4)", "blur_4"),
     (Blur(strength=1, reference=None), "Blur(strength=1, reference=None)", "blur_1_px"),
     (JPEG().repeat(3), f"Sequence({', '.join(['JPEG(strength=50)'] * 3)})", "jpeg_50_x3"),
+    (Crop(0.1, size="own"), "Crop(strength=0.1, size='own')", "crop_0_1_size_own"),
+    (AspectCrop(ratio="16:9"), "AspectCrop(strength=1, ratio='16:9')", "aspect_crop_1_ratio_16_9"),
     (Sequence(JPEG(), Blur()), "Sequence(JPEG(strength=50), Blur(strength=10))", "jpeg_50_then_blur_10"),
 ]
 
@@ -58,6 +62,8 @@ def test_names_that_others_rely_on():
         *("rotation", "crop", "erase", "geometric"),
         *("brightness", "contrast", "saturation", "hue", "gamma", "sharpness", "photometric"),
         *("blur", "noise", "jpeg", "webp", "degradation", "all"),
+        *("border", "pad", "collage", "aspect_crop", "flip", "scale", "micro_warp", "grey"),
+        *("screenshot", "caption", "whatsapp", "telegram", "instagram", "wechat", "upload_chain"),
         *("median", "non_local_means", "total_variation", "bilateral_guided"),
     }
     assert [known.kind for known in list_attacks()] == sorted(
@@ -109,9 +115,22 @@ def test_all_is_its_parts_in_order(pictures, seeded):
     ]
 
 
+def test_pairs_are_every_first_with_every_second():
+    pairs = pairs_of(iter([Crop(0.5), Rotation(10)]), iter([JPEG(50), Noise(0.1)]))
+    labels = ["crop_0_5_then_jpeg_50", "crop_0_5_then_noise_0_1", "rotation_10_then_jpeg_50"]
+    assert [pair.label for pair in pairs] == [*labels, "rotation_10_then_noise_0_1"]
+
+
+def test_a_sequence_keeps_the_size_if_all_its_attacks_do():
+    assert Sequence(JPEG(), Crop()).keeps_size
+    assert not Sequence(JPEG(), Crop(size="own"), JPEG()).keeps_size
+
+
 @pytest.mark.parametrize(
     ("text", "attack"),
     [
+        ("jpeg=20 then blur=1,reference=none", Sequence(JPEG(20), Blur(1, reference=None))),
+        ("aspect_crop,ratio=16:9", AspectCrop(ratio="16:9")),
         ("jpeg", JPEG()),
         ("jpeg=50", JPEG(strength=50)),
         ("jpeg,subsampling=4:4:4", JPEG(subsampling="4:4:4")),
@@ -122,6 +141,16 @@ def test_all_is_its_parts_in_order(pictures, seeded):
 )
 def test_parse(text, attack):
     assert parse_attack(text) == attack
+
+
+def test_collected_images_go_to_those_that_take_them():
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    chain = parse_attack("averaging_removal then jpeg", marked=images)
+    assert isinstance(chain, Sequence)
+    assert "marked=" in repr(chain.attacks[0])
+    assert chain.attacks[1] == JPEG()
+    with pytest.raises(ValueError, match="no attack in 'jpeg then noise' takes marked"):
+        parse_attack("jpeg then noise", marked=images)
 
 
 def test_parameters_and_defaults():
@@ -157,6 +186,40 @@ ERRORS = [
     (lambda: JPEG(subsampling="4:1:1"), "expected subsampling '4:2:0' or '4:4:4', got '4:1:1'"),
     (lambda: Crop(strength=0), r"crop: expected a strength in \[0.01, 1\]"),
     (lambda: Crop(place="top"), "expected place 'random' or 'centre', got 'top'"),
+    (lambda: Crop(size="big"), "crop: expected size 'image' or 'own', got 'big'"),
+    (lambda: get_attack("flip", axis="x"), "flip: expected axis 'horizontal' or 'vertical', got 'x'"),
+    (lambda: get_attack("flip", strength=0.5), "flip: expected a whole number as strength, got 0.5"),
+    (lambda: get_attack("scale", strength=0), r"scale: expected a strength in \[0.01, 8\] factor, got 0"),
+    (lambda: get_attack("grey", strength=2), r"grey: expected a strength in \[0, 1\]"),
+    (lambda: get_attack("border", strength=-1), r"border: expected a strength in \[0, 2\] of the shorter side"),
+    (lambda: get_attack("border", colour="ultraviolet"), "border: expected a colour such as .*, got 'ultraviolet'"),
+    (lambda: get_attack("pad", colour=3), "pad: expected a colour such as .*, got 3"),
+    (lambda: get_attack("pad", ratio="16"), "pad: expected an aspect ratio such as '4:5', .*, got '16'"),
+    (lambda: get_attack("pad", place="top"), "pad: expected place 'random' or 'centre', got 'top'"),
+    (lambda: get_attack("aspect_crop", ratio="1:0"), "aspect_crop: expected an aspect ratio .*, got '1:0'"),
+    (lambda: get_attack("aspect_crop", ratio="1:-2"), "aspect_crop: expected an aspect ratio .*, got '1:-2'"),
+    (lambda: get_attack("aspect_crop", ratio=1), "aspect_crop: expected an aspect ratio .*, got 1"),
+    (lambda: get_attack("aspect_crop", strength=1.5), r"expected a strength in \[0, 1\] of the way to the ratio"),
+    (lambda: get_attack("aspect_crop", place="top"), "aspect_crop: expected place 'random' or 'centre', got 'top'"),
+    (lambda: get_attack("collage", strength=1.5), "collage: expected a whole number as strength, got 1.5"),
+    (lambda: get_attack("collage", others="cats"), "expected others 'photographs' or 'colours', got 'cats'"),
+    (lambda: get_attack("collage", gap=-1), r"collage: expected a gap in \[0, 1\], got -1"),
+    (lambda: get_attack("collage", colour=""), "collage: expected a colour such as .*, got ''"),
+    (lambda: get_attack("micro_warp", strength=21), r"micro_warp: expected a strength in \[0, 20\] px at 512"),
+    (lambda: get_attack("micro_warp", cells=0), r"expected a whole number of cells in \[1, 64\], got 0"),
+    (lambda: get_attack("micro_warp", reference=0), "micro_warp: expected a reference >= 1 or None, got 0"),
+    (lambda: get_attack("screenshot", strength=5), r"screenshot: expected a strength in \[0, 4\] times the usual"),
+    (lambda: get_attack("caption", place="left"), "caption: expected place 'bottom' or 'top', got 'left'"),
+    (lambda: get_attack("caption", quality=0), r"caption: expected a whole number in \[1, 100\] as quality, got 0"),
+    (lambda: get_attack("whatsapp", strength=0.5), "whatsapp: expected a whole number as strength, got 0.5"),
+    (lambda: get_attack("whatsapp", kilobytes=0), "whatsapp: expected kilobytes > 0 or None, got 0"),
+    (lambda: get_attack("telegram", side=0), "telegram: expected a side >= 1, got 0"),
+    (lambda: get_attack("wechat", quality=101), r"wechat: expected a whole number in \[1, 100\] as quality, got 101"),
+    (lambda: get_attack("upload_chain", scale=3), r"upload_chain: expected a scale in \[0.1, 2\], got 3"),
+    (lambda: get_attack("upload_chain", quality=50.5), "expected a whole number .* as quality, got 50.5"),
+    (lambda: parse_attack("whatsapp,side=big"), "whatsapp: a value in 'whatsapp,side=big' is of the wrong kind"),
+    (lambda: parse_attack("jpeg then jpg"), "no attack is called 'jpg'; did you mean 'jpeg'?"),
+    (lambda: Choice(Crop(size="own"), 0.5, 1, 1), "expected an attack that keeps the size of images, got Crop"),
     (lambda: Blur(reference=0), "expected a reference >= 1 or None, got 0"),
     (lambda: get_attack("erase", value=2), r"expected a value in \[0, 1\], got 2"),
     (lambda: get_attack("total_variation", steps=0), "expected steps >= 1, got 0"),

@@ -22,9 +22,19 @@ MIDDLE += [
     get_attack("non_local_means", search=2),
     get_attack("total_variation", steps=10),
     get_attack("erase").repeat(2),
+    get_attack("crop", strength=0.5, size="own"),
+    get_attack("scale", strength=1.5),
+    get_attack("pad", strength=0.5, ratio="9:16", place="random", colour="#804020"),
+    get_attack("aspect_crop", ratio="16:9", place="random"),
+    get_attack("collage", strength=3, others="colours", gap=0),
+    get_attack("flip", axis="vertical"),
+    get_attack("caption", strength=0.4, place="top", text=""),
+    get_attack("whatsapp", strength=2, side=30, kilobytes=1),
+    get_attack("wechat", side=24),
     RandomDistortion(per_sample=True),
 ]
-WITH_CODEC = ("jpeg", "webp", "degradation", "all")
+WITH_CODEC = ("jpeg", "webp", "degradation", "all", "screenshot", "caption", "upload_chain")
+WITH_CODEC += ("whatsapp", "telegram", "instagram", "wechat")
 
 
 @pytest.mark.parametrize("attack", MIDDLE, ids=repr)
@@ -33,10 +43,21 @@ def test_shape_type_and_range_are_kept(attack, pictures, seeded):
         images = pictures(*size)
         before = images.clone()
         out = attack(images, generator=seeded(*range(size[0])))
-        assert out.shape == images.shape
+        assert out.shape[:2] == images.shape[:2]
+        assert out.shape == images.shape or not attack.keeps_size
         assert out.dtype == images.dtype
         assert 0 <= out.min() <= out.max() <= 1
         assert torch.equal(images, before), "the input was changed in place"
+
+
+def test_which_attacks_change_the_size(pictures):
+    changing = {known.name for known in CLASSICAL if not known().keeps_size}
+    assert changing == {
+        *("aspect_crop", "border", "collage", "pad", "scale"),
+        *("screenshot", "whatsapp", "telegram", "instagram", "wechat", "upload_chain"),
+    }
+    big = pictures(1, 32, 2000)
+    assert all(get_attack(name)(big).shape != big.shape for name in changing)
 
 
 @pytest.mark.parametrize("attack", MIDDLE, ids=repr)
@@ -74,12 +95,13 @@ def test_same_seed_same_result(attack, pictures, seeded):
     assert torch.equal(state, torch.random.get_rng_state()), "the global generator was used"
 
 
-@pytest.mark.parametrize("name", ["crop", "erase", "noise", "geometric", "degradation", "all"])
+@pytest.mark.parametrize(
+    "name", ["crop", "erase", "noise", "geometric", "degradation", "all", "collage", "micro_warp"]
+)
 def test_other_seed_other_result(name, pictures, seeded):
     images = pictures(1, 64, 64)
-    assert not torch.equal(
-        get_attack(name)(images, generator=seeded(1)), get_attack(name)(images, generator=seeded(2))
-    )
+    one, other = (get_attack(name)(images, generator=seeded(seed)) for seed in (1, 2))
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("attack", MIDDLE, ids=repr)
@@ -111,7 +133,10 @@ def test_identity_changes_nothing(known, pictures, psnr):
     assert identity.is_identity
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "rotation", "blur", "crop", "gamma", "hue", "sharpness"])
+CONTINUOUS = ["brightness", "contrast", "rotation", "blur", "crop", "gamma", "hue", "sharpness", "grey", "micro_warp"]
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
 def test_it_is_continuous_at_the_identity(name, pictures, psnr):
     images = pictures(2, 64, 64)
     identity = get_attack(name).identity
@@ -124,7 +149,8 @@ def sweep(known, images, psnr):
     return [psnr(known(strength=s)(images, generator=torch.Generator().manual_seed(1)), images) for s in known.sweep]
 
 
-FAST = [known for known in CLASSICAL if known.kind == "D" or known.name == "median"]
+SWEPT = [known for known in CLASSICAL if known().keeps_size and len(known.sweep) > 1]
+FAST = [known for known in SWEPT if known.kind == "D" or known.name == "median"]
 
 
 @pytest.mark.parametrize("known", FAST, ids=lambda known: known.name)
@@ -135,7 +161,7 @@ def test_quality_falls_over_the_sweep(known, realistic, psnr):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("known", [k for k in CLASSICAL if k not in FAST], ids=lambda known: known.name)
+@pytest.mark.parametrize("known", [k for k in SWEPT if k not in FAST], ids=lambda known: known.name)
 def test_quality_falls_over_the_sweep_of_slow_attacks(known, realistic, psnr):
     quality = sweep(known, realistic, psnr)
     assert quality == sorted(quality, reverse=True)
@@ -154,6 +180,14 @@ GRADIENTS = [
     ("rotation", 10),
     ("crop", 0.5),
     ("erase", 0.1),
+    ("flip", 1),
+    ("scale", 0.6),
+    ("micro_warp", 20),
+    ("border", 0.5),
+    ("pad", 1),
+    ("aspect_crop", 1),
+    ("collage", 2),
+    ("grey", 0.5),
     ("geometric", 0.4),
     ("brightness", 1.3),
     ("contrast", 1.3),

@@ -56,6 +56,18 @@ def test_alpha_and_grey_stay(tmp_path, pictures):
         assert (np.asarray(image)[..., 3] == 100).all()
 
 
+def test_attacks_may_change_the_size(photos, tmp_path):
+    rgba = Image.open(photos / "a.png").convert("RGBA")
+    rgba.putalpha(100)
+    rgba.save(photos / "d.png")
+    result = attack_files(get_attack("scale", strength=0.5), [photos], tmp_path / "out")
+    assert status(result) == ["done"] * 4
+    assert [file.psnr for file in result.files] == [None] * 4
+    sizes = [Image.open(tmp_path / "out" / name).size for name in ("a.png", "b.png", "c.png", "d.png")]
+    assert sizes == [(30, 20), (10, 16), (25, 25), (30, 20)]
+    assert Image.open(tmp_path / "out" / "d.png").mode == "RGB"
+
+
 def test_resumes(photos, tmp_path):
     out = tmp_path / "out"
     attack_files(Noise(), [photos], out)
@@ -145,6 +157,13 @@ def test_run_command(cli, photos, tmp_path):
     assert cli(*call[:2], "noise=0.05", *call[3:], "--overwrite").exit_code == 0
 
 
+def test_run_command_with_attacks_in_a_row(cli, photos, tmp_path):
+    result = cli("attack", "run", "border=0.1 then jpeg=50", photos, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["attack"] == "Sequence(Border(strength=0.1), JPEG(strength=50))"
+    assert Image.open(tmp_path / "out" / "a.png").size == (68, 48)
+
+
 def test_run_command_with_a_bad_file(cli, photos, tmp_path):
     (photos / "b.jpg").write_bytes(b"not an image")
     result = cli("attack", "run", "jpeg", photos, "-o", tmp_path / "out")
@@ -155,7 +174,11 @@ def test_run_command_with_a_bad_file(cli, photos, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("jpg=50", "There is no attack 'jpg'; choose from"), ("jpeg=500", "expected a strength in [1, 100]")],
+    [
+        ("jpg=50", "There is no attack 'jpg'; choose from"),
+        ("jpeg=500", "expected a strength in [1, 100]"),
+        ("jpeg then jpg", "There is no attack 'jpg'; choose from"),
+    ],
 )
 def test_run_command_with_wrong_attack(cli, photos, tmp_path, name, message):
     result = cli("attack", "run", name, photos, "-o", tmp_path / "out")

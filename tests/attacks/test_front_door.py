@@ -11,6 +11,7 @@ from privgen.attacks import (
     JPEG,
     AveragingRemoval,
     Blur,
+    Border,
     Crop,
     Examples,
     ExtractorForgery,
@@ -103,6 +104,28 @@ def test_alpha_and_grey_stay(photo):
     assert set(np.asarray(attacked)[..., 3].flat) == {100}
     assert JPEG(20)(photo.convert("L")).mode == "L"
     assert JPEG(20)(torch.rand(2, 1, 9, 9)).shape == (2, 1, 9, 9)
+
+
+def test_images_may_get_another_size(photo, picture, tmp_path):
+    """All kinds of images do; a batch as well; and mode and type stay."""
+    border = Border(0.1, colour="black")  # 3 pixels on each side
+    photo.save(tmp_path / "a.png")
+    made = border([photo, tmp_path / "a.png", np.array(photo), np.array(photo.convert("L")), picture])
+    assert [made[0].size, made[1].size] == [(50, 36)] * 2
+    assert [made[2].shape, made[3].shape, made[4].shape] == [(36, 50, 3), (36, 50), (3, 36, 50)]
+    assert made[2].dtype == np.uint8
+    assert np.array_equal(made[2][3:-3, 3:-3], np.array(photo))
+    assert border(photo.convert("L")).mode == "L"
+    assert border(np.stack([np.array(photo)[:, :, :1]] * 2)).shape == (2, 36, 50, 1)
+    assert border(picture[None].expand(2, -1, -1, -1)).shape == (2, 3, 36, 50)
+
+
+def test_transparency_goes_where_the_size_changes(photo, picture):
+    transparent = photo.copy()
+    transparent.putalpha(100)
+    assert Border()(transparent).mode == "RGB"
+    assert Border(0)(transparent).mode == "RGBA"
+    assert Border(0.1)(torch.cat([picture, picture[:1]])).shape == (3, 36, 50)
 
 
 def test_something_else_is_no_image():

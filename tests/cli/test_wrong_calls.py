@@ -87,6 +87,7 @@ USAGE = [
     (f"{OPTIMISE} -o new.pt", "new.pt must end in .safetensors"),
     (f"{OPTIMISE} --start noise", "--start"),
     (f"{OPTIMISE} --against jpg", "There is no attack 'jpg'; choose from "),
+    (f"{OPTIMISE} --against border", "--against border is not a single attack that keeps the size of images"),
     (f"{OPTIMISE} --against jpeg=500", "jpeg: expected a strength in"),
     (f"{OPTIMISE} --init alice.safetensors --vectors 3", "has 2 vectors of 32 numbers, and 3 of 32 are needed"),
     (f"{OPTIMISE} --steps 9 --against regeneration=20,model=MODEL", "use attacks that are differentiable"),

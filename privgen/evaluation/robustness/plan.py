@@ -85,6 +85,12 @@ ALWAYS: dict[str, tuple[float, ...]] = {
 
 _FEWEST = ("diffpure", "gridpure")
 
+_FOR_PHOTOGRAPHS = (
+    *("aspect_crop", "border", "caption", "collage", "flip", "grey", "instagram", "micro_warp", "pad", "scale"),
+    *("screenshot", "telegram", "upload_chain", "wechat", "whatsapp"),
+)
+"""Distortions that these presets leave out, because they are for photographs, and most of them change the size."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -210,7 +216,7 @@ def plan_attacks(preset: Preset, model: WatermarkModel, *, only: Sequence[str] =
 def strengths(kind: type[Attack], preset: Preset) -> list[float]:
     """Strengths of an attack in a preset, from mild to hard; empty if the preset leaves the attack out."""
     chosen = {*ALWAYS.get(kind.name, ()), *preset.more.get(kind.name, ())}
-    if kind.kind == "D":
+    if kind.kind == "D" and kind.name not in _FOR_PHOTOGRAPHS:
         chosen |= {middle(kind), *((kind.sweep[0], kind.sweep[-1]) if preset.ends else ())}
     return sorted(chosen, key=lambda strength: abs(strength - kind.identity))
 
