@@ -41,3 +41,10 @@ def test_a_bad_file_is_named(cli, workshop):
 def test_the_first_line_of_its_help_says_what_it_does_not_do(cli):
     text = " ".join(cli("protect", "--help").stdout.split())
     assert text.index("does not stop a patient LoRA") < text.index("The images change faintly")
+
+
+def test_a_check_that_cannot_be_made_stops_before_the_work(protect, workshop):
+    result = protect("--check")
+    assert result.exit_code == 2
+    assert "--check needs at least 3 images" in result.stderr
+    assert not (workshop / "out").exists()
