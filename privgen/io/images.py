@@ -37,6 +37,8 @@ _READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM"
 # What decoders raise for files that are damaged, or not what they claim to be.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zlib.error)
 
+_STRIP = 256  # rows that are rounded at a time
+
 _Integer = TypeVar("_Integer", np.uint8, np.uint16)
 
 
@@ -263,8 +265,12 @@ def _samples_of(image: LoadedImage, kind: type[_Integer]) -> NDArray[_Integer]:
         planes = torch.cat([planes, image.alpha.to("cpu", torch.float32)])
     if not bool(planes.isfinite().all()):
         raise ValueError("expected finite pixels, got NaN or infinity")
-    samples = (planes.clamp(0, 1) * np.iinfo(kind).max).round().permute(1, 2, 0).numpy().astype(kind)
-    return np.ascontiguousarray(samples)
+    channels, height, width = planes.shape
+    samples = np.empty((height, width, channels), kind)
+    for top in range(0, height, _STRIP):  # so that a large photograph needs little more memory than itself
+        rows = planes[:, top : top + _STRIP].clamp(0, 1) * np.iinfo(kind).max
+        samples[top : top + _STRIP] = rows.round().permute(1, 2, 0).numpy()
+    return samples
 
 
 def _pil_of(samples: NDArray[np.uint8]) -> Image.Image:
