@@ -1,0 +1,120 @@
+"""The pattern of a key: complex noise on the harmonics of a square tile that repeats over the image.
+
+A tile is a torus. Its pattern is a sum of waves that fit into it a whole number of times in both directions, the
+harmonics. The key's secret draws the amplitude and phase of each harmonic, a complex normal number. So the patterns of
+two keys are nearly orthogonal, and for a fixed image the correlation with a random key is exactly normal (see
+`privgen.watermark.tile.p_values`). Each harmonic carries one bit: the sign of the bit multiplies its wave. The key
+also says which harmonics belong to which bit; bits share each ring of frequencies equally.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from privgen.errors import UsageError
+from privgen.watermark.key import Key, hkdf_sha256
+
+
+N_BITS = 48
+"""Number of message bits, if nothing else is asked for."""
+FEWEST_BITS, MOST_BITS = 8, 64
+LOWEST, HIGHEST = 2.0, 24.0
+"""Band of the mark, in cycles a tile."""
+
+_LABEL = b"privgen/watermark/v1/tile/"
+
+
+@cache
+def harmonics() -> NDArray[np.int64]:
+    """Return the harmonics of the band, in one half of the plane, because waves of real images come in pairs.
+
+    Returns:
+        (M, 2) whole numbers of cycles a tile, across and down, in ascending order of frequency.
+    """
+    top = int(HIGHEST)
+    down, across = np.mgrid[-top : top + 1, 0 : top + 1]
+    waves = np.stack([across.ravel(), down.ravel()], axis=1)
+    cycles = np.hypot(*waves.T)
+    half = (waves[:, 0] > 0) | (waves[:, 1] > 0)
+    waves = waves[half & (cycles >= LOWEST) & (cycles <= HIGHEST)]
+    order = np.lexsort((waves[:, 1], waves[:, 0], (waves**2).sum(axis=1)))
+    waves = waves[order]
+    waves.setflags(write=False)
+    return waves
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pattern:
+    """The pattern of a key.
+
+    Attributes:
+        name: of the key.
+        key_id: the key's public id.
+        bits: (n_bits,) int64 of 0 and 1, the message.
+        noise: (M,) complex64, one number for each of the `harmonics()`, without the message: independent, complex
+            normal, with real and imaginary parts of variance 1.
+        owner: (M,) int64, the bit that each harmonic carries.
+    """
+
+    name: str
+    key_id: str
+    bits: Tensor
+    noise: Tensor
+    owner: Tensor
+
+    def __repr__(self) -> str:
+        return f"Pattern({self.name!r}, key_id={self.key_id!r}, n_bits={len(self.bits)})"
+
+    @property
+    def template(self) -> Tensor:
+        """The noise times the message, (M,) complex64: what a marked image carries."""
+        return self.noise * (2 * self.bits - 1)[self.owner]
+
+
+def pattern_of(key: Key, n_bits: int = N_BITS, *, variant: int = 0) -> Pattern:
+    """Return the pattern of a key.
+
+    Args:
+        key: its secret draws the pattern and the message.
+        n_bits: length of the message, 8..64.
+        variant: one of the key's patterns, 0..255. Marking images with several variants teaches less to somebody who
+            averages them.
+
+    Raises:
+        UsageError: a number out of its range.
+    """
+    check_bits(n_bits)
+    if not 0 <= variant <= 255:
+        raise UsageError(f"expected a variant in 0..255, got {variant}")
+    count = len(harmonics())
+    seed = hkdf_sha256(key.secret, info=_LABEL + bytes([variant]), length=32)
+    # Box and Muller's transform of a stream of 64-bit words, so that no library's generator can change the pattern.
+    words = np.frombuffer(hashlib.shake_256(seed).digest(3 * 8 * count), "<u8").reshape(3, count)
+    radius_of, angle_of = ((words[:2] >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    noise = np.sqrt(-2 * np.log(radius_of)) * np.exp(2j * np.pi * angle_of)
+    owner = np.empty(count, np.int64)
+    for start in range(0, count, n_bits):  # neighbours in frequency go to different bits
+        ring = words[2, start : start + n_bits]
+        owner[start : start + n_bits] = np.argsort(np.argsort(ring, kind="stable"), kind="stable")
+    return Pattern(
+        key.name,
+        key.key_id,
+        torch.tensor(key.bits(n_bits)),
+        torch.from_numpy(noise.astype(np.complex64)),
+        torch.from_numpy(owner),
+    )
+
+
+def check_bits(n_bits: int) -> None:
+    """Check the length of a message.
+
+    Raises:
+        UsageError: it is not in 8..64.
+    """
+    if not FEWEST_BITS <= n_bits <= MOST_BITS:
+        raise UsageError(f"expected {FEWEST_BITS} to {MOST_BITS} bits, got {n_bits}")

@@ -1,0 +1,128 @@
+"""Poses of a tile in an image, and the lattices of poses that a search visits.
+
+A pose says how large the tile is in the image, by how much the marked image was turned, and whether it was mirrored.
+Where the tile begins is not part of a pose, because one Fourier transform tries all shifts.
+
+The lattices are fixed before the search: they depend on the size of the image only. So the number of poses is known,
+and p-values can be corrected for all of them, whichever of them a search visits.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from privgen.watermark.tile.pattern import HIGHEST
+
+
+TILES = 4
+"""Tiles along the short side of the image that is marked."""
+SMALLEST, LARGEST = 0.2, 4.0
+"""Sides of tiles that are searched for, over that of an image as it was marked: a quarter of its short side. Smaller
+ones are in collages and wide borders, larger ones in crops."""
+COARSE_CYCLES = 16
+"""The first pass of the search for any angle reads harmonics below so many cycles a tile."""
+FINER = 3
+"""Each of its poses stands for so many in scale, times as many in angle; the best are tried one by one."""
+
+_FINE_STEP, _COARSE_STEP = 1.0, 1.5  # of the lattices, over 1 / (highest harmonic * tiles in the image)
+_FEWEST_PIXELS = 10.0  # of a tile's side in the working copy; less holds too few harmonics
+_MOST_TILES = 5.0  # along a side, for which the steps in angle are fine enough
+_MOST_TILES_UPRIGHT = 8.0
+_UPRIGHT_STEP = 0.01  # from which a pose that was found upright is improved
+_AS_IS = (0.996, 1.0, 1.004)  # sizes of images that were not cropped, which may have been resized to whole pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """Poses of a tile.
+
+    Attributes:
+        tile: (N,) float32, sides of the tile in pixels.
+        degrees: (N,) float32, by which the marked image was turned counter-clockwise.
+        mirrored: (N,) bool, whether it was mirrored, left to right, before it was turned.
+        step: (N,) float32, the distance of neighbours in the lattice: a fraction of the scale, and radians.
+    """
+
+    tile: Tensor
+    degrees: Tensor
+    mirrored: Tensor
+    step: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tile)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Poses":
+        return Poses(self.tile[rows], self.degrees[rows], self.mirrored[rows], self.step[rows])
+
+    def to(self, device: torch.device) -> "Poses":
+        """Return the poses on a device."""
+        return Poses(self.tile.to(device), self.degrees.to(device), self.mirrored.to(device), self.step.to(device))
+
+    def finer(self) -> "Poses":
+        """Return the `FINER` * `FINER` poses that each pose stands for, in scale and in angle."""
+        offsets = torch.arange(FINER, device=self.tile.device) - FINER // 2
+        step = (self.step / FINER)[:, None, None].expand(-1, FINER, FINER)
+        return Poses(
+            (self.tile[:, None, None] * torch.exp(step * offsets[:, None])).flatten(),
+            (self.degrees[:, None, None] + torch.rad2deg(step * offsets)).flatten(),
+            self.mirrored.repeat_interleave(FINER**2),
+            step.flatten(),
+        )
+
+
+def as_is(size: tuple[int, int]) -> Poses:
+    """Return the poses of images that show all that was marked: mirrored or not, and turned by quarters.
+
+    Args:
+        size: height and width of the copy that is read, in pixels.
+    """
+    return _upright([min(size) / TILES * scale for scale in _AS_IS])
+
+
+def upright(size: tuple[int, int]) -> Poses:
+    """Return poses of all scales, mirrored or not, turned by quarters: those of crops, borders and collages.
+
+    Args:
+        size: see `as_is`.
+    """
+    return _upright(_scales(size, HIGHEST, _FINE_STEP, max(size), _MOST_TILES_UPRIGHT))
+
+
+def any_angle(size: tuple[int, int]) -> Poses:
+    """Return a coarse lattice of poses of all scales and angles, mirrored or not.
+
+    Args:
+        size: see `as_is`.
+    """
+    extent = math.sqrt(size[0] * size[1])
+    rows = []
+    for tile in _scales(size, COARSE_CYCLES, _COARSE_STEP, extent, _MOST_TILES):
+        step = _step(tile, COARSE_CYCLES, _COARSE_STEP, extent, _MOST_TILES)
+        count = math.ceil(2 * math.pi / step)
+        rows += [(tile, 360 / count * i, step) for i in range(count)]
+    tiles, degrees, steps = torch.tensor(rows).repeat(2, 1).unbind(1)
+    return Poses(tiles, degrees, torch.arange(2 * len(rows)) >= len(rows), steps)
+
+
+def _upright(sides: list[float]) -> Poses:
+    turns, mirrored = torch.tensor([0.0, 90.0, 180.0, 270.0]), torch.tensor([False, True])
+    rows = torch.cartesian_prod(torch.tensor(sides), turns, mirrored.float())
+    return Poses(rows[:, 0], rows[:, 1], rows[:, 2] > 0, torch.full((len(rows),), _UPRIGHT_STEP))
+
+
+def _scales(size: tuple[int, int], cycles: float, step: float, extent: float, most: float) -> list[float]:
+    """Sides of tiles from the smallest to the largest, in steps that resolve a number of cycles a tile."""
+    whole = min(size) / TILES
+    tile, last = max(SMALLEST * whole, _FEWEST_PIXELS), LARGEST * whole
+    sides = []
+    while tile <= last:
+        sides.append(tile)
+        tile *= 1 + _step(tile, cycles, step, extent, most)
+    return sides
+
+
+def _step(tile: float, cycles: float, step: float, extent: float, most: float) -> float:
+    """Distance of two poses: a fraction of the scale, or an angle in radians."""
+    return step / (cycles * min(max(extent / tile, 1.0), most))

@@ -1,0 +1,139 @@
+"""The evidence of an image: its whitened spectrum, sampled at the harmonics of a tile in any pose.
+
+Marks are faint, and images are not: most of an image's contrast is in edges, texture and slow shading. So the image is
+split into octaves, and each is divided by its own local power, which gives smooth parts the most weight (the matched
+filter in noise that varies from place to place). Then the spectrum is divided by its own local level.
+
+Nothing here depends on a key.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d, grid_sample, pad
+
+from privgen.io.pixels import luma, resize
+from privgen.io.residual import check_pixels
+from privgen.watermark.tile.poses import Poses
+from privgen.watermark.tile.wave import harmonics_on
+
+
+WORK_PIXELS = 2**18
+"""Larger images are read from a copy of about so many pixels."""
+
+_KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # a cubic B-spline, as in the "a trous" wavelet transform
+_OCTAVES = 5
+_FLOOR = 2e-5  # power of what is there in any image: noise and rounding
+_STRIP = 2**22  # pixels that are shrunk at a time
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectrum:
+    """The whitened spectrum of an image about its centre.
+
+    Attributes:
+        plane: (1, 2, P, Q) float32, real and imaginary parts; frequency 0 is at (P // 2, Q // 2).
+        size: height and width of the image, in pixels.
+        work: height and width of the copy that was read.
+    """
+
+    plane: Tensor
+    size: tuple[int, int]
+    work: tuple[int, int]
+
+
+@torch.no_grad()
+def spectrum_of(pixels: Tensor) -> Spectrum:
+    """Return the whitened spectrum of an image.
+
+    Args:
+        pixels: (3, H, W) in [0, 1], of any floating-point type.
+
+    Raises:
+        ValueError: an image of another shape.
+    """
+    size = check_pixels(pixels).shape[1], pixels.shape[2]
+    evidence = _whitened(_working_copy(pixels))
+    height, width = evidence.shape
+    rows, columns = _fast_length(2 * height), _fast_length(2 * width)
+    canvas = evidence.new_zeros(rows, columns)
+    canvas[:height, :width] = evidence
+    # The centre goes to the origin: there the phase of the spectrum changes slowest, and can be interpolated.
+    spectrum = torch.fft.fftshift(torch.fft.fft2(canvas.roll((-(height // 2), -(width // 2)), (0, 1))))
+    plane = torch.view_as_real(spectrum).permute(2, 0, 1)[None]
+    level = plane.square().sum(1, keepdim=True)
+    for spacing in (1, 2):
+        level = _smooth(level, spacing)
+    return Spectrum(plane / (level.sqrt() + 1e-12), size, (height, width))
+
+
+def sample(spectrum: Spectrum, poses: Poses, count: int) -> Tensor:
+    """Read the spectrum where a tile in a given pose has its harmonics.
+
+    Args:
+        spectrum: of the image.
+        poses: N poses, with sides of tiles in pixels of the working copy.
+        count: how many of the `harmonics()` to read, the lowest ones.
+
+    Returns:
+        (N, count) complex64; 0 for harmonics that are too fine for the copy.
+    """
+    rows, columns = spectrum.plane.shape[2:]
+    across, down = (wave[:count] for wave in harmonics_on(spectrum.plane.device))
+    angle = torch.deg2rad(poses.degrees)
+    cos, sin = ((wave / poses.tile)[:, None] for wave in (angle.cos(), angle.sin()))
+    flipped = torch.where(poses.mirrored, -1.0, 1.0)[:, None] * across
+    x, y = cos * flipped + sin * down, cos * down - sin * flipped  # cycles a pixel
+    place = torch.stack(
+        [2 * (x * columns + columns // 2) / (columns - 1) - 1, 2 * (y * rows + rows // 2) / (rows - 1) - 1], dim=-1
+    )
+    real, imaginary = grid_sample(spectrum.plane, place[None], align_corners=True)[0]
+    return torch.complex(real, imaginary) * ((x.abs() < 0.5) & (y.abs() < 0.5))
+
+
+def _working_copy(pixels: Tensor) -> Tensor:
+    """The luma (h, w) of a copy of bounded size."""
+    height, width = pixels.shape[1:]
+    block = int(math.sqrt(height * width / WORK_PIXELS) / 2)
+    if block > 1:  # average blocks first, strip by strip, so that large images need little memory
+        rows = max(1, _STRIP // (width * block)) * block
+        blocks = [avg_pool2d(luma(strip.float())[None], block, ceil_mode=True)[0] for strip in pixels.split(rows, dim=1)]
+        grey = torch.cat(blocks, dim=1)
+    else:
+        grey = luma(pixels.float())
+    shrunk = min(1.0, math.sqrt(WORK_PIXELS / (height * width)))
+    return resize(grey[None], (max(1, round(height * shrunk)), max(1, round(width * shrunk))))[0, 0]
+
+
+def _whitened(grey: Tensor) -> Tensor:
+    """Octaves of a plane (h, w), each divided by its local power, added up."""
+    rest, evidence = grey[None, None], torch.zeros_like(grey)[None, None]
+    for octave in range(_OCTAVES):
+        smooth = _smooth(rest, 2**octave)
+        detail, rest = rest - smooth, smooth
+        power = _smooth(_smooth(detail.square(), 2**octave), 2 ** (octave + 1))
+        evidence += detail / (power + _FLOOR)
+    return evidence[0, 0]
+
+
+def _smooth(planes: Tensor, spacing: int) -> Tensor:
+    """Smooth planes (1, 1, h, w) by the kernel with holes; edges are repeated outwards."""
+    kernel, reach = planes.new_tensor(_KERNEL), 2 * spacing
+    rows = conv2d(pad(planes, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None], dilation=(1, spacing))
+    padded = pad(rows, (0, 0, reach, reach), mode="replicate")
+    return conv2d(padded, kernel[None, None, :, None], dilation=(spacing, 1))
+
+
+def _fast_length(least: int) -> int:
+    """The smallest even length from `least` on that has no prime factor above 5, for which transforms are fast."""
+    length = least + least % 2
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 2
