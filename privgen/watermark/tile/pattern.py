@@ -8,7 +8,7 @@ also says which harmonics belong to which bit; bits share each ring of frequenci
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -74,6 +74,40 @@ class Pattern:
     def template(self) -> Tensor:
         """The noise times the message, (M,) complex64: what a marked image carries."""
         return self.noise * (2 * self.bits - 1)[self.owner]
+
+    def face(self, turns: int, mirrored: bool) -> "Pattern":
+        """Return the pattern as an image has it that was mirrored, left to right, and then turned by quarters.
+
+        A square lattice of harmonics is its own mirror image and its own quarter turn. So the numbers only change
+        places, and an image has to be sampled once for all eight faces of a tile.
+
+        Args:
+            turns: quarter turns, counter-clockwise, 0..3.
+            mirrored: whether it was mirrored.
+        """
+        source, conjugate = _moves(turns, mirrored)
+        noise = self.noise[source]
+        return replace(self, noise=torch.where(conjugate, noise.conj(), noise), owner=self.owner[source])
+
+
+def turned(across: float, down: float, turns: int) -> tuple[float, float]:
+    """Turn a vector counter-clockwise by quarters; y points down."""
+    for _ in range(turns % 4):
+        across, down = down, -across
+    return across, down
+
+
+@cache
+def _moves(turns: int, mirrored: bool) -> tuple[Tensor, Tensor]:
+    """For each harmonic of a face, the harmonic of the tile that comes there, and whether as its conjugate."""
+    places = {tuple(wave): i for i, wave in enumerate(harmonics().tolist())}
+    source, conjugate = torch.empty(len(places), dtype=torch.int64), torch.empty(len(places), dtype=torch.bool)
+    for (across, down), i in places.items():
+        x, y = turned(-across if mirrored else across, down, turns)
+        place = places.get((x, y))
+        target = places[-x, -y] if place is None else place
+        source[target], conjugate[target] = i, place is None
+    return source, conjugate
 
 
 def pattern_of(key: Key, n_bits: int = N_BITS, *, variant: int = 0) -> Pattern:

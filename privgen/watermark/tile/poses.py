@@ -1,13 +1,15 @@
 """Poses of a tile in an image, and the lattices of poses that a search visits.
 
-A pose says how large the tile is in the image, by how much the marked image was turned, and whether it was mirrored.
-Where the tile begins is not part of a pose, because one Fourier transform tries all shifts.
+A pose says how large the tile is in the image, and by how much it is turned. Mirror images and quarter turns are not
+part of it, because a tile has eight faces for them; see `privgen.watermark.tile.pattern.Pattern.face`. Nor is the place
+where the tile begins, because one Fourier transform tries all shifts.
 
 The lattices are fixed before the search: they depend on the size of the image only. So the number of poses is known,
 and p-values can be corrected for all of them, whichever of them a search visits.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,25 +42,28 @@ class Poses:
 
     Attributes:
         tile: (N,) float32, sides of the tile in pixels.
-        degrees: (N,) float32, by which the marked image was turned counter-clockwise.
-        mirrored: (N,) bool, whether it was mirrored, left to right, before it was turned.
+        degrees: (N,) float32, by which the face of the tile is turned counter-clockwise.
         step: (N,) float32, the distance of neighbours in the lattice: a fraction of the scale, and radians.
     """
 
     tile: Tensor
     degrees: Tensor
-    mirrored: Tensor
     step: Tensor
 
     def __len__(self) -> int:
         return len(self.tile)
 
     def __getitem__(self, rows: Tensor | slice) -> "Poses":
-        return Poses(self.tile[rows], self.degrees[rows], self.mirrored[rows], self.step[rows])
+        return Poses(self.tile[rows], self.degrees[rows], self.step[rows])
 
     def to(self, device: torch.device) -> "Poses":
         """Return the poses on a device."""
-        return Poses(self.tile.to(device), self.degrees.to(device), self.mirrored.to(device), self.step.to(device))
+        return Poses(self.tile.to(device), self.degrees.to(device), self.step.to(device))
+
+    @classmethod
+    def joined(cls, several: Sequence["Poses"]) -> "Poses":
+        """Return all poses of several values."""
+        return cls(*(torch.cat([getattr(poses, name) for poses in several]) for name in ("tile", "degrees", "step")))
 
     def finer(self) -> "Poses":
         """Return the `FINER` * `FINER` poses that each pose stands for, in scale and in angle."""
@@ -67,13 +72,12 @@ class Poses:
         return Poses(
             (self.tile[:, None, None] * torch.exp(step * offsets[:, None])).flatten(),
             (self.degrees[:, None, None] + torch.rad2deg(step * offsets)).flatten(),
-            self.mirrored.repeat_interleave(FINER**2),
             step.flatten(),
         )
 
 
 def as_is(size: tuple[int, int]) -> Poses:
-    """Return the poses of images that show all that was marked: mirrored or not, and turned by quarters.
+    """Return the poses of images that show all that was marked, of any size and not turned.
 
     Args:
         size: height and width of the copy that is read, in pixels.
@@ -82,7 +86,7 @@ def as_is(size: tuple[int, int]) -> Poses:
 
 
 def upright(size: tuple[int, int]) -> Poses:
-    """Return poses of all scales, mirrored or not, turned by quarters: those of crops, borders and collages.
+    """Return poses of all scales, not turned: those of crops, borders and collages.
 
     Args:
         size: see `as_is`.
@@ -91,7 +95,7 @@ def upright(size: tuple[int, int]) -> Poses:
 
 
 def any_angle(size: tuple[int, int]) -> Poses:
-    """Return a coarse lattice of poses of all scales and angles, mirrored or not.
+    """Return a coarse lattice of poses of all scales and of all angles of a face, which are those of a quarter turn.
 
     Args:
         size: see `as_is`.
@@ -100,16 +104,14 @@ def any_angle(size: tuple[int, int]) -> Poses:
     rows = []
     for tile in _scales(size, COARSE_CYCLES, _COARSE_STEP, extent, _MOST_TILES):
         step = _step(tile, COARSE_CYCLES, _COARSE_STEP, extent, _MOST_TILES)
-        count = math.ceil(2 * math.pi / step)
-        rows += [(tile, 360 / count * i, step) for i in range(count)]
-    tiles, degrees, steps = torch.tensor(rows).repeat(2, 1).unbind(1)
-    return Poses(tiles, degrees, torch.arange(2 * len(rows)) >= len(rows), steps)
+        count = math.ceil(math.pi / 2 / step)
+        rows += [(tile, 90 / count * i, step) for i in range(count)]
+    return Poses(*torch.tensor(rows).unbind(1))
 
 
 def _upright(sides: list[float]) -> Poses:
-    turns, mirrored = torch.tensor([0.0, 90.0, 180.0, 270.0]), torch.tensor([False, True])
-    rows = torch.cartesian_prod(torch.tensor(sides), turns, mirrored.float())
-    return Poses(rows[:, 0], rows[:, 1], rows[:, 2] > 0, torch.full((len(rows),), _UPRIGHT_STEP))
+    tile = torch.tensor(sides)
+    return Poses(tile, torch.zeros_like(tile), torch.full_like(tile, _UPRIGHT_STEP))
 
 
 def _scales(size: tuple[int, int], cycles: float, step: float, extent: float, most: float) -> list[float]:

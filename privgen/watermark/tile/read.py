@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privgen.watermark.tile.pattern import HIGHEST, Pattern, harmonics
+from privgen.watermark.tile.pattern import HIGHEST, Pattern, harmonics, turned
 from privgen.watermark.tile.poses import TILES, Poses
 from privgen.watermark.tile.spectrum import Spectrum, sample
 from privgen.watermark.tile.wave import grid_of, harmonics_on
@@ -19,8 +19,14 @@ SHIFTS = 64
 BANDS = (12.0, HIGHEST)
 """Upper ends of the bands that are read, in cycles a tile. The lower one is for what lost its fine detail."""
 
-_AT_ONCE = 2**21  # numbers of a grid that are transformed at a time; on a CPU they should stay in its cache
-_ROUNDS = 3  # in which a pose is improved, each in smaller steps
+_AT_ONCE = 2**19  # numbers of a grid that are transformed at a time; on a CPU they should stay in its cache
+_ROUNDS = 4  # in which a pose is improved, each in smaller steps
+_FINER_SHIFTS = 4
+
+
+Face = tuple[int, bool]
+"""Of a tile: quarter turns, and whether it is mirrored; see `Pattern.face`."""
+FACES: tuple[Face, ...] = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
 
 
 @dataclass(frozen=True)
@@ -106,35 +112,33 @@ class Reading:
 
 
 @torch.no_grad()
-def read_pose(spectrum: Spectrum, poses: Poses, pattern: Pattern) -> Reading:
-    """Read the bits of a pattern at the best of some poses, after improving it.
+def read_pose(spectrum: Spectrum, pose: Poses, pattern: Pattern, face: Face) -> Reading:
+    """Read the bits of a pattern near a pose.
 
     The pose, the shift and the band are moved uphill by the correlation with the key's own message, so z is not for
     p-values.
 
     Args:
         spectrum: of the image.
-        poses: at least one.
+        pose: one pose.
         pattern: of the key.
+        face: of the tile.
     """
-    pose = poses.to(spectrum.plane.device)
+    seen = pattern.face(*face)
+    pose = pose.to(spectrum.plane.device)
     for _ in range(_ROUNDS):
-        pose = pose[correlate(spectrum, pose, [pattern], BANDS, SHIFTS)[0].argmax()[None]].finer()
-    pose = pose[correlate(spectrum, pose, [pattern], BANDS, SHIFTS)[0].argmax()[None]]
-    readings = [_read_bits(spectrum, pose, pattern, count_below(band)) for band in BANDS]
-    return max(readings, key=lambda reading: reading.z)
+        around = pose.finer()
+        pose = around[correlate(spectrum, around, [seen], BANDS, SHIFTS)[0].argmax()[None]]
+    return max((_read_bits(spectrum, pose, seen, face, band) for band in BANDS), key=lambda reading: reading.z)
 
 
-def _read_bits(spectrum: Spectrum, pose: Poses, pattern: Pattern, count: int) -> Reading:
-    """Read the bits of a pattern from the lowest harmonics, at the best shift."""
-    device = spectrum.plane.device
+def _read_bits(spectrum: Spectrum, pose: Poses, seen: Pattern, face: Face, band: float) -> Reading:
+    """Read the bits of a face from the harmonics of a band, at the best shift."""
+    device, count, fine = spectrum.plane.device, count_below(band), _FINER_SHIFTS * SHIFTS
     values = sample(spectrum, pose, count)[0]
-    products = values * pattern.noise[:count].conj().to(device)
-    owner = pattern.owner[:count].to(device)
-    signs = (2 * pattern.bits - 1).to(device)
-    fine = 4 * SHIFTS
-    grid = grid_of(products * signs[owner], fine)
-    row, column = divmod(int(grid.argmax()), fine)
+    products = values * seen.noise[:count].conj().to(device)
+    owner, signs = seen.owner[:count].to(device), (2 * seen.bits - 1).to(device)
+    row, column = divmod(int(grid_of(products * signs[owner], fine).argmax()), fine)
     across, down = (wave[:count] for wave in harmonics_on(device))
     phase = 2 * math.pi / fine * (across * column + down * row)
     real = (products * torch.polar(torch.ones_like(phase), phase)).real
@@ -142,8 +146,13 @@ def _read_bits(spectrum: Spectrum, pose: Poses, pattern: Pattern, count: int) ->
     zeros = torch.zeros(len(signs), device=device)
     logits = zeros.index_add(0, owner, real) / zeros.index_add(0, owner, power).sqrt().clamp(min=1e-9)
     z = float((real * signs[owner]).sum() / power.sum().sqrt().clamp(min=1e-9))
-    tile = float(pose.tile) * spectrum.size[0] / spectrum.work[0]
-    degrees = (float(pose.degrees) + 180) % 360 - 180
-    shift = (-column / fine % 1, -row / fine % 1)
-    where = TilePose(tile, TILES * tile / min(spectrum.size), degrees, bool(pose.mirrored), shift)
-    return Reading(z, logits.cpu(), where)
+    return Reading(z, logits.cpu(), _pose_of(spectrum, pose, face, (-column / fine, -row / fine)))
+
+
+def _pose_of(spectrum: Spectrum, pose: Poses, face: Face, shift: tuple[float, float]) -> TilePose:
+    turns, mirrored = face
+    tile = float(pose.tile) * math.sqrt(math.prod(spectrum.size) / math.prod(spectrum.work))
+    degrees = (float(pose.degrees) + 90 * turns + 180) % 360 - 180
+    across, down = turned(*shift, -turns)  # back from the face to the tile
+    across = -across if mirrored else across
+    return TilePose(tile, TILES * tile / min(spectrum.size), degrees, mirrored, (across % 1, down % 1))

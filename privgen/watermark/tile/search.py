@@ -9,7 +9,7 @@ For the published idea of a keyed pattern that a matched filter finds at any shi
 Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions on Image Processing 6(12), 1997).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +19,14 @@ from privgen.errors import UsageError
 from privgen.watermark.tile.p_values import SEARCHES, corrected
 from privgen.watermark.tile.pattern import Pattern
 from privgen.watermark.tile.poses import COARSE_CYCLES, FINER, Poses, any_angle, as_is, upright
-from privgen.watermark.tile.read import BANDS, SHIFTS, TilePose, correlate, read_pose
+from privgen.watermark.tile.read import BANDS, FACES, SHIFTS, Face, TilePose, correlate, read_pose
 from privgen.watermark.tile.spectrum import Spectrum, spectrum_of
 
 
 FPR = 1e-6
 """A key whose p-value is not above this is not searched for any further."""
 
+_Searcher = Callable[[Spectrum, Poses, Sequence[Pattern]], list["_Found"]]
 _CANDIDATES = 150  # poses of the coarse lattice that are looked at more closely, for each key
 _COARSE_BAND, _COARSE_SHIFTS = COARSE_CYCLES - 0.1, 2 * COARSE_CYCLES
 
@@ -58,11 +59,12 @@ class TileMatch:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """The best that the searches found for one key: its correlation, its corrected p-value, and its pose."""
+    """The best that the searches found for one key: its correlation, its corrected p-value, its pose and its face."""
 
     z: float
     p_value: float
     pose: Poses
+    face: Face
 
 
 def detect_tiles(
@@ -104,55 +106,65 @@ def detect_tiles(
 
 
 def _detect(spectrum: Spectrum, patterns: Sequence[Pattern], search: bool, enough: float) -> list[TileMatch]:
-    nothing = _Found(0.0, 1.0, as_is(spectrum.work)[:1])
-    found = [nothing] * len(patterns)
+    found = [_Found(0.0, 1.0, as_is(spectrum.work)[:1], FACES[0])] * len(patterns)
 
-    def look(poses: Poses | None) -> None:
-        """Look for the keys that are missing; None are the poses of any angle."""
+    def look(searcher: _Searcher, poses: Poses) -> None:
+        """Look for the keys that are still missing."""
         missing = [k for k, best in enumerate(found) if best.p_value > enough]
-        wanted = [patterns[k] for k in missing]
-        if wanted:
-            results = _any_angle(spectrum, wanted) if poses is None else _try_all(spectrum, poses, wanted)
-            for k, best in zip(missing, results, strict=True):
+        if missing:
+            for k, best in zip(missing, searcher(spectrum, poses, [patterns[k] for k in missing]), strict=True):
                 found[k] = min(found[k], best, key=lambda item: item.p_value)
 
-    look(as_is(spectrum.work))
+    look(_try_all, as_is(spectrum.work))
     if search:
-        look(upright(spectrum.work))
-        look(None)
-    known = [best.pose for best in found if best.p_value <= enough]
-    if known:
-        look(_joined(known))
+        look(_try_all, upright(spectrum.work))
+        look(_coarse_to_fine, any_angle(spectrum.work))
+    if known := [best.pose for best in found if best.p_value <= enough]:
+        look(_try_all, Poses.joined(known))
     return [_match(spectrum, *pair) for pair in zip(patterns, found, strict=True)]
 
 
-def _any_angle(spectrum: Spectrum, patterns: Sequence[Pattern]) -> list[_Found]:
-    """Coarse to fine: of the best poses of the coarse lattice, the fine ones that each of them stands for."""
-    lattice = any_angle(spectrum.work)
-    coarse = correlate(spectrum, lattice, patterns, (_COARSE_BAND,), _COARSE_SHIFTS).cpu()
-    found = []
-    for pattern, scores in zip(patterns, coarse, strict=True):
-        best = lattice[scores.topk(min(_CANDIDATES, len(lattice))).indices]
-        found += _try_all(spectrum, best.finer(), [pattern], among=len(lattice) * FINER**2)
+def _try_all(spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern]) -> list[_Found]:
+    """Try all faces of some keys in all poses."""
+    found, tries = [], _tries(poses)
+    for scores in _scores(spectrum, poses, patterns, BANDS, SHIFTS):
+        face, row = divmod(int(scores.argmax()), len(poses))
+        z = float(scores[face, row])
+        found.append(_Found(z, corrected(z, tries), poses[row : row + 1], FACES[face]))
     return found
 
 
-def _try_all(
-    spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern], *, among: int | None = None
-) -> list[_Found]:
-    """Try poses, which were chosen `among` so many."""
-    tries = SEARCHES * (among or len(poses)) * len(BANDS) * SHIFTS**2
-    scores = correlate(spectrum, poses, patterns, BANDS, SHIFTS)
-    best = [(float(row.max()), row.argmax()[None].cpu()) for row in scores]
-    return [_Found(z, corrected(z, tries), poses[row]) for z, row in best]
+def _coarse_to_fine(spectrum: Spectrum, lattice: Poses, patterns: Sequence[Pattern]) -> list[_Found]:
+    """Try the poses that the best ones of a coarse lattice stand for."""
+    found, tries = [], _tries(lattice) * FINER**2
+    coarse = _scores(spectrum, lattice, patterns, (_COARSE_BAND,), _COARSE_SHIFTS).flatten(1)
+    for pattern, scores in zip(patterns, coarse.cpu(), strict=True):
+        best = scores.topk(min(_CANDIDATES, len(scores))).indices
+        candidates = []
+        for i in (best // len(lattice)).unique().tolist():
+            poses = lattice[best[best // len(lattice) == i] % len(lattice)].finer()
+            fine = correlate(spectrum, poses, [pattern.face(*FACES[i])], BANDS, SHIFTS)[0]
+            z, row = float(fine.max()), int(fine.argmax())
+            candidates.append(_Found(z, corrected(z, tries), poses[row : row + 1], FACES[i]))
+        found.append(max(candidates, key=lambda item: item.z))
+    return found
 
 
-def _joined(poses: Sequence[Poses]) -> Poses:
-    return Poses(*(torch.cat(parts) for parts in zip(*((p.tile, p.degrees, p.mirrored, p.step) for p in poses), strict=True)))
+def _scores(
+    spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern], bands: Sequence[float], shifts: int
+) -> Tensor:
+    """The largest correlations (K, 8, N) of K keys over all shifts, for each face and pose."""
+    faces = [pattern.face(*face) for pattern in patterns for face in FACES]
+    return correlate(spectrum, poses, faces, bands, shifts).unflatten(0, (len(patterns), len(FACES)))
+
+
+def _tries(poses: Poses) -> int:
+    """How many correlations the p-values of poses are corrected for."""
+    return SEARCHES * len(poses) * len(FACES) * len(BANDS) * SHIFTS**2
 
 
 def _match(spectrum: Spectrum, pattern: Pattern, best: _Found) -> TileMatch:
-    reading = read_pose(spectrum, best.pose, pattern)
+    reading = read_pose(spectrum, best.pose, pattern, best.face)
     bits = (reading.logits > 0).long()
     return TileMatch(
         key=pattern.name,

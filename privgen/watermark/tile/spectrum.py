@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, grid_sample, pad
+from torch.nn.functional import avg_pool2d, grid_sample, pad
 
 from privgen.io.pixels import luma, resize
 from privgen.io.residual import check_pixels
@@ -23,7 +23,7 @@ from privgen.watermark.tile.wave import harmonics_on
 WORK_PIXELS = 2**18
 """Larger images are read from a copy of about so many pixels."""
 
-_KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # a cubic B-spline, as in the "a trous" wavelet transform
+_KERNEL = (1 / 16, 4 / 16, 6 / 16)  # outer, inner and middle weight of a cubic B-spline, as in the "a trous" wavelet transform
 _OCTAVES = 5
 _FLOOR = 2e-5  # power of what is there in any image: noise and rounding
 _STRIP = 2**22  # pixels that are shrunk at a time
@@ -84,8 +84,7 @@ def sample(spectrum: Spectrum, poses: Poses, count: int) -> Tensor:
     across, down = (wave[:count] for wave in harmonics_on(spectrum.plane.device))
     angle = torch.deg2rad(poses.degrees)
     cos, sin = ((wave / poses.tile)[:, None] for wave in (angle.cos(), angle.sin()))
-    flipped = torch.where(poses.mirrored, -1.0, 1.0)[:, None] * across
-    x, y = cos * flipped + sin * down, cos * down - sin * flipped  # cycles a pixel
+    x, y = cos * across + sin * down, cos * down - sin * across  # cycles a pixel
     place = torch.stack(
         [2 * (x * columns + columns // 2) / (columns - 1) - 1, 2 * (y * rows + rows // 2) / (rows - 1) - 1], dim=-1
     )
@@ -120,10 +119,13 @@ def _whitened(grey: Tensor) -> Tensor:
 
 def _smooth(planes: Tensor, spacing: int) -> Tensor:
     """Smooth planes (1, 1, h, w) by the kernel with holes; edges are repeated outwards."""
-    kernel, reach = planes.new_tensor(_KERNEL), 2 * spacing
-    rows = conv2d(pad(planes, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None], dilation=(1, spacing))
-    padded = pad(rows, (0, 0, reach, reach), mode="replicate")
-    return conv2d(padded, kernel[None, None, :, None], dilation=(spacing, 1))
+    outer, inner, middle = _KERNEL
+    for dim in (-1, -2):
+        reach, length = 2 * spacing, planes.shape[dim]
+        padded = pad(planes, (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach), mode="replicate")
+        a, b, c, d, e = (padded.narrow(dim, i * spacing, length) for i in range(5))
+        planes = (a + e).mul_(outer).add_(b + d, alpha=inner).add_(c, alpha=middle)
+    return planes
 
 
 def _fast_length(least: int) -> int:
