@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from privgen.io.pixels import resize
-from privgen.io.residual import ChangedImage, add_residual, check_pixels
+from privgen.io.residual import ChangedImage, add_residual
 from privgen.protection.visibility import texture_factor, tolerance
 from privgen.watermark.tile.pattern import Pattern, harmonics
 from privgen.watermark.tile.poses import TILES
+from privgen.watermark.tile.spectrum import check_image
 from privgen.watermark.tile.wave import limit_peaks, sheet
 
 
@@ -15,8 +16,8 @@ PSNR = 42.0
 """Quality of a marked image against the image, in dB, if nothing else is asked for."""
 
 _SLOPE = -0.7  # the amplitude of a harmonic is its frequency to this power
-_PEAK, _ROUNDS = 1.5, 6  # how far the peaks of the tile are lowered; see `limit_peaks`
-_MASKING = 0.6  # how much more change texture hides
+_PEAK, _ROUNDS = 2.0, 4  # how far the peaks of the tile are lowered; see `limit_peaks`
+_MASKING = 0.3  # how much more change texture hides
 _COPY = 2**20  # pixels; larger images are looked at in a smaller copy to tell what the eye tolerates
 _STRIP = 2**22  # pixels that are made at a time
 
@@ -46,9 +47,9 @@ def mark_image(
         The marked image, in float32.
 
     Raises:
-        ValueError: an image of another shape, or a quality that is not positive.
+        ValueError: an image of another shape or type, or a quality that is not positive.
     """
-    plain = check_pixels(pixels).float()
+    plain = check_image(pixels).float()
     return add_residual(plain, tile_residual(plain, pattern), psnr=psnr, grey=grey, levels=levels)
 
 
@@ -66,7 +67,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     Returns:
         (3, H, W) float32; the three channels are equal and share their memory.
     """
-    height, width = check_pixels(pixels).shape[1:]
+    height, width = check_image(pixels).shape[1:]
     cycles = torch.tensor(harmonics(), device=pixels.device).float().norm(dim=1)
     amplitudes = limit_peaks(pattern.template.to(pixels.device) * cycles**_SLOPE, _PEAK, _ROUNDS)
     weight = _tolerated(pixels)
@@ -79,7 +80,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
 
 
 def _tolerated(pixels: Tensor) -> Tensor:
-    """How much change the eye tolerates, (H, W): the inverse slope of lightness, and up to twice as much in texture."""
+    """How much change the eye tolerates, (H, W): the inverse slope of lightness, and up to half more in texture."""
     height, width = pixels.shape[1:]
     shrunk = min(1.0, (_COPY / (height * width)) ** 0.5)
     copy = resize(pixels[None].float(), (max(1, round(height * shrunk)), max(1, round(width * shrunk)))).clamp(0, 1)

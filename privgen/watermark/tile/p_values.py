@@ -5,16 +5,16 @@ correlation of the key's pattern with the image's spectrum, divided by the norm 
 mean 0 and variance 1. That is exact, for any image, and needs no calibration.
 
 A search tries many poses and shifts, and keeps the best. All that it may try is fixed before it begins. The chance
-that any of N tries reaches z is at most N times that of one (Bonferroni), whichever of them the search then skips. Neighbouring
-shifts and poses are correlated, so the bound is strict.
+that any of N tries reaches z is at most N times that of one (Bonferroni), whichever of them the search then skips.
+Neighbouring shifts and poses are correlated, so the bound is strict.
 """
 
 import math
 
 
-SEARCHES = 4
-"""Searches of one image: as it is, upright, at any angle, and where another key was found. Each gets an equal part of
-the false-positive rate."""
+SEARCHES = 5
+"""Searches of one image: in place, near it, upright, at any angle, and where other keys were found. Each gets an equal
+part of the false-positive rate."""
 
 
 def normal_tail(z: float) -> float:

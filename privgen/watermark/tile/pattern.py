@@ -26,6 +26,11 @@ FEWEST_BITS, MOST_BITS = 8, 64
 LOWEST, HIGHEST = 2.0, 24.0
 """Band of the mark, in cycles a tile."""
 
+Face = tuple[int, bool]
+"""How a tile lies in an image: by how many quarters it is turned counter-clockwise, and whether it was mirrored, left to
+right, before."""
+FACES: tuple[Face, ...] = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
+
 _LABEL = b"privgen/watermark/v1/tile/"
 
 
@@ -90,11 +95,20 @@ class Pattern:
         return replace(self, noise=torch.where(conjugate, noise.conj(), noise), owner=self.owner[source])
 
 
-def turned(across: float, down: float, turns: int) -> tuple[float, float]:
-    """Turn a vector counter-clockwise by quarters; y points down."""
-    for _ in range(turns % 4):
+def mirrored_and_turned(across: float, down: float, face: Face) -> tuple[float, float]:
+    """Return a vector as a face has it; y points down."""
+    turns, mirrored = face
+    across = -across if mirrored else across
+    for _ in range(turns):
         across, down = down, -across
     return across, down
+
+
+def undone(across: float, down: float, face: Face) -> tuple[float, float]:
+    """Return the vector that `mirrored_and_turned` turns into this one."""
+    turns, mirrored = face
+    across, down = mirrored_and_turned(across, down, (-turns % 4, False))
+    return (-across if mirrored else across), down
 
 
 @cache
@@ -103,7 +117,7 @@ def _moves(turns: int, mirrored: bool) -> tuple[Tensor, Tensor]:
     places = {tuple(wave): i for i, wave in enumerate(harmonics().tolist())}
     source, conjugate = torch.empty(len(places), dtype=torch.int64), torch.empty(len(places), dtype=torch.bool)
     for (across, down), i in places.items():
-        x, y = turned(-across if mirrored else across, down, turns)
+        x, y = mirrored_and_turned(across, down, (turns, mirrored))
         place = places.get((x, y))
         target = places[-x, -y] if place is None else place
         source[target], conjugate[target] = i, place is None

@@ -1,8 +1,8 @@
 """Poses of a tile in an image, and the lattices of poses that a search visits.
 
 A pose says how large the tile is in the image, and by how much it is turned. Mirror images and quarter turns are not
-part of it, because a tile has eight faces for them; see `privgen.watermark.tile.pattern.Pattern.face`. Nor is the place
-where the tile begins, because one Fourier transform tries all shifts.
+part of it, because a tile has eight faces for them; see `Pattern.face`. Nor is the place where the tile begins, because
+one Fourier transform tries all shifts.
 
 The lattices are fixed before the search: they depend on the size of the image only. So the number of poses is known,
 and p-values can be corrected for all of them, whichever of them a search visits.
@@ -33,7 +33,7 @@ _FEWEST_PIXELS = 10.0  # of a tile's side in the working copy; less holds too fe
 _MOST_TILES = 5.0  # along a side, for which the steps in angle are fine enough
 _MOST_TILES_UPRIGHT = 8.0
 _UPRIGHT_STEP = 0.01  # from which a pose that was found upright is improved
-_AS_IS = (0.996, 1.0, 1.004)  # sizes of images that were not cropped, which may have been resized to whole pixels
+_AS_IS = (0.992, 0.996, 1.0, 1.004, 1.008)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +77,19 @@ class Poses:
 
 
 def as_is(size: tuple[int, int]) -> Poses:
-    """Return the poses of images that show all that was marked, of any size and not turned.
+    """Return the one pose of an image that shows all that was marked, of any size and not turned.
 
     Args:
         size: height and width of the copy that is read, in pixels.
+    """
+    return _upright([min(size) / TILES])
+
+
+def near_as_is(size: tuple[int, int]) -> Poses:
+    """Return poses of images that show nearly all that was marked.
+
+    Args:
+        size: see `as_is`.
     """
     return _upright([min(size) / TILES * scale for scale in _AS_IS])
 
@@ -122,7 +131,7 @@ def _scales(size: tuple[int, int], cycles: float, step: float, extent: float, mo
     while tile <= last:
         sides.append(tile)
         tile *= 1 + _step(tile, cycles, step, extent, most)
-    return sides
+    return sides or [last]  # of tiny images
 
 
 def _step(tile: float, cycles: float, step: float, extent: float, most: float) -> float:

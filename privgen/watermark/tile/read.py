@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privgen.watermark.tile.pattern import HIGHEST, Pattern, harmonics, turned
+from privgen.watermark.tile.pattern import HIGHEST, Face, Pattern, harmonics, undone
 from privgen.watermark.tile.poses import TILES, Poses
 from privgen.watermark.tile.spectrum import Spectrum, sample
 from privgen.watermark.tile.wave import grid_of, harmonics_on
@@ -22,11 +22,6 @@ BANDS = (12.0, HIGHEST)
 _AT_ONCE = 2**19  # numbers of a grid that are transformed at a time; on a CPU they should stay in its cache
 _ROUNDS = 4  # in which a pose is improved, each in smaller steps
 _FINER_SHIFTS = 4
-
-
-Face = tuple[int, bool]
-"""Of a tile: quarter turns, and whether it is mirrored; see `Pattern.face`."""
-FACES: tuple[Face, ...] = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
 
 
 @dataclass(frozen=True)
@@ -150,9 +145,7 @@ def _read_bits(spectrum: Spectrum, pose: Poses, seen: Pattern, face: Face, band:
 
 
 def _pose_of(spectrum: Spectrum, pose: Poses, face: Face, shift: tuple[float, float]) -> TilePose:
-    turns, mirrored = face
     tile = float(pose.tile) * math.sqrt(math.prod(spectrum.size) / math.prod(spectrum.work))
-    degrees = (float(pose.degrees) + 90 * turns + 180) % 360 - 180
-    across, down = turned(*shift, -turns)  # back from the face to the tile
-    across = -across if mirrored else across
-    return TilePose(tile, TILES * tile / min(spectrum.size), degrees, mirrored, (across % 1, down % 1))
+    degrees = (float(pose.degrees) + 90 * face[0] + 180) % 360 - 180
+    across, down = undone(*shift, face)
+    return TilePose(tile, TILES * tile / min(spectrum.size), degrees, face[1], (across % 1, down % 1))

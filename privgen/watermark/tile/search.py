@@ -1,9 +1,9 @@
 """Find the marks of keys in images, in any pose: cropped, bordered, scaled, turned or mirrored.
 
-Four searches follow each other, from poses that are likely to those that are not: the image as it is (mirrored, and
-turned by quarters, too); all scales, upright; all scales and angles; and, for each key, the poses in which other keys
-were found. A key that is found is not searched for again. The search at any angle reads low harmonics in a coarse
-lattice of poses first, and all harmonics around the best of these.
+Five searches follow each other, from poses that are likely to those that are not: the whole image where it was marked,
+then slightly moved; all scales, upright; all scales and angles; and the poses in which other keys were found. Mirror
+images and quarter turns are tried in all of them. A key that is found is not searched for again. The search at any
+angle reads low harmonics in a coarse lattice of poses first, and all harmonics around the best of these.
 
 For the published idea of a keyed pattern that a matched filter finds at any shift, see Cox, Kilian, Leighton and
 Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions on Image Processing 6(12), 1997).
@@ -12,14 +12,14 @@ Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from privgen.errors import UsageError
+from privgen.watermark.tile.in_place import NEAR, correlate_in_place
 from privgen.watermark.tile.p_values import SEARCHES, corrected
-from privgen.watermark.tile.pattern import Pattern
-from privgen.watermark.tile.poses import COARSE_CYCLES, FINER, Poses, any_angle, as_is, upright
-from privgen.watermark.tile.read import BANDS, FACES, SHIFTS, Face, TilePose, correlate, read_pose
+from privgen.watermark.tile.pattern import FACES, Face, Pattern
+from privgen.watermark.tile.poses import COARSE_CYCLES, FINER, Poses, any_angle, as_is, near_as_is, upright
+from privgen.watermark.tile.read import BANDS, SHIFTS, TilePose, correlate, read_pose
 from privgen.watermark.tile.spectrum import Spectrum, spectrum_of
 
 
@@ -96,7 +96,7 @@ def detect_tiles(
 
     Raises:
         UsageError: no pattern, or a rate that is not in (0, 1).
-        ValueError: an image of another shape.
+        ValueError: an image of another shape or type.
     """
     if not patterns:
         raise UsageError("Name at least one key.")
@@ -106,22 +106,32 @@ def detect_tiles(
 
 
 def _detect(spectrum: Spectrum, patterns: Sequence[Pattern], search: bool, enough: float) -> list[TileMatch]:
-    found = [_Found(0.0, 1.0, as_is(spectrum.work)[:1], FACES[0])] * len(patterns)
+    found = [_Found(0.0, 1.0, as_is(spectrum.work), FACES[0])] * len(patterns)
 
     def look(searcher: _Searcher, poses: Poses) -> None:
         """Look for the keys that are still missing."""
         missing = [k for k, best in enumerate(found) if best.p_value > enough]
         if missing:
             for k, best in zip(missing, searcher(spectrum, poses, [patterns[k] for k in missing]), strict=True):
-                found[k] = min(found[k], best, key=lambda item: item.p_value)
+                found[k] = min(found[k], best, key=lambda item: (item.p_value, -item.z))
 
-    look(_try_all, as_is(spectrum.work))
+    look(_try_in_place, as_is(spectrum.work))
+    look(_try_all, near_as_is(spectrum.work))
     if search:
         look(_try_all, upright(spectrum.work))
         look(_coarse_to_fine, any_angle(spectrum.work))
     if known := [best.pose for best in found if best.p_value <= enough]:
         look(_try_all, Poses.joined(known))
     return [_match(spectrum, *pair) for pair in zip(patterns, found, strict=True)]
+
+
+def _try_in_place(spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern]) -> list[_Found]:
+    """Try all faces of some keys in the pose and at the shift of an image that shows all that was marked."""
+    found, tries = [], SEARCHES * len(FACES) * len(BANDS) * NEAR
+    for scores in correlate_in_place(spectrum, patterns, FACES):
+        z = float(scores.max())
+        found.append(_Found(z, corrected(z, tries), poses, FACES[int(scores.argmax())]))
+    return found
 
 
 def _try_all(spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern]) -> list[_Found]:

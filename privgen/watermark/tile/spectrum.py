@@ -23,7 +23,11 @@ from privgen.watermark.tile.wave import harmonics_on
 WORK_PIXELS = 2**18
 """Larger images are read from a copy of about so many pixels."""
 
-_KERNEL = (1 / 16, 4 / 16, 6 / 16)  # outer, inner and middle weight of a cubic B-spline, as in the "a trous" wavelet transform
+_KERNEL = (
+    1 / 16,
+    4 / 16,
+    6 / 16,
+)  # outer, inner and middle weight of a cubic B-spline, as in the "a trous" wavelet transform
 _OCTAVES = 5
 _FLOOR = 2e-5  # power of what is there in any image: noise and rounding
 _STRIP = 2**22  # pixels that are shrunk at a time
@@ -52,9 +56,9 @@ def spectrum_of(pixels: Tensor) -> Spectrum:
         pixels: (3, H, W) in [0, 1], of any floating-point type.
 
     Raises:
-        ValueError: an image of another shape.
+        ValueError: an image of another shape or type.
     """
-    size = check_pixels(pixels).shape[1], pixels.shape[2]
+    size = check_image(pixels).shape[1], pixels.shape[2]
     evidence = _whitened(_working_copy(pixels))
     height, width = evidence.shape
     rows, columns = _fast_length(2 * height), _fast_length(2 * width)
@@ -92,13 +96,26 @@ def sample(spectrum: Spectrum, poses: Poses, count: int) -> Tensor:
     return torch.complex(real, imaginary) * ((x.abs() < 0.5) & (y.abs() < 0.5))
 
 
+def check_image(pixels: Tensor) -> Tensor:
+    """Check that a tensor is one image of floating-point numbers, and return it.
+
+    Raises:
+        ValueError: its shape is not (3, H, W), or it holds whole numbers.
+    """
+    if not check_pixels(pixels).is_floating_point():
+        raise ValueError(f"expected pixels in [0, 1] of a floating-point type, got {pixels.dtype}")
+    return pixels
+
+
 def _working_copy(pixels: Tensor) -> Tensor:
     """The luma (h, w) of a copy of bounded size."""
     height, width = pixels.shape[1:]
     block = int(math.sqrt(height * width / WORK_PIXELS) / 2)
     if block > 1:  # average blocks first, strip by strip, so that large images need little memory
         rows = max(1, _STRIP // (width * block)) * block
-        blocks = [avg_pool2d(luma(strip.float())[None], block, ceil_mode=True)[0] for strip in pixels.split(rows, dim=1)]
+        blocks = [
+            avg_pool2d(luma(strip.float())[None], block, ceil_mode=True)[0] for strip in pixels.split(rows, dim=1)
+        ]
         grey = torch.cat(blocks, dim=1)
     else:
         grey = luma(pixels.float())
