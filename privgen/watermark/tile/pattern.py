@@ -27,8 +27,8 @@ LOWEST, HIGHEST = 2.0, 24.0
 """Band of the mark, in cycles a tile."""
 
 Face = tuple[int, bool]
-"""How a tile lies in an image: by how many quarters it is turned counter-clockwise, and whether it was mirrored, left to
-right, before."""
+"""How a tile lies in an image: by how many quarters it is turned counter-clockwise, and whether it was mirrored, left
+to right, before it was turned."""
 FACES: tuple[Face, ...] = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
 
 _LABEL = b"privgen/watermark/v1/tile/"

@@ -1,7 +1,7 @@
 """Poses of a tile in an image, and the lattices of poses that a search visits.
 
 A pose says how large the tile is in the image, and by how much it is turned. Mirror images and quarter turns are not
-part of it, because a tile has eight faces for them; see `Pattern.face`. Nor is the place where the tile begins, because
+part of it, because a tile has eight faces for them; see `Pattern.face`. Nor is the place where the tile begins:
 one Fourier transform tries all shifts.
 
 The lattices are fixed before the search: they depend on the size of the image only. So the number of poses is known,

@@ -23,11 +23,7 @@ from privgen.watermark.tile.wave import harmonics_on
 WORK_PIXELS = 2**18
 """Larger images are read from a copy of about so many pixels."""
 
-_KERNEL = (
-    1 / 16,
-    4 / 16,
-    6 / 16,
-)  # outer, inner and middle weight of a cubic B-spline, as in the "a trous" wavelet transform
+_KERNEL = (1 / 16, 4 / 16, 6 / 16)  # outer, inner and middle weights of a cubic B-spline
 _OCTAVES = 5
 _FLOOR = 2e-5  # power of what is there in any image: noise and rounding
 _STRIP = 2**22  # pixels that are shrunk at a time
@@ -113,10 +109,8 @@ def _working_copy(pixels: Tensor) -> Tensor:
     block = int(math.sqrt(height * width / WORK_PIXELS) / 2)
     if block > 1:  # average blocks first, strip by strip, so that large images need little memory
         rows = max(1, _STRIP // (width * block)) * block
-        blocks = [
-            avg_pool2d(luma(strip.float())[None], block, ceil_mode=True)[0] for strip in pixels.split(rows, dim=1)
-        ]
-        grey = torch.cat(blocks, dim=1)
+        strips = pixels.split(rows, dim=1)
+        grey = torch.cat([avg_pool2d(luma(strip.float()), block, ceil_mode=True) for strip in strips], dim=1)
     else:
         grey = luma(pixels.float())
     shrunk = min(1.0, math.sqrt(WORK_PIXELS / (height * width)))
