@@ -6,17 +6,17 @@ from torch import Tensor
 from privgen.io.pixels import resize
 from privgen.io.residual import ChangedImage, add_residual
 from privgen.protection.visibility import texture_factor, tolerance
-from privgen.watermark.tile.pattern import Pattern, harmonics
+from privgen.watermark.tile.pattern import Pattern
 from privgen.watermark.tile.poses import TILES
 from privgen.watermark.tile.spectrum import check_image
-from privgen.watermark.tile.wave import limit_peaks, sheet
+from privgen.watermark.tile.wave import harmonics_on, limit_peaks, sheet
 
 
 PSNR = 42.0
 """Quality of a marked image against the image, in dB, if nothing else is asked for."""
 
 _SLOPE = -0.7  # the amplitude of a harmonic is its frequency to this power
-_PEAK, _ROUNDS = 2.0, 4  # how far the peaks of the tile are lowered; see `limit_peaks`
+_PEAK, _ROUNDS = 1.5, 6  # how far the peaks of the tile are lowered; see `limit_peaks`
 _MASKING = 0.3  # how much more change texture hides
 _COPY = 2**20  # pixels; larger images are looked at in a smaller copy to tell what the eye tolerates
 _STRIP = 2**22  # pixels that are made at a time
@@ -68,7 +68,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
         (3, H, W) float32; the three channels are equal and share their memory.
     """
     height, width = check_image(pixels).shape[1:]
-    cycles = torch.tensor(harmonics(), device=pixels.device).float().norm(dim=1)
+    cycles = torch.stack(harmonics_on(pixels.device)).float().norm(dim=0)
     amplitudes = limit_peaks(pattern.template.to(pixels.device) * cycles**_SLOPE, _PEAK, _ROUNDS)
     weight = _tolerated(pixels)
     residual = torch.empty(height, width, device=pixels.device)

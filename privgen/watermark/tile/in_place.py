@@ -17,28 +17,32 @@ from privgen.watermark.tile.spectrum import Spectrum, sample
 from privgen.watermark.tile.wave import harmonics_on
 
 
-NEAR = 9
-"""Shifts that are tried for each face: the one that is expected, and its neighbours."""
+Offset = tuple[int, int]
+"""Of a shift, across and down, in steps of 1 / `SHIFTS` of a tile."""
+EXACTLY: tuple[Offset, ...] = ((0, 0),)
+NEARLY: tuple[Offset, ...] = tuple((across, down) for across in (-1, 0, 1) for down in (-1, 0, 1))
 
 
 @torch.no_grad()
-def correlate_in_place(spectrum: Spectrum, patterns: Sequence[Pattern], faces: Sequence[Face]) -> Tensor:
+def correlate_in_place(
+    spectrum: Spectrum, patterns: Sequence[Pattern], faces: Sequence[Face], offsets: Sequence[Offset]
+) -> Tensor:
     """Correlate patterns with an image that shows all that was marked.
 
     Args:
         spectrum: of the image.
         patterns: K patterns.
         faces: F faces of the tile.
+        offsets: of the shifts that are tried, from the one that is expected.
 
     Returns:
-        (K, F) float32, on the CPU: the largest correlation over `NEAR` shifts and over the bands, in standard
-        deviations.
+        (K, F) float32, on the CPU: the largest correlation over the shifts and the bands, in standard deviations.
     """
     device = spectrum.plane.device
     values = sample(spectrum, as_is(spectrum.work).to(device), count_below(BANDS[-1]))[0]
     power = torch.view_as_real(values).square().sum(-1).cumsum(0)
     across, down = harmonics_on(device)
-    near = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0]) / SHIFTS] * 2).to(device)
+    near = torch.tensor(offsets, device=device) / SHIFTS
     best = torch.zeros(len(patterns), len(faces))
     for f, face in enumerate(faces):
         shifts = near + torch.tensor(expected_shift(spectrum.work, face), device=device)

@@ -12,9 +12,8 @@ Neighbouring shifts and poses are correlated, so the bound is strict.
 import math
 
 
-SEARCHES = 5
-"""Searches of one image: in place, near it, upright, at any angle, and where other keys were found. Each gets an equal
-part of the false-positive rate."""
+SEARCHES = 6
+"""Searches of one image, see `privgen.watermark.tile.search`. Each gets an equal part of the false-positive rate."""
 
 
 def normal_tail(z: float) -> float:

@@ -32,8 +32,7 @@ _FINE_STEP, _COARSE_STEP = 1.0, 1.5  # of the lattices, over 1 / (highest harmon
 _FEWEST_PIXELS = 10.0  # of a tile's side in the working copy; less holds too few harmonics
 _MOST_TILES = 5.0  # along a side, for which the steps in angle are fine enough
 _MOST_TILES_UPRIGHT = 8.0
-_UPRIGHT_STEP = 0.01  # from which a pose that was found upright is improved
-_AS_IS = (0.992, 0.996, 1.0, 1.004, 1.008)
+_NEAR, _NEAR_STEP = (0.992, 0.996, 1.0, 1.004, 1.008), 0.004  # sizes of tiles in images that hardly lost anything
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +81,7 @@ def as_is(size: tuple[int, int]) -> Poses:
     Args:
         size: height and width of the copy that is read, in pixels.
     """
-    return _upright([min(size) / TILES])
+    return _upright([(min(size) / TILES, _NEAR_STEP)])
 
 
 def near_as_is(size: tuple[int, int]) -> Poses:
@@ -91,7 +90,7 @@ def near_as_is(size: tuple[int, int]) -> Poses:
     Args:
         size: see `as_is`.
     """
-    return _upright([min(size) / TILES * scale for scale in _AS_IS])
+    return _upright([(min(size) / TILES * scale, _NEAR_STEP) for scale in _NEAR])
 
 
 def upright(size: tuple[int, int]) -> Poses:
@@ -109,31 +108,34 @@ def any_angle(size: tuple[int, int]) -> Poses:
     Args:
         size: see `as_is`.
     """
-    extent = math.sqrt(size[0] * size[1])
     rows = []
-    for tile in _scales(size, COARSE_CYCLES, _COARSE_STEP, extent, _MOST_TILES):
-        step = _step(tile, COARSE_CYCLES, _COARSE_STEP, extent, _MOST_TILES)
+    for tile, step in _scales(size, COARSE_CYCLES, _COARSE_STEP, math.sqrt(size[0] * size[1]), _MOST_TILES):
         count = math.ceil(math.pi / 2 / step)
         rows += [(tile, 90 / count * i, step) for i in range(count)]
     return Poses(*torch.tensor(rows).unbind(1))
 
 
-def _upright(sides: list[float]) -> Poses:
-    tile = torch.tensor(sides)
-    return Poses(tile, torch.zeros_like(tile), torch.full_like(tile, _UPRIGHT_STEP))
+def _upright(scales: list[tuple[float, float]]) -> Poses:
+    tile, step = torch.tensor(scales).unbind(1)
+    return Poses(tile, torch.zeros_like(tile), step)
 
 
-def _scales(size: tuple[int, int], cycles: float, step: float, extent: float, most: float) -> list[float]:
-    """Sides of tiles from the smallest to the largest, in steps that resolve a number of cycles a tile."""
+def _scales(
+    size: tuple[int, int], cycles: float, step: float, extent: float, most: float
+) -> list[tuple[float, float]]:
+    """Sides of tiles from the smallest to the largest, each with the distance to the next one as a fraction of it.
+
+    Args:
+        size: height and width of the image.
+        cycles: of a tile that the steps resolve.
+        step: the distance, over 1 / (cycles * tiles in the image).
+        extent: side of the image.
+        most: tiles along it that count.
+    """
     whole = min(size) / TILES
     tile, last = max(SMALLEST * whole, _FEWEST_PIXELS), LARGEST * whole
-    sides = []
-    while tile <= last:
-        sides.append(tile)
-        tile *= 1 + _step(tile, cycles, step, extent, most)
-    return sides or [last]  # of tiny images
-
-
-def _step(tile: float, cycles: float, step: float, extent: float, most: float) -> float:
-    """Distance of two poses: a fraction of the scale, or an angle in radians."""
-    return step / (cycles * min(max(extent / tile, 1.0), most))
+    scales = []
+    while tile <= last or not scales:  # at least one, for tiny images
+        scales.append((tile, step / (cycles * min(max(extent / tile, 1.0), most))))
+        tile *= 1 + scales[-1][1]
+    return scales

@@ -21,7 +21,7 @@ BANDS = (12.0, HIGHEST)
 
 _AT_ONCE = 2**19  # numbers of a grid that are transformed at a time; on a CPU they should stay in its cache
 _ROUNDS = 4  # in which a pose is improved, each in smaller steps
-_FINER_SHIFTS = 4
+_FINER_SHIFTS = 4  # times as many shifts are tried to read the bits
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TilePose:
             borders below.
         degrees: by which the marked image was turned counter-clockwise, -180..180.
         mirrored: whether it was mirrored, left to right, before it was turned.
-        shift: where the middle of the image lies in a tile: across and down, in [0, 1).
+        shift: where the central pixel of the image lies in a tile: across and down, in [0, 1).
     """
 
     tile: float

@@ -1,9 +1,10 @@
 """Find the marks of keys in images, in any pose: cropped, bordered, scaled, turned or mirrored.
 
-Five searches follow each other, from poses that are likely to those that are not: the whole image where it was marked,
-then slightly moved; all scales, upright; all scales and angles; and the poses in which other keys were found. Mirror
-images and quarter turns are tried in all of them. A key that is found is not searched for again. The search at any
-angle reads low harmonics in a coarse lattice of poses first, and all harmonics around the best of these.
+Six searches follow each other, from poses that are likely to those that are not: the whole image where it was marked;
+the same, mirrored or turned by quarters; slightly moved or cropped; all scales, upright; all scales and angles; and
+the poses in which other keys were found. All but the first try mirror images and quarter turns too. A key that is
+found is not searched for again. The search at any angle reads low harmonics in a coarse lattice of poses first, and
+all harmonics around the best of these.
 
 For the published idea of a keyed pattern that a matched filter finds at any shift, see Cox, Kilian, Leighton and
 Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions on Image Processing 6(12), 1997).
@@ -11,11 +12,12 @@ Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from privgen.errors import UsageError
-from privgen.watermark.tile.in_place import NEAR, correlate_in_place
+from privgen.watermark.tile.in_place import EXACTLY, NEARLY, Offset, correlate_in_place
 from privgen.watermark.tile.p_values import SEARCHES, corrected
 from privgen.watermark.tile.pattern import FACES, Face, Pattern
 from privgen.watermark.tile.poses import COARSE_CYCLES, FINER, Poses, any_angle, as_is, near_as_is, upright
@@ -42,7 +44,8 @@ class TileMatch:
         p_value: probability that an image without the mark correlates so well with it in any of the poses that the
             search may try. It is corrected for all of these, and not for the number of keys.
         bits: the bits that were read, as text of 0 and 1.
-        matches: how many of them agree with the key's message.
+        matches: how many of them agree with the key's message. They are read where the key's own pattern correlates
+            best, so more than half agree by chance, about 36 of 48 after a search: decide by the p-value.
         logits: (n_bits,) float32; one is above 0 where 1 was read, and its size is in standard deviations.
         pose: how the marked image lies in this one.
     """
@@ -115,7 +118,8 @@ def _detect(spectrum: Spectrum, patterns: Sequence[Pattern], search: bool, enoug
             for k, best in zip(missing, searcher(spectrum, poses, [patterns[k] for k in missing]), strict=True):
                 found[k] = min(found[k], best, key=lambda item: (item.p_value, -item.z))
 
-    look(_try_in_place, as_is(spectrum.work))
+    look(partial(_try_in_place, faces=FACES[:1], offsets=EXACTLY), as_is(spectrum.work))
+    look(partial(_try_in_place, faces=FACES, offsets=NEARLY), as_is(spectrum.work))
     look(_try_all, near_as_is(spectrum.work))
     if search:
         look(_try_all, upright(spectrum.work))
@@ -125,12 +129,14 @@ def _detect(spectrum: Spectrum, patterns: Sequence[Pattern], search: bool, enoug
     return [_match(spectrum, *pair) for pair in zip(patterns, found, strict=True)]
 
 
-def _try_in_place(spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern]) -> list[_Found]:
-    """Try all faces of some keys in the pose and at the shift of an image that shows all that was marked."""
-    found, tries = [], SEARCHES * len(FACES) * len(BANDS) * NEAR
-    for scores in correlate_in_place(spectrum, patterns, FACES):
+def _try_in_place(
+    spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern], faces: Sequence[Face], offsets: Sequence[Offset]
+) -> list[_Found]:
+    """Try faces of some keys in the pose, and about at the shift, of an image that shows all that was marked."""
+    found, tries = [], SEARCHES * len(faces) * len(offsets) * len(BANDS)
+    for scores in correlate_in_place(spectrum, patterns, faces, offsets):
         z = float(scores.max())
-        found.append(_Found(z, corrected(z, tries), poses, FACES[int(scores.argmax())]))
+        found.append(_Found(z, corrected(z, tries), poses, faces[int(scores.argmax())]))
     return found
 
 

@@ -24,7 +24,7 @@ WORK_PIXELS = 2**18
 """Larger images are read from a copy of about so many pixels."""
 
 _KERNEL = (1 / 16, 4 / 16, 6 / 16)  # outer, inner and middle weights of a cubic B-spline
-_OCTAVES = 5
+_OCTAVES = 4
 _FLOOR = 2e-5  # power of what is there in any image: noise and rounding
 _STRIP = 2**22  # pixels that are shrunk at a time
 
@@ -123,8 +123,7 @@ def _whitened(grey: Tensor) -> Tensor:
     for octave in range(_OCTAVES):
         smooth = _smooth(rest, 2**octave)
         detail, rest = rest - smooth, smooth
-        power = _smooth(_smooth(detail.square(), 2**octave), 2 ** (octave + 1))
-        evidence += detail / (power + _FLOOR)
+        evidence += detail / (_smooth(detail.square(), 2**octave) + _FLOOR)
     return evidence[0, 0]
 
 

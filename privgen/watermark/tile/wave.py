@@ -1,6 +1,7 @@
 """Make waves of a tile: from complex amplitudes of its harmonics to pixels, at any size, exactly."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from privgen.watermark.tile.pattern import HIGHEST, harmonics
 _GRID = 128  # samples along a side of a tile; more than five for each cycle of the highest harmonic
 
 
-def harmonics_on(device: torch.device | str) -> tuple[Tensor, Tensor]:
+@cache
+def harmonics_on(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the `harmonics()` as two tensors (M,) int64: cycles across and cycles down."""
     waves = torch.tensor(harmonics(), device=device)
     return waves[:, 0], waves[:, 1]
