@@ -96,10 +96,12 @@ def check_image(pixels: Tensor) -> Tensor:
     """Check that a tensor is one image of floating-point numbers, and return it.
 
     Raises:
-        ValueError: its shape is not (3, H, W), or it holds whole numbers.
+        ValueError: its shape is not (3, H, W), it holds whole numbers, or a pixel is not finite.
     """
     if not check_pixels(pixels).is_floating_point():
         raise ValueError(f"expected pixels in [0, 1] of a floating-point type, got {pixels.dtype}")
+    if not pixels.sum(dtype=torch.float32).isfinite():
+        raise ValueError("expected finite pixels in [0, 1], got NaN or infinity")
     return pixels
 
 

@@ -10,6 +10,7 @@ from privgen.watermark.tile.pattern import HIGHEST, harmonics
 
 
 _GRID = 128  # samples along a side of a tile; more than five for each cycle of the highest harmonic
+_FINEST = 0.47  # cycles a pixel of the finest wave that is drawn
 
 
 @cache
@@ -84,9 +85,6 @@ def sheet(amplitudes: Tensor, rows: range, width: int, tile: float) -> Tensor:
     horizontal = _turns(0, width, 0, top, tile, amplitudes.device)
     mixed = vertical @ table
     return mixed.real @ horizontal.real.T - mixed.imag @ horizontal.imag.T
-
-
-_FINEST = 0.47  # cycles a pixel
 
 
 def _turns(start: int, stop: int, low: int, high: int, tile: float, device: torch.device) -> Tensor:

@@ -61,6 +61,7 @@ def test_any_floating_point_type_is_marked(photo, alice, dtype):
         (torch.rand(1, 64, 64), "expected pixels of shape"),
         (torch.rand(3, 0, 64), "expected pixels of shape"),
         (torch.zeros(3, 64, 64, dtype=torch.uint8), "floating-point type, got torch.uint8"),
+        (torch.full((3, 64, 64), torch.nan), "expected finite pixels"),
     ],
 )
 def test_what_is_not_an_image_is_refused(alice, pixels, message):
