@@ -5,7 +5,7 @@ from torch import Tensor
 
 from privgen.io.pixels import resize
 from privgen.io.residual import ChangedImage, add_residual
-from privgen.protection.visibility import texture_factor, tolerance
+from privgen.metrics.visibility import texture_factor, tolerance
 from privgen.watermark.tile.pattern import Pattern
 from privgen.watermark.tile.poses import TILES
 from privgen.watermark.tile.spectrum import check_image
