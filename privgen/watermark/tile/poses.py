@@ -134,7 +134,7 @@ def _scales(
     """
     whole = min(size) / TILES
     tile, last = max(SMALLEST * whole, _FEWEST_PIXELS), LARGEST * whole
-    scales = []
+    scales: list[tuple[float, float]] = []
     while tile <= last or not scales:  # at least one, for tiny images
         scales.append((tile, step / (cycles * min(max(extent / tile, 1.0), most))))
         tile *= 1 + scales[-1][1]
