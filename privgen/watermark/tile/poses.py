@@ -28,7 +28,7 @@ COARSE_CYCLES = 16
 FINER = 3
 """Each of its poses stands for so many in scale, times as many in angle; the best are tried one by one."""
 
-_FINE_STEP, _COARSE_STEP = 1.0, 1.5  # of the lattices, over 1 / (highest harmonic * tiles in the image)
+_FINE_STEP, _COARSE_STEP = 0.7, 1.5  # of the lattices, over 1 / (highest harmonic * tiles in the image)
 _FEWEST_PIXELS = 10.0  # of a tile's side in the working copy; less holds too few harmonics
 _MOST_TILES = 5.0  # along a side, for which the steps in angle are fine enough
 _MOST_TILES_UPRIGHT = 8.0
