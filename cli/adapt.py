@@ -1,0 +1,66 @@
+"""``privgen adapt``."""
+
+from pathlib import Path
+
+import click
+
+from privgen.cli import options
+from privgen.cli.output import echo
+
+
+@click.command(
+    epilog=options.examples(
+        "privgen adapt --model stable-diffusion-v1-5/stable-diffusion-v1-5 -o sd15",
+        "privgen adapt --model mini-sd --vae madebyollin/taesd -o mini-taesd",
+        'privgen watermark generate "a lighthouse" --model sd15 --key alice -o lighthouse.png',
+    )
+)
+@options.model()
+@options.output(required=True, metavar="DIR", help="Folder for the networks; afterwards it stands for the model.")
+@options.vae()
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of photographs like those that marks will lie in.  [default: (those of the package)]",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(96),
+    default=256,
+    show_default=True,
+    help="Parts of photographs whose latents are measured.",
+)
+@options.device()
+@options.json()
+@options.overwrite()
+def adapt(
+    model: str,
+    output: Path,
+    vae: str | None,
+    photos: Path | None,
+    images: int,
+    device: str,
+    as_json: bool,
+    overwrite: bool,
+) -> None:
+    """Make the networks that write and read marks in the latents of a model.
+
+    Nothing is trained: the best patterns and filters for the model's autoencoder are computed, which takes minutes on
+    a CPU. Then the command marks photographs that it did not use, and prints how many bits it reads. The folder holds
+    these networks only, and names the model; give it to any command as --model.
+    """
+    from privgen.hub import Placement
+    from privgen.training.watermark.adapt import CodeSize
+    from privgen.training.watermark.adapt_model import adapt_model
+
+    result = adapt_model(
+        model,
+        output,
+        vae=vae,
+        photos=photos,
+        code=CodeSize(images=images),
+        placement=Placement(device),
+        overwrite=overwrite,
+    )
+    echo(result, as_json=as_json)
