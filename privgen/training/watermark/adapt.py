@@ -57,7 +57,7 @@ class CodeSize:
     n_bits: int = 48
     pilots: int = 64
     images: int = 256
-    examples: int = 2
+    examples: int = 3
     psnr: float = 40.0
 
     def __post_init__(self) -> None:

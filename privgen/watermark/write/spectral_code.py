@@ -19,8 +19,9 @@ from tqdm import tqdm
 from privgen.diffusion.latents import decode, encode
 
 
-LENGTHS = (0.0156, 0.031, 0.047, 0.0625, 0.094, 0.125, 0.1875, 0.25, 0.375, 0.5)
-"""Frequencies at which an autoencoder is measured, in cycles a latent."""
+LENGTHS = (0.03, 0.0625, 0.125, 0.1875, 0.25)
+"""Frequencies at which an autoencoder is measured, in cycles a latent. No pattern has faster waves: what is left of
+those after encoding differs from image to image, and resizing and JPEG take them away."""
 
 _RIDGE = 0.01  # added to the diagonals of S and G, as a fraction of their mean
 
@@ -135,7 +136,9 @@ def solve_spectral_code(spectrum: Tensor, response: WaveResponse, width: int, co
     # Waves with a mirror image of their own; each of them gives a sine and a cosine.
     ky, kx = torch.meshgrid(torch.arange(height), torch.arange(half), indexing="ij")
     own = ((kx > 0) & (2 * kx < width)) | ((kx == 0) & (ky > 0) & (2 * ky < height))
-    energy, reading = response.at(_frequencies(height, width)[own])
+    frequencies = _frequencies(height, width)
+    own &= frequencies <= LENGTHS[-1]
+    energy, reading = response.at(frequencies[own])
     s, g = (_ridged(matrices) for matrices in (spectrum[own], energy))
     whitened = torch.linalg.solve(s, reading)
     root = torch.linalg.cholesky(g)
@@ -154,7 +157,10 @@ def solve_spectral_code(spectrum: Tensor, response: WaveResponse, width: int, co
 
     def in_space(amplitudes: Tensor) -> Tensor:
         waves = torch.zeros(count, channels, height, half, dtype=torch.complex128)
-        waves[torch.arange(count), :, places[:, 0], places[:, 1]] = amplitudes * phases[:, None] / 2**0.5
+        values, each = amplitudes * phases[:, None] / 2**0.5, torch.arange(count)
+        waves[each, :, places[:, 0], places[:, 1]] = values
+        upright = places[:, 1] == 0  # of these waves, both halves lie in the half spectrum
+        waves[each[upright], :, -places[upright, 0], 0] = values[upright].conj()
         return torch.fft.irfft2(waves, s=(height, width), norm="ortho").float()
 
     return SpectralCode(in_space(r), in_space(filters), quality.flatten()[best].rsqrt().float())
@@ -168,11 +174,8 @@ def _frequencies(height: int, width: int) -> Tensor:
 
 
 def _directions(frequency: float, height: int, width: int) -> list[tuple[int, int]]:
-    """Whole waves over the canvas that are about so long: across, down, and, where there are some, slanting."""
-    straight = max(round(frequency * height), 1), max(round(frequency * width), 1)
-    found = [(straight[0], 0), (0, straight[1])]
-    slanting = round(frequency * height / 2**0.5), round(frequency * width / 2**0.5)
-    return found + ([slanting] if min(slanting) > 0 else [])
+    """Whole waves over the canvas that are about so long: across and down."""
+    return [(max(round(frequency * height), 1), 0), (0, max(round(frequency * width), 1))]
 
 
 def _wave(rows: int, columns: int, height: int, width: int) -> Tensor:
