@@ -22,14 +22,7 @@ from privgen.cli.output import echo
     "--photos",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of photographs like those that marks will lie in.  [default: (those of the package)]",
-)
-@click.option(
-    "--images",
-    type=click.IntRange(96),
-    default=256,
-    show_default=True,
-    help="Parts of photographs whose latents are measured.",
+    help="Folder of photographs on which the strength of marks is set.  [default: (those of the package)]",
 )
 @options.device()
 @options.json()
@@ -39,19 +32,17 @@ def adapt(
     output: Path,
     vae: str | None,
     photos: Path | None,
-    images: int,
     device: str,
     as_json: bool,
     overwrite: bool,
 ) -> None:
     """Make the networks that write and read marks in the latents of a model.
 
-    Nothing is trained: the best patterns and filters for the model's autoencoder are computed, which takes minutes on
-    a CPU. Then the command marks photographs that it did not use, and prints how many bits it reads. The folder holds
-    these networks only, and names the model; give it to any command as --model.
+    Nothing is trained, so it takes a minute. Each bit is a pattern of noise over the latents, and the model's own
+    encoder reads it. The command marks photographs, and prints how many bits it reads as they are and after JPEG. The
+    folder holds these networks only, and names the model; give it to any command as --model.
     """
     from privgen.hub import Placement
-    from privgen.training.watermark.adapt import CodeSize
     from privgen.training.watermark.adapt_model import adapt_model
 
     result = adapt_model(
@@ -59,7 +50,6 @@ def adapt(
         output,
         vae=vae,
         photos=photos,
-        code=CodeSize(images=images),
         placement=Placement(device),
         overwrite=overwrite,
     )

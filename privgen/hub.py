@@ -36,6 +36,9 @@ EXTRAS = {
 }
 """Networks of this package that a model can have: name of the folder, and class in `privgen.models`."""
 
+ADAPTED = "latent_reader.LatentReader"
+"""The class of extractors that `privgen adapt` makes."""
+
 CONFIG = "privgen/privgen_config.json"
 """In a model's folder: "default_carrier", the carrier that suits the model best, by measurement; and "base_model" and
 "base_vae" of a folder that holds networks of this package only, for a model that lies elsewhere."""
@@ -277,7 +280,8 @@ def load_extra(
     source, place = _source(model), resolve_device(device)
     with explained(source, f"load the {name} of"):
         folder = find_extra(name, source, revision=revision)
-        module, _, kind = EXTRAS[name].partition(".")
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        module, _, kind = (ADAPTED if written == "LatentReader" else EXTRAS[name]).partition(".")
         network = getattr(import_module(f"privgen.models.{module}"), kind)
         loaded = network.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         # Convolutions are faster in this layout, on CPUs and GPUs.

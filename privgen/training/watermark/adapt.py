@@ -1,7 +1,7 @@
-"""Networks that write and read marks in the latents of any model, in closed form: no training.
+"""Networks that write and read marks in the latents of any model, without training.
 
-The patterns are the best linear code of the model's autoencoder (`privgen.watermark.write.spectral_code`). The
-extractor is the autoencoder's encoder with the code's filters behind it.
+Each bit has a pattern of white noise over the latents. The reader encodes an image, levels its content out, and
+correlates (`privgen.models.latent_reader`).
 """
 
 from collections.abc import Iterator
@@ -12,59 +12,45 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from privgen.attacks import JPEG
-from privgen.attacks.base import BaseAttack
-from privgen.data.photos import load_photos, random_crop, random_view
-from privgen.diffusion.latents import encode
+from privgen.data.photos import load_photos, random_crop
+from privgen.diffusion.latents import decode, encode
 from privgen.errors import UsageError
-from privgen.io.pixels import resize
-from privgen.models.extractor import Extractor
 from privgen.models.family import Canvas
+from privgen.models.latent_reader import LatentReader
 from privgen.models.mappers import LatentMapper
-from privgen.watermark.write.spectral_code import (
-    SpectralCode,
-    content_spectrum,
-    measure_waves,
-    solve_spectral_code,
-)
 
 
 PHOTOS = Path(__file__).parents[2] / "data" / "photos" / "train"
-"""Photographs of which content is measured, if no others are given."""
+"""Photographs on which the strength of marks is measured, if no others are given."""
 
-_MEASURED = 256  # side in pixels at which an autoencoder's response is measured
-_ATTACKED = 4  # every so many images are attacked, to measure what attacks change in latents
-_RESIZED = 0.5
+_SLOWEST = 0.05  # cycles a latent; content drowns slower waves
+_TRIED, _ROUNDS = 0.1, 3  # RMS of the first residual whose effect is measured, in units of scaled latents
+_VALUES_A_BIT = 32  # fewest latent values for each bit
 
 
 @dataclass(frozen=True)
 class CodeSize:
-    """How large a code is, and what it is solved from.
+    """How large a code is, and how loud a pipeline writes it.
 
     Attributes:
-        n_bits: bits of a message.
-        pilots: see `privgen.models.extractor.Extractor`.
-        images: parts of photographs whose content is measured; well above `n_bits`.
-        examples: of these, how many the autoencoder's response is measured on.
-        psnr: quality in dB of a marked image from which filters read -1 and 1, and that a pipeline writes.
+        n_bits: bits of a message, 8 to 256.
+        psnr: quality in dB that generated images have on average against the same without the mark.
+        examples: photographs on which that is measured.
 
     Raises:
         UsageError: a value out of its range.
     """
 
     n_bits: int = 48
-    pilots: int = 64
-    images: int = 256
-    examples: int = 3
     psnr: float = 40.0
+    examples: int = 8
 
     def __post_init__(self) -> None:
         if not 8 <= self.n_bits <= 256:
             raise UsageError(f"expected 8 to 256 bits, got {self.n_bits}")
-        if self.images < 2 * self.n_bits or self.examples < 1 or self.pilots < 1:
-            raise UsageError(f"expected at least {2 * self.n_bits} images for {self.n_bits} bits, got {self.images}")
+        if not self.psnr > 0 or self.examples < 1:
+            raise UsageError(f"expected a PSNR above 0 and at least one example, got {self.psnr} and {self.examples}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,90 +62,63 @@ class Adapted:
         latent_mapper: writes them.
     """
 
-    extractor: Extractor
+    extractor: LatentReader
     latent_mapper: LatentMapper = field(repr=False)
 
 
 @torch.no_grad()
 def adapt(vae: Any, size: int, photos: Path = PHOTOS, code: CodeSize | None = None) -> Adapted:
-    """Make a mapper and an extractor for the latents of an autoencoder.
+    """Make a mapper and a reader for the latents of an autoencoder.
 
     Args:
         vae: Diffusers' `AutoencoderKL` or `AutoencoderTiny`, in float32.
         size: side in pixels of the images that the model draws.
-        photos: folder of photographs whose content disturbs marks.
+        photos: folder of photographs on which the strength of marks is measured.
         code: how large.
 
     Raises:
-        UsageError: the canvas is too small for so many bits.
+        UsageError: the images are too small for so many bits.
         ValueError: the folder holds no photograph.
     """
     settings, canvas = code or CodeSize(), Canvas.of_vae(vae, size)
-    pictures = load_photos(photos, shorter_side=max(size, 384))
-    latents, changes = [], []
-    for i, pixels in enumerate(
-        tqdm(_parts(pictures, size, settings.images), "content", settings.images, unit="image")
-    ):
-        z = encode(vae, pixels.to(vae.device)).cpu()
-        latents.append(z)
-        if i % _ATTACKED == 0:
-            changes += [encode(vae, attacked.to(vae.device)).cpu() - z for attacked in _attacked(pixels)]
-    z = torch.cat(latents)
-    spectrum = content_spectrum(z) + _power(torch.cat(changes))
-    examples = torch.cat(list(_parts(pictures, min(size, _MEASURED), settings.examples)))
-    response = measure_waves(vae, examples.to(vae.device))
-    try:
-        found = solve_spectral_code(spectrum, response, canvas.latents, settings.n_bits + settings.pilots)
-    except ValueError as error:
-        raise UsageError(f"Images of {size} pixels are too small for {settings.n_bits} bits.") from error
-    patterns, filters = _mixed(found, settings)
-    return _networks(vae, size, settings, patterns, filters, z)
+    if canvas.values < _VALUES_A_BIT * settings.n_bits:
+        raise UsageError(f"Images of {size} pixels are too small for {settings.n_bits} bits.")
+    patterns = noise_patterns(settings.n_bits, canvas)
+    mapper = LatentMapper(settings.n_bits, canvas.channels, canvas.latents, strength=1.0)
+    mapper.patterns.copy_(patterns)
+    strength = _strength(vae, mapper, _squares(photos, size, settings.examples), settings.psnr)
+    louder = LatentMapper(settings.n_bits, canvas.channels, canvas.latents, strength=strength)
+    louder.load_state_dict(mapper.state_dict())
+    reader = LatentReader.from_vae(vae, patterns, size=size)
+    return Adapted(reader.eval().requires_grad_(False), louder.eval().requires_grad_(False))
 
 
-def _parts(pictures: tuple[Any, ...], size: int, count: int) -> Iterator[Tensor]:
-    """Squares of photographs, (1, 3, size, size) each: parts of them, and whole ones as an extractor sees them."""
+def noise_patterns(n_bits: int, canvas: Canvas) -> Tensor:
+    """Patterns of white noise without slow waves, orthogonal, of RMS 1 over all: (n_bits, C, h, w)."""
+    side, generator = canvas.latents, torch.Generator().manual_seed(0)
+    noise = torch.randn(n_bits, canvas.channels, side, side, generator=generator)
+    frequencies = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])
+    fast = torch.fft.irfft2(torch.fft.rfft2(noise) * (frequencies >= _SLOWEST), s=(side, side))
+    orthogonal = torch.linalg.qr(fast.flatten(1).T.double()).Q.T.float()
+    return (orthogonal / orthogonal.square().mean().sqrt()).view_as(noise)
+
+
+def _squares(folder: Path, size: int, count: int) -> Iterator[Tensor]:
+    pictures = load_photos(folder, shorter_side=max(size, 384))
     for i in range(count):
-        part = random_crop if i % 2 else random_view
-        yield torch.from_numpy(part(pictures, size, np.random.default_rng([3, i])))[None]
+        yield torch.from_numpy(random_crop(pictures, size, np.random.default_rng([3, i])))[None]
 
 
-def _attacked(pixels: Tensor) -> Iterator[Tensor]:
-    jpeg: BaseAttack = JPEG(50)
-    yield jpeg(pixels)
-    side = pixels.shape[-1]
-    yield resize(resize(pixels, (round(_RESIZED * side),) * 2), (side, side)).clamp(0, 1)
-
-
-def _power(changes: Tensor) -> Tensor:
-    """The spectrum of changes, which are as often there as their opposite."""
-    return content_spectrum(torch.cat([changes, -changes]))
-
-
-def _mixed(code: SpectralCode, settings: CodeSize) -> tuple[Tensor, Tensor]:
-    """Patterns of the bits, mixed so that all are read equally well; and filters of bits and pilots."""
-    n, count = settings.n_bits, settings.n_bits + settings.pilots
-    rotation = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(0))).Q
-    patterns = (rotation @ code.patterns[:n].flatten(1)).view_as(code.patterns[:n])
-    bits = rotation @ code.filters[:n].flatten(1)
-    noise = code.noise[:n].square().mean().sqrt()
-    pilots = code.filters[n:count].flatten(1) * (noise / code.noise[n:count])[:, None]
-    return patterns, torch.cat([bits, pilots])
-
-
-def _networks(vae: Any, size: int, settings: CodeSize, patterns: Tensor, filters: Tensor, latents: Tensor) -> Adapted:
-    # A sum of n patterns, each of squared pixel change a^2, changes 3 size^2 values by n a^2.
-    amplitude = 10 ** (-settings.psnr / 20) * (3 * size**2 / settings.n_bits) ** 0.5
-    rms = float(patterns.square().sum(0).mean().sqrt())
-    channels, side = patterns.shape[1:3]
-    mapper = LatentMapper(settings.n_bits, channels, side, strength=amplitude * rms)
-    mapper.patterns.copy_(patterns / rms)
-    extractor = Extractor.from_vae(vae, settings.n_bits, settings.pilots, size=size).float().eval().cpu()
-    extractor.filters.weight.copy_(filters / amplitude)
-    extractor.filters.bias.copy_(-(filters / amplitude) @ latents.mean(0).flatten())
-    extractor.reset_whitening()
-    read = []
-    for part in latents.split(32):
-        bits, variance = extractor.filter_logits(part)
-        read.append(2 * bits / variance)
-    extractor.fit_whitening(torch.cat(read))
-    return Adapted(extractor.requires_grad_(False), mapper.requires_grad_(False).eval())
+def _strength(vae: Any, mapper: LatentMapper, squares: Iterator[Tensor], psnr: float) -> float:
+    """The RMS of residuals whose marks have a PSNR, on average over photographs."""
+    plain = [encode(vae, pixels.to(vae.device)) for pixels in squares]
+    marks = [
+        mapper(torch.randint(0, 2, (1, mapper.config.n_bits), generator=torch.Generator().manual_seed(i))).to(plain[0])
+        for i in range(len(plain))
+    ]
+    strength = _TRIED
+    for _ in range(_ROUNDS):  # decoders are not linear, so the next guess is nearer
+        changes = [decode(vae, z + strength * mark) - decode(vae, z) for z, mark in zip(plain, marks, strict=True)]
+        found = torch.stack([change.square().mean().log10() for change in changes]).mean()
+        strength *= float(10 ** (-psnr / 20 - found / 2))
+    return strength

@@ -80,7 +80,7 @@ def adapt_model(
         output: the folder. It gets `privgen/`, and names the model; the model itself is not copied. The model's own
             folder will do, too.
         vae: folder or Hub id of an autoencoder to use instead of the model's own.
-        photos: folder of photographs whose content disturbs marks; None are those of the package.
+        photos: folder of photographs on which the strength of marks is set; None are those of the package.
         code: how large the code is.
         placement: where the networks compute.
         overwrite: replace networks that are there.
