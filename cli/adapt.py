@@ -11,7 +11,7 @@ from privgen.cli.output import echo
 @click.command(
     epilog=options.examples(
         "privgen adapt --model stable-diffusion-v1-5/stable-diffusion-v1-5 -o sd15",
-        "privgen adapt --model mini-sd --vae madebyollin/taesd -o mini-taesd",
+        "privgen adapt --model stabilityai/stable-diffusion-xl-base-1.0 --vae madebyollin/sdxl-vae-fp16-fix -o sdxl",
         'privgen watermark generate "a lighthouse" --model sd15 --key alice -o lighthouse.png',
     )
 )
