@@ -19,6 +19,7 @@ COMMANDS = {
     "purify": ("privgen.cli.purify:purify", "Remove marks and protection with diffusion models."),
     "personalize": ("privgen.cli.personalize:personalize", "Learn a subject from images, to test a protection."),
     "evaluate": ("privgen.cli.evaluate:evaluate", "Measure models, marks, trainings and hallucination."),
+    "adapt": ("privgen.cli.adapt:adapt", "Make the networks of marks for a model of your own."),
     "train": ("privgen.cli.train:train", "Train models and the networks of marks from recipes."),
     "data": ("privgen.cli.data:data", "Draw scenes and prepare folders of images."),
     "env": ("privgen.cli.env:env", "Print versions and devices, for bug reports."),

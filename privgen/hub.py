@@ -6,6 +6,7 @@ A folder or Hub repository can have networks of this package beside the pipeline
 `config.json` and `diffusion_pytorch_model.safetensors` that `save_pretrained` writes. See `EXTRAS`.
 """
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -35,6 +36,13 @@ EXTRAS = {
 }
 """Networks of this package that a model can have: name of the folder, and class in `privgen.models`."""
 
+ADAPTED = "latent_reader.LatentReader"
+"""The class of extractors that `privgen adapt` makes."""
+
+CONFIG = "privgen/privgen_config.json"
+"""In a model's folder: "default_carrier", the carrier that suits the model best, by measurement; and "base_model" and
+"base_vae" of a folder that holds networks of this package only, for a model that lies elsewhere."""
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Precisions by name."""
 
@@ -62,7 +70,7 @@ def resolve_model(name: str | os.PathLike[str] = "mini") -> str:
 
     Args:
         name: name of an embedded model, which comes before a folder of that name; folder of a saved Diffusers
-            pipeline; or Hub id such as `organisation/name`.
+            pipeline, or one that `privgen adapt` made; or Hub id such as `organisation/name`.
 
     Returns:
         The path of a folder, or the Hub id.
@@ -75,7 +83,7 @@ def resolve_model(name: str | os.PathLike[str] = "mini") -> str:
         return _embedded(text)
     folder = Path(text).expanduser()
     if text and folder.is_dir():
-        if not (folder / _INDEX).is_file():
+        if not (folder / _INDEX).is_file() and "base_model" not in read_config(folder):
             raise PrivgenError(
                 f"{folder} is not a Diffusers model: it has no {_INDEX}; name the folder that holds it."
             )
@@ -91,6 +99,41 @@ def resolve_model(name: str | os.PathLike[str] = "mini") -> str:
         f"There is no model {text!r}; name an embedded one ({', '.join(EMBEDDED)}), a folder or a Hub id such as "
         "organisation/name."
     )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a model's folder says in `CONFIG`; nothing if it has no such file.
+
+    Raises:
+        PrivgenError: the file cannot be read.
+    """
+    file = folder / CONFIG
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise PrivgenError(f"The settings {file} cannot be read: {reason}.") from error
+    if not isinstance(found, dict):
+        raise PrivgenError(f"The settings {file} are no JSON object.")
+    return found
+
+
+def pipeline_of(source: str) -> tuple[str, str | None]:
+    """Where the pipeline of a model lies, and the autoencoder to use instead of its own.
+
+    Args:
+        source: from `resolve_model`. A folder that `privgen adapt` made names another model, and other sources stand
+            for themselves.
+
+    Raises:
+        PrivgenError: the other model does not exist.
+    """
+    folder = Path(source)
+    if not folder.is_dir() or (folder / _INDEX).is_file():
+        return source, None
+    config = read_config(folder)
+    base = config.get("base_vae")
+    return resolve_model(str(config["base_model"])), None if base is None else str(base)
 
 
 def model_label(name: str | os.PathLike[str]) -> str:
@@ -186,7 +229,8 @@ def load_pipeline(
         PrivgenError: the model cannot be found, downloaded or read, is not in safetensors, or comes with code.
         UsageError: the device or the precision does not exist.
     """
-    source, place = resolve_model(model), resolve_device(device)
+    source, own_vae = pipeline_of(resolve_model(model))
+    vae, place = own_vae if vae is None else vae, resolve_device(device)
     precision = resolve_dtype(dtype, place)
     with quiet_loading(), explained(source, "load"):
         index = DiffusionPipeline.load_config(source, revision=revision)
@@ -236,7 +280,8 @@ def load_extra(
     source, place = _source(model), resolve_device(device)
     with explained(source, f"load the {name} of"):
         folder = find_extra(name, source, revision=revision)
-        module, _, kind = EXTRAS[name].partition(".")
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        module, _, kind = (ADAPTED if written == "LatentReader" else EXTRAS[name]).partition(".")
         network = getattr(import_module(f"privgen.models.{module}"), kind)
         loaded = network.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         # Convolutions are faster in this layout, on CPUs and GPUs.

@@ -1,6 +1,5 @@
 """The networks of one model that write and read marks, loaded when they are first needed."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,11 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 
 from privgen.errors import PrivgenError, UsageError
-from privgen.hub import Placement, find_extra, load_extra, load_pipeline, resolve_model
+from privgen.hub import CONFIG, Placement, find_extra, load_extra, load_pipeline, read_config, resolve_model
 from privgen.models.aligner import Aligner
+from privgen.models.loading import explained
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
 from privgen.watermark.write.mark_spec import CARRIERS, Carrier
-
-
-CONFIG = "privgen/privgen_config.json"
-"""In a model's folder: which carrier suits the model best, by measurement."""
 
 
 @dataclass
@@ -130,15 +126,10 @@ def default_carrier(model: str | os.PathLike[str] = "mini") -> Carrier:
     """
     source = resolve_model(model)
     root = Path(source)
-    try:
-        if not root.is_dir():
+    if not root.is_dir():
+        with explained(source, "fetch the settings of"):
             root = Path(snapshot_download(source, allow_patterns=[CONFIG]))
-        file = root / CONFIG
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        carrier = config.get("default_carrier", "latent")
-    except (OSError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise PrivgenError(f"The settings {CONFIG} of {source} cannot be read: {reason}; name a carrier.") from error
+    carrier = read_config(root).get("default_carrier", "latent")
     if carrier not in CARRIERS:
         raise PrivgenError(
             f"The model {source} recommends the carrier {carrier!r}; name one of {', '.join(CARRIERS)}."

@@ -1,0 +1,91 @@
+"""A reader of marks in the latents of any model, which needs no training: encode, whiten, correlate."""
+
+from typing import Any, Self
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+from privgen.models.family import Canvas
+from privgen.models.latent_encoder import build_encoder, canvases_of, encoder_config, encoder_state
+
+
+_SURROUNDINGS = 1.5  # standard deviation, in latents, of the window in which content is levelled out
+_LEAST = 1e-3  # of the mean square of what is left, added everywhere
+
+
+class LatentReader(ModelMixin, ConfigMixin):
+    """Reads a message from an image by matched filters on whitened latents.
+
+    Content is smooth, and loud in places; a pattern of white noise is neither. So what lies around each latent is
+    subtracted, and the rest is divided by its size there. If an image does not carry a mark, its correlation with a
+    pattern of white noise, over the norms of both, is about a standard normal number. (Cox, Miller, Bloom, Fridrich
+    and Kalker, Digital Watermarking and Steganography, 2008, chapter 7: whitening before correlation.)
+
+    Args:
+        n_bits: bits of a message.
+        size: side in pixels to which every image is resized before it is read.
+        latent_channels: channels of the latents.
+        block_out_channels: widths of the encoder's levels; each level but the last halves the side.
+        layers_per_block: see `privgen.models.latent_encoder.build_encoder`.
+        norm_num_groups: groups of the encoder's group normalisation; None where it has none.
+        mid_block_attention: whether the middle of the encoder has attention.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        n_bits: int,
+        size: int,
+        latent_channels: int,
+        block_out_channels: tuple[int, ...],
+        layers_per_block: int | tuple[int, ...],
+        norm_num_groups: int | None,
+        mid_block_attention: bool,
+    ) -> None:
+        super().__init__()
+        self.encoder = build_encoder(self.config)
+        canvas = Canvas.of_reader(self)
+        self.patterns: Tensor
+        self.register_buffer("patterns", torch.zeros(n_bits, canvas.channels, canvas.latents, canvas.latents))
+
+    @classmethod
+    def from_vae(cls, vae: Any, patterns: Tensor, *, size: int) -> Self:
+        """A reader in the scaled latents of an autoencoder.
+
+        Args:
+            vae: Diffusers' `AutoencoderKL` or `AutoencoderTiny`; its encoder is copied.
+            patterns: (n_bits, C, h, w), what each bit of a mark adds to latents.
+            size: side in pixels.
+        """
+        reader = cls(n_bits=len(patterns), **encoder_config(vae, size))
+        reader.encoder.load_state_dict(encoder_state(vae))
+        reader.patterns.copy_(patterns)
+        return reader
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Read images (B, 3, H, W) in [0, 1], any H and W; (B, n_bits) logits, a positive one reads as bit 1."""
+        white = whitened(self.encoder(canvases_of(images, self.config, self.patterns)).float())
+        patterns = self.patterns.float().flatten(1)
+        norms = white.flatten(1).square().mean(1, keepdim=True).sqrt() * patterns.norm(dim=1)
+        return white.flatten(1) @ patterns.T / norms.clamp(min=1e-9)
+
+
+def whitened(latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) without what lies around each, over the size of the rest there."""
+    left = latents - _blurred(latents)
+    power = left.square()
+    least = _LEAST * power.mean(dim=(1, 2, 3), keepdim=True) + 1e-12
+    return left / (_blurred(power) + least).sqrt()
+
+
+def _blurred(planes: Tensor) -> Tensor:
+    """Blur each channel by a Gaussian; edges are repeated outwards."""
+    radius, channels = round(3 * _SURROUNDINGS), planes.shape[1]
+    x = torch.arange(-radius, radius + 1, device=planes.device, dtype=planes.dtype)
+    kernel = torch.exp(-x.square() / (2 * _SURROUNDINGS**2))
+    kernel = (kernel / kernel.sum()).expand(channels, 1, -1)
+    rows = conv2d(pad(planes, (radius, radius, 0, 0), mode="replicate"), kernel[:, :, None], groups=channels)
+    return conv2d(pad(rows, (0, 0, radius, radius), mode="replicate"), kernel[..., None], groups=channels)

@@ -1,0 +1,124 @@
+"""Networks that write and read marks in the latents of any model, without training.
+
+Each bit has a pattern of white noise over the latents. The reader encodes an image, levels its content out, and
+correlates (`privgen.models.latent_reader`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from privgen.data.photos import load_photos, random_crop
+from privgen.diffusion.latents import decode, encode
+from privgen.errors import UsageError
+from privgen.models.family import Canvas
+from privgen.models.latent_reader import LatentReader
+from privgen.models.mappers import LatentMapper
+
+
+PHOTOS = Path(__file__).parents[2] / "data" / "photos" / "train"
+"""Photographs on which the strength of marks is measured, if no others are given."""
+
+_SLOWEST = 0.05  # cycles a latent; content drowns slower waves
+_TRIED, _ROUNDS = 0.1, 3  # RMS of the first residual whose effect is measured, in units of scaled latents
+_VALUES_A_BIT = 32  # fewest latent values for each bit
+
+
+@dataclass(frozen=True)
+class CodeSize:
+    """How large a code is, and how loud a pipeline writes it.
+
+    Attributes:
+        n_bits: bits of a message, 8 to 256.
+        psnr: quality in dB that generated images have on average against the same without the mark.
+        examples: photographs on which that is measured.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+
+    n_bits: int = 48
+    psnr: float = 40.0
+    examples: int = 8
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.n_bits <= 256:
+            raise UsageError(f"expected 8 to 256 bits, got {self.n_bits}")
+        if not self.psnr > 0 or self.examples < 1:
+            raise UsageError(f"expected a PSNR above 0 and at least one example, got {self.psnr} and {self.examples}")
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """The networks of a model.
+
+    Attributes:
+        extractor: reads marks.
+        latent_mapper: writes them.
+    """
+
+    extractor: LatentReader
+    latent_mapper: LatentMapper = field(repr=False)
+
+
+@torch.no_grad()
+def adapt(vae: Any, size: int, photos: Path = PHOTOS, code: CodeSize | None = None) -> Adapted:
+    """Make a mapper and a reader for the latents of an autoencoder.
+
+    Args:
+        vae: Diffusers' `AutoencoderKL` or `AutoencoderTiny`, in float32.
+        size: side in pixels of the images that the model draws.
+        photos: folder of photographs on which the strength of marks is measured.
+        code: how large.
+
+    Raises:
+        UsageError: the images are too small for so many bits.
+        ValueError: the folder holds no photograph.
+    """
+    settings, canvas = code or CodeSize(), Canvas.of_vae(vae, size)
+    if canvas.values < _VALUES_A_BIT * settings.n_bits:
+        raise UsageError(f"Images of {size} pixels are too small for {settings.n_bits} bits.")
+    patterns = noise_patterns(settings.n_bits, canvas)
+    mapper = LatentMapper(settings.n_bits, canvas.channels, canvas.latents, strength=1.0)
+    mapper.patterns.copy_(patterns)
+    strength = _strength(vae, mapper, _squares(photos, size, settings.examples), settings.psnr)
+    louder = LatentMapper(settings.n_bits, canvas.channels, canvas.latents, strength=strength)
+    louder.load_state_dict(mapper.state_dict())
+    reader = LatentReader.from_vae(vae, patterns, size=size)
+    return Adapted(reader.eval().requires_grad_(False), louder.eval().requires_grad_(False))
+
+
+def noise_patterns(n_bits: int, canvas: Canvas) -> Tensor:
+    """Patterns of white noise without slow waves, orthogonal, of RMS 1 over all: (n_bits, C, h, w)."""
+    side, generator = canvas.latents, torch.Generator().manual_seed(0)
+    noise = torch.randn(n_bits, canvas.channels, side, side, generator=generator)
+    frequencies = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])
+    fast = torch.fft.irfft2(torch.fft.rfft2(noise) * (frequencies >= _SLOWEST), s=(side, side))
+    orthogonal = torch.linalg.qr(fast.flatten(1).T.double()).Q.T.float()
+    return (orthogonal / orthogonal.square().mean().sqrt()).view_as(noise)
+
+
+def _squares(folder: Path, size: int, count: int) -> Iterator[Tensor]:
+    pictures = load_photos(folder, shorter_side=max(size, 384))
+    for i in range(count):
+        yield torch.from_numpy(random_crop(pictures, size, np.random.default_rng([3, i])))[None]
+
+
+def _strength(vae: Any, mapper: LatentMapper, squares: Iterator[Tensor], psnr: float) -> float:
+    """The RMS of residuals whose marks have a PSNR, on average over photographs."""
+    plain = [encode(vae, pixels.to(vae.device)) for pixels in squares]
+    marks = [
+        mapper(torch.randint(0, 2, (1, mapper.config.n_bits), generator=torch.Generator().manual_seed(i))).to(plain[0])
+        for i in range(len(plain))
+    ]
+    strength = _TRIED
+    for _ in range(_ROUNDS):  # decoders are not linear, so the next guess is nearer
+        changes = [decode(vae, z + strength * mark) - decode(vae, z) for z, mark in zip(plain, marks, strict=True)]
+        found = torch.stack([change.square().mean().log10() for change in changes]).mean()
+        strength *= float(10 ** (-psnr / 20 - found / 2))
+    return strength
