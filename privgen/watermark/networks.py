@@ -11,7 +11,6 @@ from huggingface_hub import snapshot_download
 from privgen.errors import PrivgenError, UsageError
 from privgen.hub import CONFIG, Placement, find_extra, load_extra, load_pipeline, read_config, resolve_model
 from privgen.models.aligner import Aligner
-from privgen.models.loading import explained
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
 from privgen.watermark.write.mark_spec import CARRIERS, Carrier
 
@@ -126,10 +125,15 @@ def default_carrier(model: str | os.PathLike[str] = "mini") -> Carrier:
     """
     source = resolve_model(model)
     root = Path(source)
-    if not root.is_dir():
-        with explained(source, "fetch the settings of"):
+    try:
+        if not root.is_dir():
             root = Path(snapshot_download(source, allow_patterns=[CONFIG]))
-    carrier = read_config(root).get("default_carrier", "latent")
+        carrier = read_config(root).get("default_carrier", "latent")
+    except PrivgenError as error:
+        raise PrivgenError(f"{str(error).rstrip('.')}; name a carrier.") from error
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise PrivgenError(f"The settings {CONFIG} of {source} cannot be read: {reason}; name a carrier.") from error
     if carrier not in CARRIERS:
         raise PrivgenError(
             f"The model {source} recommends the carrier {carrier!r}; name one of {', '.join(CARRIERS)}."
