@@ -32,7 +32,7 @@ from privgen.models.extractor import Extractor
 from privgen.training.recipes import Recipe, load_recipe
 from privgen.training.run import RECIPE, export_average
 from privgen.watermark.networks import CONFIG
-from privgen.watermark.write.mark_spec import CARRIERS
+from privgen.watermark.write.mark_spec import NETWORK_CARRIERS
 
 
 MINI = Path(__file__).parents[1] / "privgen" / "models" / "mini"
@@ -257,7 +257,9 @@ def run_option(kind: str, note: str = "") -> Callable[[Command], Command]:
     help="Take the last checkpoint of this run, although it has exported a model. Repeatable.",
 )
 @click.option(
-    "--carrier", type=click.Choice(CARRIERS), help="Carrier that the model recommends; by default the old one."
+    "--carrier",
+    type=click.Choice(NETWORK_CARRIERS),
+    help="Carrier that the model recommends; by default the old one.",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=MINI, help="Folder of the model.")
 @click.option("--overwrite", is_flag=True, help="Replace parts of a folder that exists.")

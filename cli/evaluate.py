@@ -19,7 +19,7 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
-    from privgen.watermark.write.mark_spec import Carrier
+    from privgen.watermark.write.mark_spec import NetworkCarrier
 
 
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -150,7 +150,7 @@ def watermark(
     n: int,
     seed: int,
     output: Path | None,
-    carriers: tuple[Carrier, ...],
+    carriers: tuple[NetworkCarrier, ...],
     negatives: int,
     photos: int,
     robust_steps: int,
@@ -175,12 +175,12 @@ def watermark(
     from privgen.evaluation.watermark.model import load_watermark_model
     from privgen.evaluation.watermark.report import FILES
     from privgen.hub import Placement
-    from privgen.watermark.write.mark_spec import CARRIERS
+    from privgen.watermark.write.mark_spec import NETWORK_CARRIERS
 
     if output is not None:
         check_output(output, FILES, overwrite=overwrite)
     placement = Placement(device, dtype)
-    loaded = load_watermark_model(model, placement, carriers=carriers or CARRIERS, robust_steps=robust_steps)
+    loaded = load_watermark_model(model, placement, carriers=carriers or NETWORK_CARRIERS, robust_steps=robust_steps)
     plan = WatermarkPlan(n, seed, negatives, photos)
     sampling = Sampling(steps, guidance_scale, batch_size=batch_size)
     result = evaluate_watermark(loaded, plan, sampling, folder=output)

@@ -13,7 +13,7 @@ from privgen.cli.output import echo
 
 if TYPE_CHECKING:
     from privgen.evaluation.adaptive.plan import Source
-    from privgen.watermark.write.mark_spec import Carrier
+    from privgen.watermark.write.mark_spec import NetworkCarrier
 
 
 @click.command(
@@ -82,7 +82,7 @@ def adaptive(
     seed: int,
     output: Path | None,
     source: Source,
-    carrier: Carrier | None,
+    carrier: NetworkCarrier | None,
     collected: int,
     epsilons: tuple[float, ...],
     steps: int,
@@ -108,11 +108,13 @@ def adaptive(
     from privgen.evaluation.record import check_output
     from privgen.evaluation.watermark.model import load_watermark_model
     from privgen.hub import Placement
-    from privgen.watermark.write.mark_spec import CARRIERS
+    from privgen.watermark.write.mark_spec import NETWORK_CARRIERS
 
     if output is not None:
         check_output(output, overwrite=overwrite)
-    loaded = load_watermark_model(model, Placement(device, dtype), carriers=(carrier,) if carrier else CARRIERS)
+    loaded = load_watermark_model(
+        model, Placement(device, dtype), carriers=(carrier,) if carrier else NETWORK_CARRIERS
+    )
     plan = AdaptivePlan(n, seed, source, carrier, collected, epsilons, steps, fit_steps)
     result = evaluate_adaptive(loaded, plan)
     if output is not None:

@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 def watermark() -> None:
     """Mark images with a key, and detect whose mark an image carries.
 
-    A carrier writes the mark. The carrier `latent` adds a pattern to the image's latents. The carrier `token` adds a
-    learned word, which only the key's owner has, to the prompt late in denoising.
+    A carrier writes the mark. The carrier `tile` adds a repeated pattern to the pixels; it needs no model. The carrier
+    `latent` adds a pattern to the image's latents. The carrier `token` adds a learned word, which only the key's owner
+    has, to the prompt late in denoising. `tile+latent` writes both in one image.
     """
 
 
-def _carrier() -> options.Decorator[Any]:
-    kinds = click.Choice(["token", "latent"])
-    return click.option("--carrier", type=kinds, show_default="the model's own choice", help="What writes the mark.")
+def _carrier(default: str, text: str = "What writes the mark.") -> options.Decorator[Any]:
+    kinds = click.Choice(["tile", "token", "latent", "tile+latent"])
+    return click.option("--carrier", type=kinds, show_default=default, help=text)
 
 
 @watermark.command(
@@ -60,7 +61,7 @@ def _carrier() -> options.Decorator[Any]:
     metavar="FILE",
     help="Write the mark with this token of `privgen token`, not with the one that the model makes for the key.",
 )
-@_carrier()
+@_carrier("the model's own choice")
 @click.option(
     "--tau",
     type=click.FloatRange(0, 1000),
@@ -102,14 +103,20 @@ def generate(
 @options.images()
 @options.output(required=True, metavar="DIR", help="Folder for the marked images; it must not hold the inputs.")
 @options.key()
-@_carrier()
+@_carrier("tile+latent, or tile where the model has no networks for it")
 @click.option(
     "--psnr",
     type=click.FloatRange(20, 60),
-    default=38.1,
-    show_default=True,
+    show_default="42 with a tile, 38.1 without",
     metavar="DB",
     help="Quality of the marked image; higher is fainter.",
+)
+@click.option(
+    "--known",
+    "known",
+    multiple=True,
+    metavar="KEY",
+    help="Say so if an image carries the mark of this key already; repeatable. Several marks fit in one image.",
 )
 @click.option(
     "--format",
@@ -131,7 +138,8 @@ def embed(
     output: Path,
     key: str,
     carrier: Carrier | None,
-    psnr: float,
+    psnr: float | None,
+    known: tuple[str, ...],
     kind: Literal["png", "same"],
     robust_steps: int,
     seed: int,
@@ -142,6 +150,9 @@ def embed(
     overwrite: bool,
 ) -> None:
     """Mark existing images; they keep their size, transparency and precision.
+
+    Each mark is read back. The command says so if an image is too small or too plain to carry one, or carries a mark
+    of the key already.
 
     If a file cannot be read or written, the command names it, does the rest, and exits with code 1. If a run was
     interrupted, repeat it: it skips the images that it has made already.
@@ -162,6 +173,7 @@ def embed(
         networks=Networks(model, Placement(device, dtype)),
         spec=MarkSpec(carrier, psnr, robust_steps=robust_steps, seed=seed),
         batch=BatchOptions(overwrite=overwrite, progress=True, keep_format=kind == "same"),
+        known=[load_key(name) for name in known],
         report=_report_embedded,
     )
     record = {"key": result.key, "key_id": result.key_id, "carrier": result.carrier, "output": result.output}
@@ -200,15 +212,16 @@ def embed(
 @click.option(
     "--search",
     is_flag=True,
-    help="Also look for marks in images that were cropped (half of the area kept, or more), turned, or both; this "
-    "takes seconds an image.",
+    help="Also look for marks in images that were cropped, framed, scaled or turned; this takes a second or more an "
+    "image.",
 )
+@_carrier("all that the model can read", "Look for marks of this carrier only.")
 @click.option(
     "--test",
     type=click.Choice(["weighted", "binomial"]),
     default="weighted",
     show_default=True,
-    help="weighted goes by how clearly each bit is read; binomial counts the bits that agree.",
+    help="Of the extractor's bits: weighted goes by how clearly each is read; binomial counts those that agree.",
 )
 @options.model()
 @options.device()
@@ -218,6 +231,7 @@ def detect(
     names: tuple[str, ...],
     fpr: float,
     search: bool,
+    carrier: Carrier | None,
     test: Test,
     model: str,
     device: str,
@@ -243,7 +257,7 @@ def detect(
         pictures,
         keys,
         networks=Networks(model, Placement(device)),
-        spec=DetectSpec(fpr, search, test),
+        spec=DetectSpec(fpr, search, test, carrier),
         progress=True,
         report=lambda file: _report_detected(file, as_json=as_json),
     )
@@ -253,7 +267,7 @@ def detect(
         text = f"p: how likely an image without the mark matches so well. An image is marked if p <= {fpr:g}."
         click.echo(text, err=True)
         if not search and any(file.detection is not None and not file.detected for file in found):
-            click.echo("Hint: --search also looks for marks in images that were cropped or turned.", err=True)
+            click.echo("Hint: --search also looks for marks in images that were cropped, framed or turned.", err=True)
     if any(file.error for file in found):
         raise click.exceptions.Exit(EXIT_FAILED)
     if not all(file.detected for file in found):

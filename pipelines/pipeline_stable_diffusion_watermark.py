@@ -19,7 +19,7 @@ from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
 from privgen.watermark.token import Token
 from privgen.watermark.write.in_pipeline import CallMark, bind_call, marked_arguments
-from privgen.watermark.write.mark_spec import Carrier, MarkSpec
+from privgen.watermark.write.mark_spec import MarkSpec, NetworkCarrier
 
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)
@@ -41,7 +41,7 @@ class StableDiffusionWatermarkPipelineOutput(BaseOutput):
     images: list[PIL.Image.Image] | NDArray[np.generic] | Tensor
     nsfw_content_detected: list[bool] | None
     key_ids: list[str] | None = None
-    carrier: Carrier | None = None
+    carrier: NetworkCarrier | None = None
 
 
 def _with_plain_signature(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,7 +80,7 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         *args: Any,
         key: Key | None = None,
         keys: Sequence[Key] | None = None,
-        carrier: Carrier = "token",
+        carrier: NetworkCarrier = "token",
         tau: float | None = None,
         token: Token | None = None,
         token_mapper: TokenMapperLike | None = None,

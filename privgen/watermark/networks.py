@@ -12,7 +12,7 @@ from privgen.errors import PrivgenError, UsageError
 from privgen.hub import CONFIG, Placement, find_extra, load_extra, load_pipeline, read_config, resolve_model
 from privgen.models.aligner import Aligner
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
-from privgen.watermark.write.mark_spec import CARRIERS, Carrier
+from privgen.watermark.write.mark_spec import NETWORK_CARRIERS, Carrier, NetworkCarrier
 
 
 @dataclass
@@ -66,13 +66,53 @@ class Networks:
         """Reads marks in parts of an image."""
         return self._get("aligner")
 
-    def mapper(self, carrier: Carrier) -> Any:
+    def mapper(self, carrier: NetworkCarrier) -> Any:
         """The network that makes the marks of a carrier from message bits."""
         return self._get(f"{carrier}_mapper")
 
-    def has(self, carrier: Carrier) -> bool:
+    def has(self, carrier: NetworkCarrier) -> bool:
         """Whether the model can write marks with a carrier."""
-        name = f"{carrier}_mapper"
+        return self._has(f"{carrier}_mapper")
+
+    @property
+    def can_read(self) -> bool:
+        """Whether the model has an extractor, which reads the marks of the carriers "token" and "latent"."""
+        return self._has("extractor")
+
+    @property
+    def can_search(self) -> bool:
+        """Whether the model has an aligner, which reads the same marks in parts of an image."""
+        return self._has("aligner")
+
+    @property
+    def default_carrier(self) -> Carrier:
+        """The carrier for images that the model generates.
+
+        It is the one that the model recommends. Of networks set by hand it is the first that is there, "latent" before
+        "token". A model without any network of privgen's gets a tile, which needs none.
+
+        Raises:
+            PrivgenError: the model cannot be found, or recommends a carrier that does not exist.
+        """
+        recommended = default_carrier(self.model) if self.model is not None else "latent"
+        ordered: tuple[NetworkCarrier, ...] = (recommended, "latent", "token")
+        return next((carrier for carrier in ordered if self.has(carrier)), "tile")
+
+    @property
+    def layers(self) -> Carrier:
+        """The carrier for existing images: a tile, and the latents' pattern under it if the model can write one.
+
+        Raises:
+            PrivgenError: the model cannot be found.
+        """
+        if self.model is not None:
+            default_carrier(self.model)  # a model that does not exist is an error, not one without networks
+        return "tile+latent" if self.has("latent") else "tile"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": {}}
+
+    def _has(self, name: str) -> bool:
         if name in self._set or name in self._loaded:
             return True
         if self.model is None:
@@ -82,16 +122,6 @@ class Networks:
         except PrivgenError:
             return False
         return True
-
-    @property
-    def default_carrier(self) -> Carrier:
-        """The carrier that the model recommends; of networks set by hand the first that is there, "latent" before."""
-        if self.model is not None:
-            return default_carrier(self.model)
-        return "latent" if self.has("latent") or not self.has("token") else "token"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": {}}
 
     def _get(self, name: str) -> Any:
         if name in self._set:
@@ -114,7 +144,7 @@ class Networks:
         return self._loaded[name]
 
 
-def default_carrier(model: str | os.PathLike[str] = "mini") -> Carrier:
+def default_carrier(model: str | os.PathLike[str] = "mini") -> NetworkCarrier:
     """The carrier that a model recommends by its own measurements; "latent" if it has none.
 
     Args:
@@ -134,8 +164,8 @@ def default_carrier(model: str | os.PathLike[str] = "mini") -> Carrier:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise PrivgenError(f"The settings {CONFIG} of {source} cannot be read: {reason}; name a carrier.") from error
-    if carrier not in CARRIERS:
+    if carrier not in NETWORK_CARRIERS:
         raise PrivgenError(
-            f"The model {source} recommends the carrier {carrier!r}; name one of {', '.join(CARRIERS)}."
+            f"The model {source} recommends the carrier {carrier!r}; name one of {', '.join(NETWORK_CARRIERS)}."
         )
     return carrier

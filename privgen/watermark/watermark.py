@@ -1,6 +1,7 @@
 """The front door of watermarks: embed, detect, and mark what a pipeline generates."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,8 +15,8 @@ from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpe
 from privgen.watermark.read.p_values import Test
 from privgen.watermark.token import Token
 from privgen.watermark.write.in_pipeline import marking
-from privgen.watermark.write.mark_image import mark_loaded
-from privgen.watermark.write.mark_spec import PSNR, Carrier, MarkSpec
+from privgen.watermark.write.mark_image import mark_loaded, unreadable_note
+from privgen.watermark.write.mark_spec import Carrier, MarkSpec
 from privgen.watermark.write.marker import Marker
 
 
@@ -73,9 +74,10 @@ class Watermark:
         images: Images,
         key: Key | Sequence[Key],
         *,
-        psnr: float = PSNR,
+        psnr: float | None = None,
         carrier: Carrier | None = None,
         robust_steps: int = 0,
+        check: bool = True,
     ) -> Images:
         """Mark images at their own sizes.
 
@@ -83,13 +85,20 @@ class Watermark:
             images: a Pillow image, a path, an array or a tensor; a list of these; or a batch. See
                 `privgen.io.image_like.ImagesLike`.
             key: whose mark: one key for all images, or one for each.
-            psnr: quality of the result against the image, in dB; higher is fainter.
-            carrier: "latent" or "token", what the mark is written with; None is the model's own choice.
-            robust_steps: gradient steps that fit the mark to its image, so that it survives regeneration better; for
-                the carrier "latent". 10 is a good number, and each takes about as long as the whole rest.
+            psnr: quality of the result against the image, in dB; higher is fainter; None is what suits the carrier, 42
+                with a tile and 38.1 without.
+            carrier: what the mark is written with: "tile" needs no network and is found in crops, borders, turned and
+                mirrored images; "latent" survives an autoencoder better; "tile+latent" is both; "token" writes with
+                text. None is "tile+latent", or "tile" where the model has no networks of privgen's.
+            robust_steps: gradient steps that fit the pattern in the latents to its image, so that it survives
+                regeneration better. 10 is a good number, and each takes about as long as the whole rest.
+            check: read the marks back, and warn of images that cannot carry one, such as an all-white one.
 
         Returns:
             What came in, marked: the same type, size, mode, number type and device. A path gives a Pillow image.
+
+        Warns:
+            UserWarning: an image is too small or too plain to carry the mark.
 
         Raises:
             PrivgenError: an image or a network cannot be read.
@@ -102,6 +111,11 @@ class Watermark:
             raise UsageError(f"expected one key, or one for each of {len(given.images)} images, got {len(keys)}")
         marker = Marker(self.networks, MarkSpec(carrier, psnr, robust_steps=robust_steps))
         marked = mark_loaded(given.images, given.levels, keys, marker)
+        if check:
+            owners = keys if len(keys) == len(marked) else keys * len(marked)
+            for i, (image, owner) in enumerate(zip(marked, owners, strict=True)):
+                for note in unreadable_note(image.pixels, owner, marker)[1]:
+                    warnings.warn(f"image {i}: {note}", stacklevel=2)
         restored: Images = given.restore([image.pixels for image in marked])
         return restored
 
@@ -113,6 +127,7 @@ class Watermark:
         search: bool = False,
         fpr: float = FPR,
         test: Test = "weighted",
+        carrier: Carrier | None = None,
     ) -> Any:
         """Say whose mark images carry.
 
@@ -120,9 +135,11 @@ class Watermark:
             images: a Pillow image, a path, an array or a tensor; a list of these; or a batch. See
                 `privgen.io.image_like.ImagesLike`.
             keys: the keys to look for.
-            search: also look for marks in what was cut out of a marked image, or turned; takes some seconds an image.
+            search: also look for marks in what was cut out of a marked image, framed, scaled or turned; takes a second
+                or more an image.
             fpr: probability that an unmarked image is called marked, whatever the number of keys.
             test: see `privgen.watermark.read.detection.DetectSpec`.
+            carrier: the marks that are looked for; None is all that the model can read.
 
         Returns:
             For one image a `Detection`, with `.detected`, `.key`, `.p_value` and `.regions`, which prints as one line.
@@ -135,7 +152,7 @@ class Watermark:
         """
         given = open_images(images)
         detector = Detector(
-            self.networks, [keys] if isinstance(keys, Key) else list(keys), DetectSpec(fpr, search, test)
+            self.networks, [keys] if isinstance(keys, Key) else list(keys), DetectSpec(fpr, search, test, carrier)
         )
         found: list[Detection] = detector([image.pixels for image in given.images])
         return found[0] if given.single else found
@@ -149,6 +166,7 @@ class Watermark:
         carrier: Carrier | None = None,
         tau: float | None = None,
         robust_steps: int = 0,
+        psnr: float | None = None,
     ) -> Iterator[Any]:
         """Have a pipeline mark all images that it generates inside the block.
 
@@ -159,14 +177,17 @@ class Watermark:
         bit those of the pipeline.
 
         Args:
-            pipe: any Diffusers text-to-image pipeline whose autoencoder has the latents that the networks were made
-                for; for the carrier "token", and with `tau`, of the Stable Diffusion 1 or 2 family.
+            pipe: any Diffusers text-to-image pipeline that decodes latents; for the carrier "latent", its autoencoder
+                has the latents that the networks were made for; for the carrier "token", and with `tau`, it is of the
+                Stable Diffusion 1 or 2 family.
             key: whose mark: one key for all images, or one for each image of a call, in their order. A token writes
                 the mark of its own key.
-            carrier: "latent" adds a pattern to the latents, "token" lets text write the mark; None is the model's own
-                choice.
+            carrier: "latent" adds a pattern to the latents, "token" lets text write the mark, "tile" adds a pattern to
+                the decoded image, "tile+latent" both patterns. None is the model's own choice, or "tile" where the
+                model has no networks of privgen's.
             tau: the mark acts on timesteps t <= tau, of 1000; None is what suits the carrier.
             robust_steps: see `embed`.
+            psnr: quality of the tile, in dB; None is 42.
 
         Yields:
             The pipeline.
@@ -175,7 +196,8 @@ class Watermark:
             PrivgenError: a network cannot be read.
             UsageError: a pipeline that cannot be marked so, or values that exclude each other.
         """
-        spec, token = MarkSpec(carrier, tau=tau, robust_steps=robust_steps), key if isinstance(key, Token) else None
+        spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps)
+        token = key if isinstance(key, Token) else None
         keys = [] if isinstance(key, Token) else [key] if isinstance(key, Key) else list(key)
         with marking(pipe, keys, self.networks, spec, token):
             yield pipe

@@ -19,7 +19,7 @@ from privgen.io.files import iter_image_files
 from privgen.io.images import load_image
 from privgen.io.residual import add_residual, to_canvas
 from privgen.watermark.key import Key
-from privgen.watermark.write.mark_spec import PSNR, Carrier
+from privgen.watermark.write.mark_spec import PSNR, NetworkCarrier
 
 
 _BATCH = 8
@@ -42,7 +42,7 @@ class Material:
     collected_unmarked: Tensor
 
 
-def photograph_material(model: WatermarkModel, carrier: Carrier, key: Key, plan: AdaptivePlan) -> Material:
+def photograph_material(model: WatermarkModel, carrier: NetworkCarrier, key: Key, plan: AdaptivePlan) -> Material:
     """Photographs, squeezed to the model's square.
 
     The attacked ones are held-out photographs, spread evenly over the folder. The collected ones are random views of
@@ -71,12 +71,14 @@ def photograph_material(model: WatermarkModel, carrier: Carrier, key: Key, plan:
         batches = tqdm(images.split(_BATCH), "marking", unit="batch")
         residuals = torch.cat([marker.residuals(batch, [key]) for batch in batches]).cpu()
         pairs = zip(images, residuals, strict=True)
-        return torch.stack([add_residual(image, residual, psnr=PSNR, levels=255).pixels for image, residual in pairs])
+        return torch.stack(
+            [add_residual(image, residual, psnr=PSNR[carrier], levels=255).pixels for image, residual in pairs]
+        )
 
     return Material(plain, marked(plain), marked(halves[0]), halves[1])
 
 
-def generated_material(model: WatermarkModel, carrier: Carrier, key: Key, plan: AdaptivePlan) -> Material:
+def generated_material(model: WatermarkModel, carrier: NetworkCarrier, key: Key, plan: AdaptivePlan) -> Material:
     """Images of held-out prompts: the attacked ones without and with the mark, and the collected ones.
 
     Args:

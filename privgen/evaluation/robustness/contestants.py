@@ -24,7 +24,7 @@ from privgen.watermark.protocols import N_BITS, ExtractorLike, config_value
 from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.logits import read_logits, to_reader
 from privgen.watermark.read.search import SEARCH, AlignedReader
-from privgen.watermark.write.mark_spec import Carrier
+from privgen.watermark.write.mark_spec import NetworkCarrier
 
 
 Reader: TypeAlias = Callable[[Tensor], Tensor]
@@ -178,7 +178,7 @@ def reader_of(model: WatermarkModel, search: bool | None = None) -> Reader:
     return ExtractorReader(model.extractor)
 
 
-def on_generated(carrier: Carrier, generation: Generation, model: WatermarkModel, reader: Reader) -> Contestant:
+def on_generated(carrier: NetworkCarrier, generation: Generation, model: WatermarkModel, reader: Reader) -> Contestant:
     """Our mark, written while an image is generated.
 
     Args:

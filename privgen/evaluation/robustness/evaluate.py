@@ -39,10 +39,10 @@ from privgen.evaluation.watermark.negatives import fingerprint
 from privgen.evaluation.watermark.readings import CLEAN
 from privgen.evaluation.workers import Processes
 from privgen.models.family import Canvas
-from privgen.watermark.write.mark_spec import CARRIERS
+from privgen.watermark.write.mark_spec import NETWORK_CARRIERS
 
 
-METHODS = (*CARRIERS, *BASELINES)
+METHODS = (*NETWORK_CARRIERS, *BASELINES)
 """Names of all methods: our carriers, and the baselines."""
 
 
@@ -95,7 +95,7 @@ def evaluate_robustness(
     settings = _settings(model, plan, comparison, reader)
     result = RobustnessEvaluation(
         settings,
-        next((name for name in names if name in CARRIERS), None),
+        next((name for name in names if name in NETWORK_CARRIERS), None),
         scores,
         comparison.planned,
         {**left_out, **too_large},
@@ -129,7 +129,7 @@ def _choose(model: WatermarkModel, plan: RobustnessPlan, preset: Preset) -> tupl
     methods = plan.methods
     if unknown := [name for name in methods if name not in METHODS]:
         raise UsageError(f"No method is called {unknown[0]!r}; choose from {', '.join(METHODS)}.")
-    if absent := [name for name in methods if name in CARRIERS and name not in model.carriers]:
+    if absent := [name for name in methods if name in NETWORK_CARRIERS and name not in model.carriers]:
         raise UsageError(f"The model {model.name} lacks the carrier {absent[0]}; choose from {', '.join(METHODS)}.")
     own = [name for name in model.carriers if name in methods] if methods else list(model.carriers[: preset.carriers])
     others = [name for name in BASELINES if plan.baselines and (not methods or name in methods)]

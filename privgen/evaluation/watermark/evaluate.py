@@ -33,7 +33,7 @@ from privgen.io.files import iter_image_files
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import key_bits
 from privgen.watermark.read.bits import count_matches
-from privgen.watermark.write.mark_spec import CARRIERS, Carrier
+from privgen.watermark.write.mark_spec import NETWORK_CARRIERS, NetworkCarrier
 
 
 NEGATIVE_KEYS = 20
@@ -105,7 +105,7 @@ def evaluate_watermark(
     )
     marked, examples, plain = mark_generated(generation, model, keys)
     pictures = {str(carrier): marks_sheet(shown) for carrier, shown in examples.items()}
-    carriers: dict[Carrier, CarrierScores | None] = dict.fromkeys(CARRIERS)
+    carriers: dict[NetworkCarrier, CarrierScores | None] = dict.fromkeys(NETWORK_CARRIERS)
     for carrier, measured in marked.items():
         on_photos = None
         if chosen:
@@ -126,7 +126,7 @@ def _evaluation(
     model: WatermarkModel,
     generation: Generation,
     plan: WatermarkPlan,
-    carriers: dict[Carrier, CarrierScores | None],
+    carriers: dict[NetworkCarrier, CarrierScores | None],
     unmarked: Negatives,
     negative_keys: Sequence[Key],
     pictures: dict[str, Image.Image],

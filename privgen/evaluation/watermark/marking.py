@@ -21,7 +21,7 @@ from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, key_bits
 from privgen.watermark.read.p_values import p_values_of
 from privgen.watermark.write.mark_image import mark_loaded
-from privgen.watermark.write.mark_spec import Carrier
+from privgen.watermark.write.mark_spec import NetworkCarrier
 from privgen.watermark.write.marker import Marker
 
 
@@ -103,7 +103,7 @@ def compare(
 
 def mark_generated(
     generation: Generation, model: WatermarkModel, keys: Sequence[Key]
-) -> tuple[dict[Carrier, MarkedImages], dict[Carrier, list[Example]], Readings]:
+) -> tuple[dict[NetworkCarrier, MarkedImages], dict[NetworkCarrier, list[Example]], Readings]:
     """Generate images without and with marks, batch by batch.
 
     Args:
@@ -114,9 +114,9 @@ def mark_generated(
     Returns:
         What was measured by carrier, the first few images by carrier, and what was read from the unmarked images.
     """
-    parts: dict[Carrier, list[MarkedImages]] = {carrier: [] for carrier in model.carriers}
-    ratios: dict[Carrier, list[float]] = {carrier: [] for carrier in model.carriers}
-    examples: dict[Carrier, list[Example]] = {carrier: [] for carrier in model.carriers}
+    parts: dict[NetworkCarrier, list[MarkedImages]] = {carrier: [] for carrier in model.carriers}
+    ratios: dict[NetworkCarrier, list[float]] = {carrier: [] for carrier in model.carriers}
+    examples: dict[NetworkCarrier, list[Example]] = {carrier: [] for carrier in model.carriers}
     unmarked = []
     with tqdm(total=len(keys), desc="marked and plain", unit="image") as bar:
         for numbers in _batches(len(keys), generation.batch_size):
@@ -187,7 +187,7 @@ def _timed(
     The order changes with every batch, so that a machine that slows down for a while favours none.
     """
     images, seconds = {}, {}
-    turns: list[Carrier | None] = [None, *model.carriers]
+    turns: list[NetworkCarrier | None] = [None, *model.carriers]
     if numbers.start // generation.batch_size % 2:
         turns.reverse()
     for carrier in turns:

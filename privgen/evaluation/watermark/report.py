@@ -16,10 +16,10 @@ from privgen.evaluation.watermark.marking import MarkedImages
 from privgen.evaluation.watermark.negatives import Negatives
 from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, RATES, Bits
 from privgen.watermark.read.bits import count_matches
-from privgen.watermark.write.mark_spec import CARRIERS, Carrier
+from privgen.watermark.write.mark_spec import NETWORK_CARRIERS, NetworkCarrier
 
 
-FILES = (*(f"{carrier}{kind}.png" for carrier in CARRIERS for kind in ("", "-photos")), "negatives.png")
+FILES = (*(f"{carrier}{kind}.png" for carrier in NETWORK_CARRIERS for kind in ("", "-photos")), "negatives.png")
 """Pictures that `WatermarkEvaluation.save` may write."""
 
 NOTE = (
@@ -78,8 +78,8 @@ class WatermarkEvaluation(Report):
     """
 
     settings: Mapping[str, Any]
-    carrier: Carrier | None
-    carriers: Mapping[Carrier, CarrierScores | None]
+    carrier: NetworkCarrier | None
+    carriers: Mapping[NetworkCarrier, CarrierScores | None]
     negatives: Mapping[str, int]
     unmarked: Mapping[str, Any] = field(repr=False)
     fpr_clean: Measured

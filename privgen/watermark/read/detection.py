@@ -10,11 +10,10 @@ from torch import Tensor
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
-from privgen.watermark.protocols import N_BITS, config_value
-from privgen.watermark.read.logits import read_logits, to_reader
-from privgen.watermark.read.p_values import TESTS, KeyTest, Test, match_keys, p_value, threshold_matches
-from privgen.watermark.read.search import AlignedReader
+from privgen.watermark.read.kinds import ExtractorReader, Kind, KindReader, Reading, TileReader
+from privgen.watermark.read.p_values import TESTS, Test
 from privgen.watermark.regions import WHOLE_IMAGE, Region
+from privgen.watermark.write.mark_spec import CARRIERS, Carrier
 
 
 FPR = 1e-6
@@ -27,10 +26,14 @@ class DetectSpec:
 
     Attributes:
         fpr: probability, in (0, 1), that an unmarked image is called marked, whatever the number of keys.
-        search: also look for marks in what may be cut out of a marked image (at least half of its area, of its own
-            shape), turned by up to 45 degrees, or both. Takes some seconds an image; false positives stay as rare.
-        test: "weighted" goes by how clearly each bit is read, "binomial" counts the bits that agree; see
-            `privgen.watermark.read.p_values`.
+        search: also look for marks in what was cut out of a marked image, framed, scaled or turned. A tile is found
+            in any part and at any angle within a second or two. Only if there is none, the pattern of the other
+            carriers is looked for, which takes some seconds: in at least half of the marked image's area, of its own
+            shape, turned by up to 45 degrees. False positives stay as rare.
+        test: for the carriers "token" and "latent": "weighted" goes by how clearly each bit is read, "binomial" counts
+            the bits that agree; see `privgen.watermark.read.p_values`.
+        carrier: the marks that are looked for; None is all that the model can read. Marks of the carriers "token" and
+            "latent" are read alike. Each of the two kinds gets half of the rate.
 
     Raises:
         UsageError: a value out of its range.
@@ -39,12 +42,15 @@ class DetectSpec:
     fpr: float = FPR
     search: bool = False
     test: Test = "weighted"
+    carrier: Carrier | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.fpr < 1:
             raise UsageError(f"expected a false-positive rate in (0, 1), got {self.fpr}")
         if self.test not in TESTS:
             raise UsageError(f"expected the test {' or '.join(TESTS)}, got {self.test!r}")
+        if self.carrier not in (None, *CARRIERS):
+            raise UsageError(f"expected one of the carriers {', '.join(CARRIERS)}, got {self.carrier!r}")
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,18 @@ class KeyMatch:
     Attributes:
         key: name of the key.
         key_id: its public id.
+        carrier: the kind of mark that tells most of the key: "tile", or "latent" for what the extractor reads, which
+            the carrier "token" writes, too.
         matches: bits that agree with the key's.
-        p_value: probability that an image without the mark agrees as well or better, by the test.
-        p_adjusted: the same, corrected for the number of keys and of poses that were tried.
+        p_value: probability that an image without the mark agrees as well or better, read like this. Of a tile it is
+            corrected for the poses that were tried.
+        p_adjusted: the same, corrected for the number of keys, of kinds of marks, and of poses that were tried.
         detected: whether p_adjusted <= fpr.
     """
 
     key: str
     key_id: str
+    carrier: Kind
     matches: int
     p_value: float
     p_adjusted: float
@@ -89,8 +99,9 @@ class Detection:
         best: the key that matches best, whether it is detected or not.
         keys: one entry for each key, in the order given.
         n_bits: number of bits that were read.
-        bits: the bits, as text of 0 and 1.
-        threshold: matches that suffice if all bits are read equally clearly.
+        bits: the bits of the best match, as text of 0 and 1.
+        threshold: matches of the extractor's bits that suffice if all are read equally clearly; None if only tiles
+            were looked for, which are not told by the number of their bits.
         spec: how it was detected.
         pose: in words, which part of the marked image this is and how it is turned; None for the image as it is.
     """
@@ -104,14 +115,18 @@ class Detection:
     keys: tuple[KeyMatch, ...]
     n_bits: int
     bits: str
-    threshold: int
+    threshold: int | None
     spec: DetectSpec
     pose: str | None = None
 
     def __str__(self) -> str:
         several = len(self.keys) > 1
         corrected = f" for {len(self.keys)} keys" if several else ""
-        figures = f"{self.best.matches} of {self.n_bits} bits, p = {self.p_value:.2g}{corrected}"
+        # The bits of a tile are read where its key correlates best, so half of them and more agree by chance.
+        bits = (
+            "" if self.best.carrier == "tile" and not self.detected else f"{self.best.matches} of {self.n_bits} bits, "
+        )
+        figures = f"{bits}p = {self.p_value:.2g}{corrected}"
         if self.detected:
             others = [match.key for match in self.keys if match.detected and match.key != self.key]
             pose = f"; it shows {self.pose}" if self.pose else ""
@@ -130,7 +145,8 @@ class Detector:
     """Looks for keys in images.
 
     Args:
-        networks: of the model that reads; its aligner is needed for a search only.
+        networks: of the model that reads; its aligner is needed for a search only. A model without an extractor reads
+            tiles only, and one without an aligner searches for tiles only, unless the spec names another carrier.
         keys: at least one; a key that is given twice counts once.
         spec: how marks are detected.
 
@@ -144,15 +160,21 @@ class Detector:
         self.spec = spec or DetectSpec()
         if not self.keys:
             raise UsageError("Name at least one key.")
-        self.extractor = networks.extractor
-        self.reader = AlignedReader(self.extractor, networks.aligner) if self.spec.search else None
-        n_bits = int(config_value(self.extractor, "n_bits", N_BITS))
-        if threshold_matches(n_bits, self.spec.fpr / len(self.keys)) > n_bits:
-            least = float(p_value(n_bits, n_bits)) * len(self.keys)
+        readers: list[KindReader] = []
+        if self.spec.carrier in (None, "tile", "tile+latent"):
+            readers.append(TileReader(self.keys))
+        if self.spec.carrier in ("token", "latent", "tile+latent") or (
+            self.spec.carrier is None and networks.can_read
+        ):
+            search = self.spec.search and (self.spec.carrier is not None or networks.can_search)
+            readers.append(ExtractorReader(networks, self.keys, self.spec.test, search=search))
+        self.readers = tuple(readers)
+        least = min(reader.least for reader in readers) * len(readers) * len(self.keys)
+        if least > self.spec.fpr:
             raise UsageError(
-                f"{n_bits} bits and {len(self.keys)} keys cannot show a rate below {least:.2g}; allow a larger one."
+                f"The bits of {len(self.keys)} keys cannot show a rate below {least:.2g}; allow a larger one, or look "
+                "for tiles."
             )
-        self.messages = torch.tensor([key.bits(n_bits) for key in self.keys])
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Tensor]) -> list[Detection]:
@@ -164,32 +186,29 @@ class Detector:
         Returns:
             One detection for each image.
         """
-        if self.reader is None:
-            logits = read_logits(images, self.extractor, batch_size=len(images))
-            rows = match_keys(logits, self.messages, fpr=self.spec.fpr, test=self.spec.test)
-            return [self._detection(row) for row in rows]
-        small = torch.stack([to_reader(image, self.extractor) for image in images])
-        aspects = torch.tensor([image.shape[-1] / image.shape[-2] for image in images])
-        found = self.reader(small, self.messages, fpr=self.spec.fpr, aspect=aspects, test=self.spec.test)
-        detections = []
-        for i in range(len(images)):
-            row = []
-            for k, message in enumerate(self.messages):
-                tried = len(self.keys) * int(found.places[i, k])
-                tests = match_keys(
-                    found.logits[i, k], message, fpr=self.spec.fpr, candidates=tried, test=self.spec.test
-                )
-                row.append(tests[0][0])
-            detections.append(self._detection(row, found.poses[i].tolist()))
-        return detections
+        rate = self.spec.fpr / (len(self.readers) * len(self.keys))
+        readings: list[list[list[Reading]]] = []
+        missing = [True] * len(images)
+        for reader in self.readers:
+            read = reader(images, rate, [self.spec.search and wanted for wanted in missing])
+            readings.append(read)
+            missing = [
+                wanted and not any(reading.p_value <= rate for reading in row)
+                for wanted, row in zip(missing, read, strict=True)
+            ]
+        return [self._detection([rows[i] for rows in readings]) for i in range(len(images))]
 
-    def _detection(self, tests: Sequence[KeyTest], poses: Sequence[Sequence[float]] = ()) -> Detection:
-        matches = tuple(
-            KeyMatch(key.name, key.key_id, t.matches, t.p_value, t.p_adjusted, t.detected)
-            for key, t in zip(self.keys, tests, strict=True)
-        )
-        index = min(range(len(tests)), key=lambda i: (tests[i].p_adjusted, tests[i].p_value))
-        best, test = matches[index], tests[index]
+    def _detection(self, readings: Sequence[Sequence[Reading]]) -> Detection:
+        """What one image says; readings are listed by kind, then by key."""
+        candidates = len(self.keys) * len(readings)
+        chosen = [min(read, key=lambda reading: reading.order) for read in zip(*readings, strict=True)]
+        matches = []
+        for key, reading in zip(self.keys, chosen, strict=True):
+            adjusted = min(1.0, candidates * reading.p_value)
+            figures = (reading.matches, reading.p_uncorrected, adjusted, adjusted <= self.spec.fpr)
+            matches.append(KeyMatch(key.name, key.key_id, reading.kind, *figures))
+        index = min(range(len(chosen)), key=lambda i: chosen[i].order)
+        best, reading = matches[index], chosen[index]
         return Detection(
             detected=best.detected,
             key=best.key if best.detected else None,
@@ -197,26 +216,13 @@ class Detector:
             p_value=best.p_adjusted,
             regions=tuple(Region(m.key, m.key_id, WHOLE_IMAGE, m.p_adjusted) for m in matches if m.detected),
             best=best,
-            keys=matches,
-            n_bits=test.n_bits,
-            bits="".join(map(str, test.bits)),
-            threshold=test.threshold,
+            keys=tuple(matches),
+            n_bits=len(reading.bits),
+            bits=reading.bits,
+            threshold=next((row[index].threshold for row in readings if row[index].threshold is not None), None),
             spec=self.spec,
-            pose=describe_pose(poses[index]) or None if poses and best.detected else None,
+            pose=reading.pose if best.detected else None,
         )
-
-
-def describe_pose(pose: Sequence[float]) -> str:
-    """A pose, as in `Poses`, in words; empty for the whole canvas as it is."""
-    side, left, top, degrees = pose
-    parts = []
-    if abs(side - 1) > 0.005 or abs(left) > 0.005 or abs(top) > 0.005:
-        parts.append(
-            f"{side:.0%} x {side:.0%} of the marked image, from {left:.0%} of its width and {top:.0%} of its height"
-        )
-    if abs(degrees) > 0.5:
-        parts.append(f"turned by {degrees:.0f} degrees")
-    return ", ".join(parts)
 
 
 def detection_record(detection: Detection) -> dict[str, Any]:
@@ -228,6 +234,7 @@ def detection_record(detection: Detection) -> dict[str, Any]:
         "key_id": detection.key_id,
         "p_value": detection.p_value,
         "best_match": best.key,
+        "carrier": best.carrier,
         "matches": best.matches,
         "n_bits": detection.n_bits,
         "bits": detection.bits,

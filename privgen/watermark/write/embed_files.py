@@ -1,7 +1,7 @@
 """Marks on image files: each by itself, at its own size, resumable."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,8 @@ from privgen.io.fingerprints import file_fingerprint, weights_fingerprint
 from privgen.io.images import SAVE_FORMATS, encode_image, load_image
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
-from privgen.watermark.write.mark_image import mark_loaded, unreadable_note
+from privgen.watermark.tile.embed import VERSION as TILE
+from privgen.watermark.write.mark_image import already_marked_note, mark_loaded, unreadable_note
 from privgen.watermark.write.mark_spec import Carrier, MarkSpec
 from privgen.watermark.write.marker import Marker
 
@@ -33,7 +34,7 @@ class EmbeddedFile:
         output: the marked image; None if there is none.
         status: "done", "skipped" (an earlier run with the same settings made it) or "failed".
         psnr: of the marked pixels against the source's, in dB, before lossy compression; None if it was not measured.
-        matches: bits of the key that the extractor reads from the marked pixels; None if it was not measured.
+        matches: bits of the key that are read from the marked pixels; None if it was not measured.
         notes: what you should know, such as that only the first frame of an animation was read.
         error: why it failed.
     """
@@ -78,6 +79,7 @@ def embed_files(
     networks: Networks | None = None,
     spec: MarkSpec | None = None,
     batch: BatchOptions | None = None,
+    known: Sequence[Key] = (),
     report: Callable[[EmbeddedFile], None] = lambda file: None,
 ) -> EmbeddedFiles:
     """Mark image files and write them, at their own size, mode and precision, into a folder.
@@ -92,6 +94,8 @@ def embed_files(
         networks: of the model that writes; by default those of mini.
         spec: how the mark is written.
         batch: how files are written.
+        known: keys whose marks an image may carry already, beside `key`; a note says so. Marks of several keys do not
+            disturb each other.
         report: called with each file when it is done.
 
     Raises:
@@ -105,40 +109,46 @@ def embed_files(
     files = []
     with progress_bar(len(targets), "embed", shown=batch.progress) as bar:
         for source, target in targets.items():
-            files.append(_embed(source, target, key, marker, ledger, batch.overwrite))
+            files.append(_embed(source, target, [key, *known], marker, ledger, batch.overwrite))
             with bar.external_write_mode():
                 report(files[-1])
             bar.update()
     return EmbeddedFiles(key.name, key.key_id, marker.carrier, str(output), tuple(files))
 
 
-def _embed(source: Path, target: Path, key: Key, marker: Marker, ledger: Ledger, overwrite: bool) -> EmbeddedFile:
+def _embed(
+    source: Path, target: Path, keys: Sequence[Key], marker: Marker, ledger: Ledger, overwrite: bool
+) -> EmbeddedFile:
+    """Mark one file with the first of the keys, and say whether it carries marks of any of them already."""
     digest = file_fingerprint(source)
     if ledger.has(target, digest):
         return EmbeddedFile(str(source), str(target), "skipped")
     try:
         refuse_existing(target, overwrite=overwrite)
         loaded = load_image(source)
-        (marked,) = mark_loaded([loaded], [2**loaded.bits - 1], [key], marker)
+        before = already_marked_note(loaded.pixels, keys, marker.networks)
+        (marked,) = mark_loaded([loaded], [2**loaded.bits - 1], keys[:1], marker)
         data = encode_image(replace(loaded, pixels=marked.pixels), SAVE_FORMATS[target.suffix.lower()])
         ledger.write(target, data, digest, overwrite=overwrite)
-        matches, note = unreadable_note(marked.pixels, key, marker)
+        matches, after = unreadable_note(marked.pixels, keys[0], marker)
     except FILE_ERRORS as error:
         return EmbeddedFile(str(source), None, "failed", error=reason(error))
-    return EmbeddedFile(str(source), str(target), "done", marked.psnr, matches, loaded.notes + note)
+    return EmbeddedFile(str(source), str(target), "done", marked.psnr, matches, loaded.notes + before + after)
 
 
 def _made_by(key: Key, marker: Marker) -> str:
     """All that a marked file depends on beside its source; the key by its public id."""
-    networks, spec = marker.networks, marker.spec
-    names = (f"{marker.carrier}_mapper", "extractor")
-    if networks.model is None:
-        digests = [weights_fingerprint(networks.mapper(marker.carrier)), weights_fingerprint(networks.extractor)]
-    else:
+    networks, spec, carrier = marker.networks, marker.spec, marker.spec.network_carrier
+    digests = []
+    if carrier is not None and networks.model is None:
+        digests = [weights_fingerprint(networks.mapper(carrier)), weights_fingerprint(networks.extractor)]
+    elif carrier is not None and networks.model is not None:
+        names = (f"{carrier}_mapper", "extractor")
         folders = [find_extra(name, networks.model, revision=networks.revision) for name in names]
         files = ("config.json", "diffusion_pytorch_model.safetensors")
         digests = [file_fingerprint(folder / name) for folder in folders for name in files]
     prefix = "-".join(digest[:16] for digest in digests)
-    noise = f", seed={spec.seed}" if marker.carrier == "token" else ""
+    tile = f", tile={TILE}" if spec.has_tile else ""
+    noise = f", seed={spec.seed}" if carrier == "token" else ""
     robust = f", robust_steps={spec.robust_steps}" if spec.robust_steps else ""
-    return f"networks={prefix}, key={key.key_id}, carrier={marker.carrier}, psnr={spec.psnr:g}{noise}{robust}"
+    return f"networks={prefix}, key={key.key_id}, carrier={marker.carrier}, psnr={spec.quality:g}{tile}{noise}{robust}"

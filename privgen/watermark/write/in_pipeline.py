@@ -19,9 +19,11 @@ from privgen.models.family import Canvas, family_of
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike, config_value, key_bits
+from privgen.watermark.tile.embed import mark_image
+from privgen.watermark.tile.pattern import pattern_of
 from privgen.watermark.token import DEFAULT_TAU, Token, encode_with_token, token_embeddings
 from privgen.watermark.write.callbacks import LatentMarkCallback, WatermarkCallback
-from privgen.watermark.write.mark_spec import Carrier, MarkSpec, with_token_carrier
+from privgen.watermark.write.mark_spec import Carrier, MarkSpec, NetworkCarrier, with_token_carrier
 from privgen.watermark.write.robust_mark import RobustMarker
 
 
@@ -63,18 +65,19 @@ def marking(
         UsageError: a pipeline that cannot be marked so, no key and no token, or a token that cannot write so.
     """
     if token is not None:
-        carrier: Carrier = "token"
         mark = CallMark((), with_token_carrier(spec), token)
     elif keys:
-        carrier = spec.carrier or networks.default_carrier
+        spec = replace(spec, carrier=spec.carrier or _carrier_for(pipe, networks))
         extractor = networks.extractor if spec.robust_steps else None
-        mark = CallMark(tuple(keys), replace(spec, carrier=carrier), extractor=extractor)
-        mark = replace(mark, **{f"{carrier}_mapper": networks.mapper(carrier)})
+        mark = CallMark(tuple(keys), spec, extractor=extractor)
+        if spec.network_carrier is not None:
+            mapper = networks.mapper(spec.network_carrier)
+            mark = replace(mark, **{f"{spec.network_carrier}_mapper": mapper})
     else:
         raise UsageError("Name at least one key.")
-    by_call = carrier == "token" or spec.tau is not None
+    by_call = mark.spec.carrier == "token" or spec.tau is not None
     if by_call and family_of(pipe).name != "stable-diffusion":
-        what = "The carrier token" if carrier == "token" else "tau"
+        what = "The carrier token" if mark.spec.carrier == "token" else "tau"
         raise UsageError(f"{what} needs a model of the Stable Diffusion 1 or 2 family; use the carrier latent.")
     own = type(pipe)
 
@@ -94,6 +97,16 @@ def marking(
         yield
     finally:
         pipe.__class__ = own
+
+
+def _carrier_for(pipe: Any, networks: Networks) -> Carrier:
+    """The networks' own choice; a tile if they were made for latents of another model than the pipeline's."""
+    carrier = networks.default_carrier
+    if carrier == "latent":
+        channels = config_value(networks.mapper("latent"), "channels", None)
+        if channels is not None and channels != getattr(pipe.vae.config, "latent_channels", channels):
+            return "tile"
+    return carrier
 
 
 def bind_call(
@@ -117,29 +130,28 @@ def bind_call(
 
 @contextmanager
 def _marking_decoder(pipe: Any, mark: CallMark) -> Iterator[None]:
-    """Add the residual R(m) to all latents that the pipeline's autoencoder decodes."""
-    vae, mapper = pipe.vae, mark.latent_mapper
-    if mapper is None:
-        raise _no_mapper("latent")
-    bits, decode, replaced = key_bits(mark.keys, mapper), vae.decode, vae.__dict__.get("decode")
-    robust = RobustMarker(pipe, mark.extractor, mark.spec.robust_steps) if mark.extractor is not None else None
+    """Mark all latents that the pipeline's autoencoder decodes: before it decodes them, after it, or both."""
+    vae, decode, replaced = pipe.vae, pipe.vae.decode, pipe.vae.__dict__.get("decode")
+    marked_latents = None if mark.spec.network_carrier is None else _LatentMark(pipe, mark)
     within = False  # robust steps decode too, and these latents carry no mark
 
     def marked_decode(z: Tensor, *args: Any, **kwargs: Any) -> Any:
         nonlocal within
         if within:
             return decode(z, *args, **kwargs)
-        if len(bits) not in (1, len(z)):
-            raise UsageError(f"expected one key, or one for each of {len(z)} images, got {len(bits)}")
-        residual = mapper(bits, height=z.shape[-2], width=z.shape[-1])
-        _check_channels(residual, z.shape[1])
-        if robust is not None:
+        if len(mark.keys) not in (1, len(z)):
+            raise UsageError(f"expected one key, or one for each of {len(z)} images, got {len(mark.keys)}")
+        if marked_latents is not None:
             within = True
             try:
-                residual = robust((z.float() - shift(vae)) * scale(vae), residual.to(z).expand_as(z), bits)
+                z = marked_latents(z)
             finally:
                 within = False
-        return decode(z + residual.to(z) / scale(vae), *args, **kwargs)
+        decoded = decode(z, *args, **kwargs)
+        if mark.spec.has_tile:
+            sample = decoded[0]
+            sample.copy_(_tiled(sample, mark))
+        return decoded
 
     vae.decode = marked_decode
     try:
@@ -149,6 +161,38 @@ def _marking_decoder(pipe: Any, mark: CallMark) -> Iterator[None]:
             del vae.decode
         else:
             vae.decode = replaced
+
+
+class _LatentMark:
+    """Adds the residual R(m) to latents as the autoencoder of a pipeline takes them."""
+
+    def __init__(self, pipe: Any, mark: CallMark) -> None:
+        if mark.latent_mapper is None:
+            raise _no_mapper("latent")
+        self.vae, self.mapper = pipe.vae, mark.latent_mapper
+        self.bits = key_bits(mark.keys, self.mapper)
+        self.robust = None
+        if mark.extractor is not None:
+            self.robust = RobustMarker(pipe, mark.extractor, mark.spec.robust_steps)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        residual = self.mapper(self.bits, height=z.shape[-2], width=z.shape[-1])
+        _check_channels(residual, z.shape[1])
+        if self.robust is not None:
+            scaled = (z.float() - shift(self.vae)) * scale(self.vae)
+            residual = self.robust(scaled, residual.to(z).expand_as(z), self.bits)
+        return z + residual.to(z) / scale(self.vae)
+
+
+@torch.no_grad()
+def _tiled(sample: Tensor, mark: CallMark) -> Tensor:
+    """Decoded images (B, 3, H, W) in [-1, 1] with the tiles of their keys."""
+    keys = mark.keys if len(mark.keys) == len(sample) else mark.keys * len(sample)
+    marked = [
+        mark_image((image.float() / 2 + 0.5).clamp(0, 1), pattern_of(key), psnr=mark.spec.quality).pixels
+        for image, key in zip(sample, keys, strict=True)
+    ]
+    return torch.stack(marked).mul(2).sub(1).to(sample)
 
 
 def marked_arguments(pipe: Any, call: Mapping[str, Any], mark: CallMark) -> tuple[list[str], dict[str, Any]]:
@@ -166,6 +210,8 @@ def marked_arguments(pipe: Any, call: Mapping[str, Any], mark: CallMark) -> tupl
         UsageError: keys, token, carrier and mappers that do not go together, or no room in a prompt.
         ValueError: values out of range, shapes that do not fit, or no timestep at or below tau.
     """
+    if mark.spec.has_tile:
+        raise UsageError("This call writes the carriers token and latent; Watermark.on writes tiles.")
     images = _count_images(pipe, call)
     if len(mark.keys) not in (0, 1, images):
         raise UsageError(f"expected one key for each of {images} images, got {len(mark.keys)}")
@@ -261,7 +307,7 @@ def _embedding(mark: CallMark) -> tuple[Tensor, Tensor | None, float]:
     return embedding, opposite, config_value(mark.token_mapper, "tau", DEFAULT_TAU)
 
 
-def _no_mapper(carrier: str) -> UsageError:
+def _no_mapper(carrier: NetworkCarrier) -> UsageError:
     name = f"{carrier}_mapper"
     token = ", or give a token" if carrier == "token" else ""
     return UsageError(f'The carrier {carrier} needs a mapper; set {name} = load_extra("{name}", MODEL){token}.')

@@ -5,15 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from privgen.io.images import LoadedImage
-from privgen.io.residual import ChangedImage, add_residual, to_canvas
+from privgen.io.residual import ChangedImage, add_residual
 from privgen.watermark.key import Key
-from privgen.watermark.protocols import key_bits
-from privgen.watermark.read.logits import read_logits
-from privgen.watermark.read.p_values import threshold_matches
+from privgen.watermark.networks import Networks
+from privgen.watermark.read.detection import Detector, DetectSpec
 from privgen.watermark.write.marker import Marker
-
-
-_READABLE_FPR = 1e-6
 
 
 def mark_loaded(
@@ -27,24 +23,37 @@ def mark_loaded(
         keys: whose marks: one key for all images, or one for each.
         marker: writes the marks.
     """
-    residuals = marker.residuals(to_canvas([image.pixels for image in images], marker.size), keys)
+    changes = marker.changes([image.pixels for image in images], keys)
     return [
-        add_residual(image.pixels, residual, psnr=marker.spec.psnr, grey=image.grey, levels=steps)
-        for image, residual, steps in zip(images, residuals, levels, strict=True)
+        add_residual(image.pixels, change, psnr=marker.spec.quality, grey=image.grey, levels=steps)
+        for image, change, steps in zip(images, changes, levels, strict=True)
     ]
 
 
 def unreadable_note(pixels: Tensor, key: Key, marker: Marker) -> tuple[int, tuple[str, ...]]:
-    """How many bits of a key's mark are read back, and a note if those are too few.
+    """How many bits of a key's mark are read back, and a note if the mark cannot be found.
 
     Args:
         pixels: (3, H, W) in [0, 1], marked.
         key: whose mark.
         marker: wrote the mark.
     """
-    extractor = marker.networks.extractor
-    read = read_logits([pixels], extractor)[0] > 0
-    matches = int((read == (key_bits([key], extractor)[0].cpu() > 0.5)).sum())
-    if matches >= threshold_matches(len(read), _READABLE_FPR):
-        return matches, ()
-    return matches, (f"its mark can hardly be read back, {matches} of {len(read)} bits: too small or too plain",)
+    [found] = Detector(marker.networks, [key], DetectSpec(carrier=marker.carrier))([pixels])
+    if found.detected:
+        return found.best.matches, ()
+    return found.best.matches, (
+        f"its mark can hardly be read back, {found.best.matches} of {found.n_bits} bits: too small or too plain",
+    )
+
+
+def already_marked_note(pixels: Tensor, keys: Sequence[Key], networks: Networks) -> tuple[str, ...]:
+    """A note if an image that is to be marked carries marks already.
+
+    Args:
+        pixels: (3, H, W) in [0, 1], not yet marked.
+        keys: whose marks are looked for.
+        networks: of the model that reads.
+    """
+    [found] = Detector(networks, keys)([pixels])
+    owners = [match.key for match in found.keys if match.detected]
+    return (f"it already carries the mark of {', '.join(owners)}",) if owners else ()

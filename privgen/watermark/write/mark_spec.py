@@ -8,11 +8,16 @@ from privgen.watermark.key import Key
 from privgen.watermark.token import Token, check_tau
 
 
-Carrier = Literal["token", "latent"]
+NetworkCarrier = Literal["token", "latent"]
+"""A carrier that a model's networks write and read."""
 
+Carrier = Literal["tile", "token", "latent", "tile+latent"]
+"""What a mark is written with; "tile+latent" is both in one image, each with its part of the quality."""
+
+NETWORK_CARRIERS: tuple[NetworkCarrier, ...] = get_args(NetworkCarrier)
 CARRIERS: tuple[Carrier, ...] = get_args(Carrier)
 
-PSNR = 38.1
+PSNR: dict[Carrier, float] = {"tile": 42.0, "tile+latent": 42.0, "token": 38.1, "latent": 38.1}
 """Quality of a marked image against the image, in dB, if nothing else is asked for."""
 
 
@@ -21,12 +26,14 @@ class MarkSpec:
     """How a mark is written.
 
     Attributes:
-        carrier: "token" or "latent", what the mark is written with; None is the model's own choice.
-        psnr: quality of a marked image against the image, in dB; higher is fainter. For existing images only: a
-            generated image is as its model makes it.
+        carrier: what the mark is written with: "tile", "token", "latent", or "tile+latent"; None is the model's own
+            choice.
+        psnr: quality of a marked image against the image, in dB; higher is fainter; None is what suits the carrier,
+            see `PSNR`. In generated images the carrier "tile" alone has a quality: what the other carriers write is as
+            their model makes it.
         tau: the mark of a generated image acts on timesteps t <= tau, of 1000; None is what suits the carrier.
-        robust_steps: gradient steps that fit the mark of the carrier "latent" to its image, so that it survives
-            regeneration better; 0 is none.
+        robust_steps: gradient steps that fit the mark in the latents to its image, so that it survives regeneration
+            better; 0 is none.
         seed: of the noise that the carrier "token" works through on existing images.
 
     Raises:
@@ -34,24 +41,41 @@ class MarkSpec:
     """
 
     carrier: Carrier | None = None
-    psnr: float = PSNR
+    psnr: float | None = None
     tau: float | None = None
     robust_steps: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.carrier not in (None, *CARRIERS):
-            raise UsageError(f"expected the carrier token or latent, got {self.carrier!r}")
-        if not self.psnr > 0:
+            raise UsageError(f"expected one of the carriers {', '.join(CARRIERS)}, got {self.carrier!r}")
+        if self.psnr is not None and not self.psnr > 0:
             raise UsageError(f"expected a quality above 0 dB, got {self.psnr}")
         if self.tau is not None:
             check_tau(self.tau)
         if self.robust_steps < 0:
             raise UsageError(f"expected at least 0 robust steps, got {self.robust_steps}")
-        if self.robust_steps and self.carrier == "token":
+        if self.robust_steps and self.carrier in ("tile", "token"):
             raise UsageError("Robust steps fit a pattern in the latents; use them with the carrier latent.")
         if self.robust_steps and self.tau is not None:
             raise UsageError("Robust steps fit a mark that is added after the last step; leave tau out.")
+        if self.tau is not None and self.has_tile:
+            raise UsageError("A tile is added to the finished image; leave tau out, or use another carrier.")
+
+    @property
+    def has_tile(self) -> bool:
+        """Whether a tile is written."""
+        return self.carrier in ("tile", "tile+latent")
+
+    @property
+    def network_carrier(self) -> NetworkCarrier | None:
+        """The carrier whose networks write; None if a tile alone is written, or the carrier is not chosen yet."""
+        return None if self.carrier in (None, "tile") else "token" if self.carrier == "token" else "latent"
+
+    @property
+    def quality(self) -> float:
+        """Quality in dB, of a spec whose carrier is chosen."""
+        return PSNR[self.carrier or "tile+latent"] if self.psnr is None else self.psnr
 
 
 @dataclass(frozen=True)
@@ -64,7 +88,7 @@ class KeyMark:
         token: of the key, to write with instead of the token that the model's mapper makes; the carrier is "token".
 
     Raises:
-        UsageError: neither key nor token, a token of another key, or a token and the carrier "latent".
+        UsageError: neither key nor token, a token of another key, or a token and another carrier.
     """
 
     key: Key | None
@@ -95,8 +119,8 @@ def with_token_carrier(spec: MarkSpec) -> MarkSpec:
     """A spec for a mark that a token writes.
 
     Raises:
-        UsageError: it names the carrier "latent", or robust steps.
+        UsageError: it names another carrier, or robust steps.
     """
-    if spec.carrier == "latent":
-        raise UsageError("A token cannot write with the carrier latent; leave the carrier out.")
+    if spec.carrier not in (None, "token"):
+        raise UsageError(f"A token cannot write with the carrier {spec.carrier}; leave the carrier out.")
     return replace(spec, carrier="token")

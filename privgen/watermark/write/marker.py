@@ -1,6 +1,6 @@
 """Marks on existing images: from keys and canvases to what the mark changes in them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -8,14 +8,15 @@ from torch import Tensor
 
 from privgen.diffusion.latents import encode
 from privgen.errors import UsageError
-from privgen.io.residual import at_psnr
+from privgen.io.residual import at_psnr, to_canvas
 from privgen.models.family import Canvas
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, token_embeddings
+from privgen.watermark.write.layers import latent_psnr, layered_residual
 from privgen.watermark.write.loudness import loud_bits
-from privgen.watermark.write.mark_spec import PSNR, Carrier, MarkSpec
+from privgen.watermark.write.mark_spec import Carrier, MarkSpec, NetworkCarrier
 from privgen.watermark.write.residual import decoded_difference, latent_residuals
 from privgen.watermark.write.robust_mark import RobustMarker
 from privgen.watermark.write.with_token import token_residuals
@@ -27,7 +28,8 @@ class Marker:
 
     Attributes:
         networks: of the model that writes. Its extractor, if there is one, decides how loud each bit is written.
-        spec: how marks are written; its carrier is the model's own if it is None.
+        spec: how marks are written. If it names no carrier, a tile is written, and the pattern in the latents under it
+            if the model can write one.
 
     Raises:
         UsageError: robust steps with the carrier "token", or without an extractor, or with a model whose scheduler is
@@ -39,24 +41,44 @@ class Marker:
 
     def __post_init__(self) -> None:
         if self.spec.carrier is None:
-            carrier = self.networks.default_carrier
-            object.__setattr__(self, "spec", replace(self.spec, carrier=carrier))
+            object.__setattr__(self, "spec", replace(self.spec, carrier=self.networks.layers))
         if self.spec.robust_steps:
             self._robust_marker()  # say now, not after the first image, if there cannot be one
 
     @property
     def carrier(self) -> Carrier:
         """What the marks are written with."""
-        return self.spec.carrier or "latent"
+        return self.spec.carrier or "tile"
 
     @property
     def size(self) -> int:
         """Side in pixels of the canvases."""
         return Canvas.of_pipeline(self.networks.pipeline).size
 
+    def changes(self, images: Sequence[Tensor], keys: Sequence[Key]) -> Iterator[Tensor]:
+        """What the marks of keys change in images, one image after the other.
+
+        Args:
+            images: each (3, H, W) in [0, 1].
+            keys: whose marks: one key for all images, or one for each.
+
+        Yields:
+            (3, H, W), or (3, size, size) of the image resized to the model's square; float32, in units of pixels in
+            [0, 1], not yet scaled to a quality.
+        """
+        written: Sequence[Tensor | None] = [None] * len(images)
+        if self.spec.network_carrier is not None:
+            written = list(self.residuals(to_canvas(images, self.size), keys))
+        owners = keys if len(keys) == len(images) else [*keys] * len(images)
+        for pixels, key, residual in zip(images, owners, written, strict=True):
+            if residual is None or self.spec.has_tile:
+                yield layered_residual(pixels, key, residual)
+            else:
+                yield residual
+
     @torch.no_grad()
     def residuals(self, canvases: Tensor, keys: Sequence[Key]) -> Tensor:
-        """What the marks of keys change in images.
+        """What the networks' marks of keys change in images.
 
         Args:
             canvases: (B, 3, size, size) in [0, 1], images resized to the model's square.
@@ -66,8 +88,9 @@ class Marker:
             (B, 3, size, size) float32, in units of pixels in [0, 1], not yet scaled to a quality.
         """
         networks = self.networks
-        bits = key_bits(keys, networks.mapper(self.carrier))
-        quality = torch.full((len(canvases),), PSNR, device=canvases.device)
+        bits = key_bits(keys, networks.mapper(self._network_carrier()))
+        psnr = latent_psnr(self.spec.quality) if self.spec.has_tile else self.spec.quality
+        quality = torch.full((len(canvases),), psnr, device=canvases.device)
 
         def marked(message: Tensor) -> Tensor:
             return at_psnr(canvases, self._write(canvases, message).to(canvases), quality)
@@ -82,8 +105,9 @@ class Marker:
         return decoded_difference(vae, z, z + residual)
 
     def _write(self, canvases: Tensor, bits: Tensor) -> Tensor:
-        pipe, mapper = self.networks.pipeline, self.networks.mapper(self.carrier)
-        if self.carrier == "latent":
+        carrier = self._network_carrier()
+        pipe, mapper = self.networks.pipeline, self.networks.mapper(carrier)
+        if carrier == "latent":
             return latent_residuals(canvases, bits, vae=pipe.vae, latent_mapper=mapper)
         embedding, negative = token_embeddings(mapper, bits)
         tau = float(config_value(mapper, "tau", DEFAULT_TAU))
@@ -91,7 +115,12 @@ class Marker:
         generators = [torch.Generator().manual_seed(self.spec.seed) for _ in canvases]
         return token_residuals(canvases, embedding, negative_token=negative, pipe=pipe, tau=tau, generator=generators)
 
+    def _network_carrier(self) -> NetworkCarrier:
+        if self.spec.network_carrier is None:
+            raise UsageError("A tile alone is written without networks.")
+        return self.spec.network_carrier
+
     def _robust_marker(self) -> RobustMarker:
-        if self.carrier == "token":
+        if self.spec.network_carrier != "latent":
             raise UsageError("Robust steps fit a pattern in the latents; use them with the carrier latent.")
         return RobustMarker(self.networks.pipeline, self.networks.extractor, self.spec.robust_steps)

@@ -26,6 +26,7 @@ from privgen.watermark.write.mark_spec import MarkSpec
 ALICE, BOB = (Key(name, Secret(bytes([number]) * 32)) for number, name in enumerate(("alice", "bob")))
 WIDTH, HEIGHT = 240, 180
 PSNR = 30.0  # at which the tiny extractor reads nearly everything
+LATENT = DetectSpec(carrier="latent")
 
 
 def saved(image, kind, **options):
@@ -123,7 +124,7 @@ def embedded(inputs, model):
     """Result of one batch over all of them, and what was reported on the way."""
     paths, seen = [inputs / name for name in (*GOOD, *GREY, *BAD)], []
     output = inputs.with_name("marked")
-    result = embed_files(paths, output, ALICE, networks=model, spec=MarkSpec(psnr=PSNR), report=seen.append)
+    result = embed_files(paths, output, ALICE, networks=model, spec=MarkSpec("latent", PSNR), report=seen.append)
     return result, seen
 
 
@@ -131,7 +132,7 @@ def embedded(inputs, model):
 def detected(inputs, embedded, model):
     """The marked files and the bad ones, each read with two keys."""
     paths = [file.output or file.source for file in embedded[0].files]
-    return detect_files(paths, [BOB, ALICE], networks=model)
+    return detect_files(paths, [BOB, ALICE], networks=model, spec=LATENT)
 
 
 def result_of(files, name):
@@ -191,7 +192,7 @@ def test_the_rest_of_the_batch_is_done(embedded):
 @pytest.mark.parametrize("test", ["weighted", "binomial"])
 def test_figures_of_a_detection(inputs, embedded, model, test):
     marked = embedded[0].files[0].output
-    (file,) = detect_files([marked], [BOB, ALICE], networks=model, spec=DetectSpec(test=test))
+    (file,) = detect_files([marked], [BOB, ALICE], networks=model, spec=DetectSpec(test=test, carrier="latent"))
     read = file.detection
     bits = [int(bit) for bit in read.bits]
     for match, key in zip(read.keys, (BOB, ALICE), strict=True):
@@ -206,7 +207,7 @@ def test_figures_of_a_detection(inputs, embedded, model, test):
 
 
 def test_unmarked_files(inputs, model):
-    files = detect_files([inputs / "rgb.png", inputs / "deep.png"], [ALICE, ALICE], networks=model)
+    files = detect_files([inputs / "rgb.png", inputs / "deep.png"], [ALICE, ALICE], networks=model, spec=LATENT)
     assert [file.detected for file in files] == [False, False]
     assert [len(file.detection.keys) for file in files] == [1, 1]
     assert all(file.detection.p_value > 1e-4 for file in files)
@@ -215,7 +216,9 @@ def test_unmarked_files(inputs, model):
 
 
 def test_a_rate_that_so_few_bits_cannot_show(inputs, model):
-    with pytest.raises(UsageError, match=r"48 bits and 2 keys cannot show a rate below 7\.1e-15; allow a larger one"):
-        detect_files([inputs / "rgb.png"], [ALICE, BOB], networks=model, spec=DetectSpec(fpr=5e-15))
+    with pytest.raises(
+        UsageError, match=r"bits of 2 keys cannot show a rate below 7\.1e-15; allow a larger one, or look for tiles"
+    ):
+        detect_files([inputs / "rgb.png"], [ALICE, BOB], networks=model, spec=DetectSpec(fpr=5e-15, carrier="latent"))
     with pytest.raises(UsageError, match="at least one key"):
         detect_files([inputs / "rgb.png"], [], networks=model)

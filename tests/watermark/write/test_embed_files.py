@@ -12,6 +12,7 @@ from privgen.io.images import load_image
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.networks import Networks, default_carrier
 from privgen.watermark.read.detect_files import detect_files
+from privgen.watermark.read.detection import DetectSpec
 from privgen.watermark.write.embed_files import LEDGER, embed_files
 from privgen.watermark.write.mark_spec import MarkSpec
 
@@ -166,10 +167,11 @@ def test_default_carrier_of_models_that_are_not_there():
 
 def test_a_model_without_networks_of_ours(two, tmp_path, tiny):
     tiny.tiny_pipeline().save_pretrained(tmp_path / "plain")
+    plain = Networks(str(tmp_path / "plain"))
     with pytest.raises(PrivgenError, match="has no latent_mapper for privgen"):
-        embed_files([two], tmp_path / "out", ALICE, networks=Networks(str(tmp_path / "plain")))
+        embed_files([two], tmp_path / "out", ALICE, networks=plain, spec=MarkSpec("latent"))
     with pytest.raises(PrivgenError, match="has no extractor for privgen"):
-        detect_files([two], [ALICE], networks=Networks(str(tmp_path / "plain")))
+        detect_files([two], [ALICE], networks=plain, spec=DetectSpec(carrier="latent"))
     assert not (tmp_path / "out").exists()
 
 
