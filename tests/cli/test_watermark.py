@@ -41,7 +41,7 @@ def test_embed(embed, folder):
     result = embed("photos", "--key", "keys/alice.key", "-o", "marked", "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
-    assert (record["key"], record["carrier"], record["output"]) == ("alice", "latent", "marked")
+    assert (record["key"], record["carrier"], record["output"]) == ("alice", "tile+latent", "marked")
     assert (record["done"], record["skipped"], record["failed"]) == (2, 0, 0)
     for file in record["files"]:
         assert load_image(file["output"]).pixels.shape == load_image(file["source"]).pixels.shape
@@ -57,7 +57,7 @@ def test_embed_for_people(embed, sentences):
     assert sentence.startswith("Error: bad.png is not an image in PNG, ")
     assert sentence.endswith("; convert it to PNG or JPEG.")
     rows = {line.split()[0]: line.split()[-1] for line in result.stdout.splitlines()}
-    assert (rows["done"], rows["failed"], rows["carrier"]) == ("2", "1", "latent")
+    assert (rows["done"], rows["failed"], rows["carrier"]) == ("2", "1", "tile+latent")
     assert "Hint: privgen watermark detect marked --key alice --model " in result.stderr
 
 
@@ -147,7 +147,9 @@ def test_several_keys_are_told_apart(detect):
     (record,) = json.loads(detect("marked/a.png", "--key", "bob", "--key", "alice", "--json").stdout)
     assert record["key"] == "alice"
     assert [(key["key"], key["detected"]) for key in record["keys"]] == [("bob", False), ("alice", True)]
-    assert record["p_value"] == record["keys"][1]["p_adjusted"] == 2 * record["keys"][1]["p_value"]
+    assert (
+        record["p_value"] == record["keys"][1]["p_adjusted"] == 4 * record["keys"][1]["p_value"]
+    )  # two keys, two kinds of marks
 
 
 def test_what_a_user_should_know_is_said(embed, detect, folder):
@@ -157,9 +159,21 @@ def test_what_a_user_should_know_is_said(embed, detect, folder):
         assert "a.gif: animated: the first frame is used" in result.stderr
 
 
-def test_turned_and_cut_out_images_are_found_by_search(cli, folder):
+@pytest.mark.parametrize(
+    ("carrier", "part"),
+    [
+        ("latent", r"(8[789]|9[0123])% x \d\d% of the marked image, from .*"),
+        ("tile", r"a part, 9\d% of the marked image's short side"),
+    ],
+)
+def test_turned_and_cut_out_images_are_found_by_search(cli, folder, carrier, part):
     """With mini; the mark is louder than usual, so that it is found whatever the key."""
-    assert cli("watermark", "embed", "photos", "--key", "alice", "--psnr", "32", "-o", "made").exit_code == 0
+    assert (
+        cli(
+            "watermark", "embed", "photos", "--key", "alice", "--psnr", "32", "--carrier", carrier, "-o", "made"
+        ).exit_code
+        == 0
+    )
     (folder / "moved").mkdir()
     with Image.open(folder / "made" / "a.png") as image:
         width, height = image.size
@@ -171,7 +185,7 @@ def test_turned_and_cut_out_images_are_found_by_search(cli, folder):
     found = cli(*detect, "--search")
     assert found.exit_code == 0, found.output
     cut, turned = (file["pose"] for file in json.loads(found.stdout))
-    assert re.fullmatch(r"(8[789]|9[0123])% x \d\d% of the marked image, from .*", cut)
+    assert re.fullmatch(part, cut)
     assert re.search(r"turned by -?(9|10|11) degrees", turned)
 
 

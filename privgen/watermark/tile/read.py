@@ -44,7 +44,11 @@ class TilePose:
     shift: tuple[float, float]
 
     def __str__(self) -> str:
-        parts = [f"tiles {self.scale:.2f} times as large"] if abs(self.scale - 1) > 0.01 else []
+        parts = []
+        if self.scale > 1.01:
+            parts = [f"a part, {1 / self.scale:.0%} of the marked image's short side"]
+        elif self.scale < 0.99:
+            parts = [f"the marked image with something around it, {self.scale:.0%} of the short side"]
         parts += ["mirrored"] if self.mirrored else []
         parts += [f"turned by {self.degrees:.0f} degrees"] if abs(self.degrees) > 0.5 else []
         return ", ".join(parts) or "as it was marked"
