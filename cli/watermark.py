@@ -97,7 +97,7 @@ def generate(
 @watermark.command(
     epilog=options.examples(
         "privgen watermark embed photo.jpg --key alice -o marked",
-        "privgen watermark embed photos --key alice.key -o marked --psnr 42 --json",
+        "privgen watermark embed photos --key alice.key -o marked --psnr 44 --json",
     )
 )
 @options.images()

@@ -129,7 +129,7 @@ class Detection:
         figures = f"{bits}p = {self.p_value:.2g}{corrected}"
         if self.detected:
             others = [match.key for match in self.keys if match.detected and match.key != self.key]
-            pose = f"; it shows {self.pose}" if self.pose else ""
+            pose = f"; {self.pose}" if self.pose else ""
             return (
                 f"carries the mark of {self.key} ({figures}{pose}){'; also of ' if others else ''}{', '.join(others)}"
             )
