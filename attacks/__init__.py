@@ -19,6 +19,7 @@ from privgen.attacks.adaptive.embedding import Embedding
 from privgen.attacks.adaptive.examples import Examples
 from privgen.attacks.adaptive.extractor import ExtractorForgery, ExtractorRemoval
 from privgen.attacks.adaptive.pgd import GradientAttack
+from privgen.attacks.adaptive.remarking import Remarking
 from privgen.attacks.adaptive.surrogate import SurrogateForgery, SurrogateRemoval
 from privgen.attacks.base import Attack, BaseAttack, Kind, ResizingAttack, Sequence
 from privgen.attacks.compose import Combination, pairs_of
@@ -100,6 +101,7 @@ __all__ = [
     "Photometric",
     "RandomDistortion",
     "Regeneration",
+    "Remarking",
     "ResizingAttack",
     "Rinsing",
     "Rotation",

@@ -16,6 +16,7 @@ from privgen.attacks.draws import Draws, spawn
 from privgen.attacks.purification.denoiser import Denoiser, freeze
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
+from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import ExtractorLike
 
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 PipelineLike: TypeAlias = "str | os.PathLike[str] | DiffusionPipeline"
 """The name of an embedded model, a folder, a Hub id, or a loaded Diffusers pipeline."""
 
-ModelLike: TypeAlias = "PipelineLike | Denoiser | ExtractorLike | nn.Module"
-"""A pipeline by name or loaded, or a network by itself; each attack says what it takes."""
+ModelLike: TypeAlias = "PipelineLike | Networks | Denoiser | ExtractorLike | nn.Module"
+"""A pipeline by name or loaded, networks, or a network by itself; each attack says what it takes."""
 
 
 @dataclass(frozen=True, repr=False)

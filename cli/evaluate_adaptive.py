@@ -13,7 +13,7 @@ from privgen.cli.output import echo
 
 if TYPE_CHECKING:
     from privgen.evaluation.adaptive.plan import Source
-    from privgen.watermark.write.mark_spec import NetworkCarrier
+    from privgen.watermark.write.mark_spec import Carrier
 
 
 @click.command(
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--carrier",
-    type=click.Choice(["token", "latent"]),
+    type=click.Choice(["tile", "token", "latent", "tile+latent"]),
     show_default="the model's own choice",
     help="What marks are written with.",
 )
@@ -82,7 +82,7 @@ def adaptive(
     seed: int,
     output: Path | None,
     source: Source,
-    carrier: NetworkCarrier | None,
+    carrier: Carrier | None,
     collected: int,
     epsilons: tuple[float, ...],
     steps: int,
@@ -101,20 +101,20 @@ def adaptive(
     Attackers differ in what they have. "extractor" has the extractor itself, and for forgery also marked images.
     "surrogate" has marked and unmarked images, and trains a small network on them. "averaging_N" has N marked images,
     and unmarked ones. "embedding" has the model's autoencoder. The number after extractor, surrogate and embedding is
-    the largest change of a pixel value, in 1/255.
+    the largest change of a pixel value, in 1/255. "remarking_N" marks images again with N keys of its own, "loud" ones
+    at 34 dB.
     """
     from privgen.evaluation.adaptive.evaluate import evaluate_adaptive
     from privgen.evaluation.adaptive.plan import AdaptivePlan
     from privgen.evaluation.record import check_output
     from privgen.evaluation.watermark.model import load_watermark_model
     from privgen.hub import Placement
-    from privgen.watermark.write.mark_spec import NETWORK_CARRIERS
+    from privgen.watermark.write.mark_spec import NETWORK_CARRIERS, MarkSpec
 
     if output is not None:
         check_output(output, overwrite=overwrite)
-    loaded = load_watermark_model(
-        model, Placement(device, dtype), carriers=(carrier,) if carrier else NETWORK_CARRIERS
-    )
+    wanted = MarkSpec(carrier).network_carrier
+    loaded = load_watermark_model(model, Placement(device, dtype), carriers=(wanted,) if wanted else NETWORK_CARRIERS)
     plan = AdaptivePlan(n, seed, source, carrier, collected, epsilons, steps, fit_steps)
     result = evaluate_adaptive(loaded, plan)
     if output is not None:

@@ -28,7 +28,7 @@ FILE_VERSION = 1
 SUFFIX = ".key"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SECRET_BYTES = 32
+SECRET_BYTES = 32
 _LARGEST_FILE = 65_536
 _LABEL = b"privgen/watermark/v1/"
 
@@ -71,8 +71,8 @@ class Key:
     def __post_init__(self) -> None:
         """Check the name and hide the secret."""
         check_name(self.name)
-        if not isinstance(self.secret, bytes) or len(self.secret) != _SECRET_BYTES:
-            raise ValueError(f"expected a secret of {_SECRET_BYTES} bytes")
+        if not isinstance(self.secret, bytes) or len(self.secret) != SECRET_BYTES:
+            raise ValueError(f"expected a secret of {SECRET_BYTES} bytes")
         object.__setattr__(self, "secret", Secret(self.secret))
 
     @classmethod
@@ -86,7 +86,7 @@ class Key:
             UsageError: the name is not allowed; see `Key`.
         """
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(name, Secret(secrets.token_bytes(_SECRET_BYTES)), created)
+        return cls(name, Secret(secrets.token_bytes(SECRET_BYTES)), created)
 
     def bits(self, n: int = 48) -> tuple[int, ...]:
         """Return the message bits that a mark of this key carries.

@@ -19,6 +19,7 @@ from privgen.attacks import (
     Examples,
     ExtractorForgery,
     ExtractorRemoval,
+    Remarking,
     SurrogateForgery,
     SurrogateRemoval,
 )
@@ -30,16 +31,21 @@ from privgen.evaluation.intervals import Measured, ci95, fraction, mean, values
 from privgen.evaluation.record import Report
 from privgen.evaluation.watermark.generation import as_saved, draw_keys
 from privgen.evaluation.watermark.model import WatermarkModel
-from privgen.evaluation.watermark.readings import RATES, Bits
+from privgen.evaluation.watermark.readings import RATES
 from privgen.metrics.quality import psnr
-from privgen.watermark.protocols import ExtractorLike, key_bits
-from privgen.watermark.read.bits import count_matches, weigh_bits
-from privgen.watermark.read.logits import read_logits
-from privgen.watermark.read.p_values import p_values_of
+from privgen.watermark.read.detection import Detector, DetectSpec
+from privgen.watermark.write.mark_spec import Carrier, MarkSpec
 
 
 NONE = "none"
 """What results call images without an attack."""
+
+REMARKINGS: tuple[tuple[str, int, float | None], ...] = (
+    ("remarking_1", 1, None),
+    ("remarking_3", 3, None),
+    ("remarking_3_loud", 3, 34.0),
+)
+"""Who marks again: name, number of keys, and quality in dB; None is the tool's own."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,8 @@ def evaluate_adaptive(model: WatermarkModel, plan: AdaptivePlan | None = None) -
     """
     plan = plan or AdaptivePlan()
     carrier = plan.carrier or next(iter(model.carriers), None)
-    if carrier is None or carrier not in model.carriers:
+    network_carrier = MarkSpec(carrier).network_carrier
+    if carrier is None or (network_carrier is not None and network_carrier not in model.carriers):
         raise UsageError(
             f"The model {model.name} has no mapper for the carrier {carrier or 'token or latent'}; use another model "
             "or --carrier (carrier= in Python)."
@@ -119,17 +126,17 @@ def evaluate_adaptive(model: WatermarkModel, plan: AdaptivePlan | None = None) -
     (key,) = draw_keys(1, torch.Generator().manual_seed(plan.seed), "attacked")
     make = generated_material if plan.source == "generated" else photograph_material
     material = make(model, carrier, key, plan)
-    message = key_bits([key], model.extractor).cpu().numpy().astype(np.uint8)
+    detector = Detector(model.networks, [key], DetectSpec(carrier=carrier))
     removal: dict[str, dict[str, Measured]] = {}
     forgery: dict[str, dict[str, Measured]] = {}
-    for adversary in tqdm(adversaries(model, material, plan), "attacks", unit="attack"):
+    for adversary in tqdm(adversaries(model, carrier, material, plan), "attacks", unit="attack"):
         for scores, attack, images in (
             (removal, adversary.removal, material.marked),
             (forgery, adversary.forgery, material.plain),
         ):
             if attack is not None or adversary.name == NONE:
                 attacked = images if attack is None else attack_each(attack, images, plan.seed)
-                scores[adversary.name] = measure(model.extractor, message, attacked, images)
+                scores[adversary.name] = measure(detector, attacked, images)
     settings = {
         "model": model.name,
         "carrier": carrier,
@@ -142,18 +149,19 @@ def evaluate_adaptive(model: WatermarkModel, plan: AdaptivePlan | None = None) -
     return AdaptiveEvaluation(settings, removal, forgery, environment())
 
 
-def adversaries(model: WatermarkModel, material: Material, plan: AdaptivePlan) -> list[Adversary]:
-    """The adversaries, from none to one who averages all images that were collected.
+def adversaries(model: WatermarkModel, carrier: Carrier, material: Material, plan: AdaptivePlan) -> list[Adversary]:
+    """The adversaries, from none to one who marks images again, louder.
 
     Args:
         model: some adversaries have its extractor, others its autoencoder.
+        carrier: what marks are written with. No extractor reads a tile, so none can be used against one.
         material: the collected images.
         plan: strengths and steps of the attacks.
     """
     marked, unmarked = Examples(material.collected_marked, "marked"), Examples(material.collected_unmarked, "unmarked")
     extractor, steps = model.extractor, plan.steps
     planned = [Adversary(NONE)]
-    for e in plan.epsilons:
+    for e in plan.epsilons if carrier != "tile" else ():
         removal: Attack = ExtractorRemoval(strength=e, steps=steps, model=extractor)
         forgery: Attack = ExtractorForgery(strength=e, steps=steps, model=extractor, marked=marked)
         planned.append(Adversary(f"extractor_{e:g}", removal, forgery))
@@ -177,6 +185,9 @@ def adversaries(model: WatermarkModel, material: Material, plan: AdaptivePlan) -
         removal = AveragingRemoval(count=count, marked=marked, unmarked=unmarked)
         forgery = AveragingForgery(count=count, marked=marked, unmarked=unmarked)
         planned.append(Adversary(f"averaging_{count}", removal, forgery))
+    for name, keys, quality in REMARKINGS:
+        again = Remarking(keys, model=model.networks, carrier=carrier, psnr=quality)
+        planned.append(Adversary(name, again))
     return planned
 
 
@@ -194,12 +205,11 @@ def attack_each(attack: Attack, images: Tensor, seed: int) -> Tensor:
     return as_saved(torch.cat(attacked))
 
 
-def measure(extractor: ExtractorLike, message: Bits, attacked: Tensor, images: Tensor) -> dict[str, Measured]:
+def measure(detector: Detector, attacked: Tensor, images: Tensor) -> dict[str, Measured]:
     """How well a key's mark is read from attacked images.
 
     Args:
-        extractor: reads them.
-        message: (1, n_bits), the key's.
+        detector: looks for the key.
         attacked: (n, 3, S, S) in [0, 1].
         images: the same images before the attack.
 
@@ -207,10 +217,10 @@ def measure(extractor: ExtractorLike, message: Bits, attacked: Tensor, images: T
         `detected_...`, the fractions of images in which the key is detected at `RATES`; `bit_accuracy`; and `psnr_db`
         over the images that changed, if any did.
     """
-    weighed = weigh_bits(read_logits(attacked, extractor))
-    matches, p = count_matches(weighed > 0, message)[:, 0], p_values_of(weighed, message, "weighted")[:, 0]
+    found = detector(list(attacked))
+    p = np.array([detection.p_value for detection in found])
     measures = {f"detected_{name}": fraction(p <= fpr) for name, fpr in RATES.items()}
-    measures["bit_accuracy"] = mean(matches / message.shape[1])
+    measures["bit_accuracy"] = mean([detection.best.matches / detection.n_bits for detection in found])
     quality = psnr(attacked, images).numpy()
     changed = quality[np.isfinite(quality)]
     return measures | ({"psnr_db": mean(changed)} if changed.size else {})

@@ -19,9 +19,11 @@ from privgen.io.files import iter_image_files
 from privgen.io.images import load_image
 from privgen.io.residual import add_residual, to_canvas
 from privgen.watermark.key import Key
-from privgen.watermark.write.mark_spec import PSNR, NetworkCarrier
+from privgen.watermark.write.mark_spec import Carrier
 
 
+TILE_SIDE = 256
+"""Side in pixels of photographs that tiles are attacked on."""
 _BATCH = 8
 
 
@@ -42,8 +44,8 @@ class Material:
     collected_unmarked: Tensor
 
 
-def photograph_material(model: WatermarkModel, carrier: NetworkCarrier, key: Key, plan: AdaptivePlan) -> Material:
-    """Photographs, squeezed to the model's square.
+def photograph_material(model: WatermarkModel, carrier: Carrier, key: Key, plan: AdaptivePlan) -> Material:
+    """Photographs, squeezed to a square: the model's, or one of `TILE_SIDE` pixels if a tile is written.
 
     The attacked ones are held-out photographs, spread evenly over the folder. The collected ones are random views of
     training photographs: one half of the photographs gives those with the mark, the other half those without.
@@ -58,27 +60,27 @@ def photograph_material(model: WatermarkModel, carrier: NetworkCarrier, key: Key
         PrivgenError: a photograph cannot be read.
     """
     marker = model.marker(carrier, plan.seed)
+    side = TILE_SIDE if marker.spec.has_tile else marker.size
     chosen = evenly(iter_image_files([plan.heldout or heldout_photos()]), plan.n)
-    plain = as_saved(to_canvas([load_image(path).pixels for path in chosen], marker.size))
+    plain = as_saved(to_canvas([load_image(path).pixels for path in chosen], side))
     photos = load_photos(plan.training or heldout_photos().with_name("train"))
     rng = np.random.default_rng(plan.seed)
     halves = [
-        as_saved(torch.stack([torch.from_numpy(random_view(half, marker.size, rng)) for _ in range(plan.collected)]))
+        as_saved(torch.stack([torch.from_numpy(random_view(half, side, rng)) for _ in range(plan.collected)]))
         for half in (photos[::2], photos[1::2] or photos[::2])
     ]
 
     def marked(images: Tensor) -> Tensor:
-        batches = tqdm(images.split(_BATCH), "marking", unit="batch")
-        residuals = torch.cat([marker.residuals(batch, [key]) for batch in batches]).cpu()
-        pairs = zip(images, residuals, strict=True)
-        return torch.stack(
-            [add_residual(image, residual, psnr=PSNR[carrier], levels=255).pixels for image, residual in pairs]
-        )
+        made = []
+        for batch in tqdm(images.split(_BATCH), "marking", unit="batch"):
+            for image, change in zip(batch, marker.changes(list(batch), [key]), strict=True):
+                made.append(add_residual(image, change.cpu(), psnr=marker.spec.quality, levels=255).pixels)
+        return torch.stack(made)
 
     return Material(plain, marked(plain), marked(halves[0]), halves[1])
 
 
-def generated_material(model: WatermarkModel, carrier: NetworkCarrier, key: Key, plan: AdaptivePlan) -> Material:
+def generated_material(model: WatermarkModel, carrier: Carrier, key: Key, plan: AdaptivePlan) -> Material:
     """Images of held-out prompts: the attacked ones without and with the mark, and the collected ones.
 
     Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from privgen.attacks.adaptive.surrogate import FIT_STEPS
-from privgen.watermark.write.mark_spec import NetworkCarrier
+from privgen.watermark.write.mark_spec import Carrier
 
 
 Source: TypeAlias = Literal["photographs", "generated"]
@@ -35,7 +35,7 @@ class AdaptivePlan:
     n: int = 20
     seed: int = 0
     source: Source = "photographs"
-    carrier: NetworkCarrier | None = None
+    carrier: Carrier | None = None
     collected: int = 100
     epsilons: tuple[float, ...] = (2.0, 4.0, 8.0)
     steps: int = 40

@@ -14,7 +14,7 @@ from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import ExtractorLike
 from privgen.watermark.watermark import Watermark
-from privgen.watermark.write.mark_spec import NETWORK_CARRIERS, MarkSpec, NetworkCarrier
+from privgen.watermark.write.mark_spec import NETWORK_CARRIERS, Carrier, MarkSpec, NetworkCarrier
 from privgen.watermark.write.marker import Marker
 
 
@@ -46,7 +46,7 @@ class WatermarkModel:
         extractor: ExtractorLike = self.networks.extractor
         return extractor
 
-    def spec(self, carrier: NetworkCarrier, seed: int = 0) -> MarkSpec:
+    def spec(self, carrier: Carrier, seed: int = 0) -> MarkSpec:
         """How marks of a carrier are written; only those of the carrier "latent" take robust steps.
 
         Args:
@@ -55,13 +55,11 @@ class WatermarkModel:
         """
         return MarkSpec(carrier, robust_steps=self.robust_steps if carrier == "latent" else 0, seed=seed)
 
-    def marker(self, carrier: NetworkCarrier, seed: int = 0) -> Marker:
+    def marker(self, carrier: Carrier, seed: int = 0) -> Marker:
         """The writer of marks on existing images; arguments as for `spec`."""
         return Marker(self.networks, self.spec(carrier, seed))
 
-    def marking(
-        self, generation: Generation, keys: Sequence[Key], carrier: NetworkCarrier
-    ) -> AbstractContextManager[Any]:
+    def marking(self, generation: Generation, keys: Sequence[Key], carrier: Carrier) -> AbstractContextManager[Any]:
         """A block in which `generation.images` returns marked images.
 
         Args:

@@ -14,6 +14,7 @@ from privgen.evaluation.watermark.model import load_watermark_model
 from privgen.hub import Placement
 from privgen.metrics.quality import psnr
 from privgen.watermark.protocols import key_bits
+from privgen.watermark.read.detection import Detector, DetectSpec
 from privgen.watermark.read.logits import read_logits
 
 
@@ -63,13 +64,14 @@ def test_measures(model, key):
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     message = key_bits([key], model.extractor).numpy().astype(np.uint8)
     matches = ((read_logits(images, model.extractor) > 0).numpy() == message).sum(1)
-    found = measure(model.extractor, message, images, images)
+    detector = Detector(model.networks, [key], DetectSpec(carrier="latent"))
+    found = measure(detector, images, images)
     assert "psnr_db" not in found
     assert found["bit_accuracy"].value == pytest.approx(matches.mean() / 48)
     assert found["detected_1e-3"].value == (matches >= 36).mean()
     assert found["detected_1e-6"].n == 3
     changed = torch.cat([images[:1], (images[1:] + 0.1).clamp(0, 1)])
-    quality = measure(model.extractor, message, changed, images)["psnr_db"]
+    quality = measure(detector, changed, images)["psnr_db"]
     assert quality.n == 2
     assert quality.value == pytest.approx(float(psnr(changed[1:], images[1:]).mean()))
 
@@ -98,7 +100,8 @@ def test_an_attacker_with_the_extractor_wins(result):
 def test_everything_is_there(result, tmp_path):
     gradient, averages = {"extractor_8", "surrogate_8"}, {"averaging_1", "averaging_6"}
     assert set(result.forgery) == {NONE, *gradient, *averages}
-    assert set(result.removal) == {*result.forgery, "embedding_8"}
+    again = {"remarking_1", "remarking_3", "remarking_3_loud"}
+    assert set(result.removal) == {*result.forgery, "embedding_8", *again}
     record = result.record()
     assert (record["n"], record["collected"], record["carrier"], record["source"]) == (3, 6, "latent", "photographs")
     ci95 = record["removal"]["extractor_8"]["ci95"]["detected_1e-3"]
@@ -107,6 +110,17 @@ def test_everything_is_there(result, tmp_path):
     result.save(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == record
     assert len(result.table()) == len(result.removal) + len(result.forgery)
+
+
+def test_tiles(model, folders):
+    """No extractor reads a tile, and marks of other keys leave it readable."""
+    plan = AdaptivePlan(n=2, carrier="tile", collected=2, epsilons=(8.0,), steps=2, fit_steps=2, **folders)
+    result = evaluate_adaptive(model, plan)
+    assert not any("extractor" in name for name in (*result.removal, *result.forgery))
+    for name in (NONE, "remarking_1", "remarking_3"):
+        assert result.removal[name]["detected_1e-6"].value == 1, name
+    assert result.forgery[NONE]["detected_1e-3"].value == 0
+    assert result.removal["remarking_3_loud"]["psnr_db"].value < result.removal["remarking_1"]["psnr_db"].value
 
 
 def test_errors(model):
