@@ -1,12 +1,16 @@
 """Write the mark of a key into an image, as a change of lightness that the eye hardly sees."""
 
+import hashlib
+import math
+
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from privgen.io.pixels import resize
 from privgen.io.residual import ChangedImage, add_residual
 from privgen.metrics.visibility import texture_factor, tolerance
-from privgen.watermark.tile.pattern import Pattern
+from privgen.watermark.tile.pattern import PLACES, Pattern
 from privgen.watermark.tile.poses import TILES
 from privgen.watermark.tile.spectrum import check_image
 from privgen.watermark.tile.wave import harmonics_on, limit_peaks, sheet
@@ -21,6 +25,7 @@ _SLOPE = -0.7  # the amplitude of a harmonic is its frequency to this power
 _PEAK, _ROUNDS = 1.5, 6  # how far the peaks of the tile are lowered; see `limit_peaks`
 _MASKING = 0.3  # how much more change texture hides
 _COPY = 2**20  # pixels; larger images are looked at in a smaller copy to tell what the eye tolerates
+_SKETCH = 8  # pixels along each side of the sketch of an image that chooses a place
 _STRIP = 2**22  # pixels that are made at a time
 
 
@@ -59,8 +64,9 @@ def mark_image(
 def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     """Return the mark of a key for an image, before it is scaled to a quality.
 
-    The tile is repeated `TILES` times along the short side, with a corner of a tile at the upper left corner of the
-    image. It is weighted so that the lightness changes by about the same amount everywhere, a little more in texture.
+    The tile is repeated `TILES` times along the short side. Where it begins is one of the `PLACES`, which the key and
+    the image choose together. It is weighted so that the lightness changes by about the same amount everywhere, a
+    little more in texture.
 
     Args:
         pixels: (3, H, W) in [0, 1].
@@ -70,22 +76,48 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
         (3, H, W) float32; the three channels are equal and share their memory.
     """
     height, width = check_image(pixels).shape[1:]
-    cycles = torch.stack(harmonics_on(pixels.device)).float().norm(dim=0)
+    across, down = harmonics_on(pixels.device)
+    cycles = torch.hypot(across.float(), down.float())
     amplitudes = limit_peaks(pattern.template.to(pixels.device) * cycles**_SLOPE, _PEAK, _ROUNDS)
+    place = PLACES[_choice(pixels, pattern)]
+    phase = 2 * math.pi * (place[0] * across.float() + place[1] * down.float())
+    amplitudes = amplitudes * torch.polar(torch.ones_like(phase), phase)
     weight = _tolerated(pixels)
-    residual = torch.empty(height, width, device=pixels.device)
+    residual = torch.empty(height, width, dtype=torch.float32, device=pixels.device)
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         strip = range(top, min(top + rows, height))
-        residual[top : strip.stop] = sheet(amplitudes, strip, width, min(height, width) / TILES)
-    return (residual * weight).expand(3, -1, -1)
+        waves = sheet(amplitudes, strip, width, min(height, width) / TILES)
+        torch.mul(waves, _enlarged(weight, strip, (height, width)), out=residual[top : strip.stop])
+    return residual.expand(3, -1, -1)
+
+
+def _choice(pixels: Tensor, pattern: Pattern) -> int:
+    """Which of the `PLACES` an image gets: like chance, but the same whenever the same key marks the same image."""
+    sketch = (adaptive_avg_pool2d(pixels.float(), _SKETCH) * 255).round().to("cpu", torch.int16)
+    digest = hashlib.sha256(pattern.noise.cpu().numpy().tobytes() + sketch.numpy().tobytes()).digest()
+    return digest[0] % len(PLACES)
 
 
 def _tolerated(pixels: Tensor) -> Tensor:
-    """How much change the eye tolerates, (H, W): the inverse slope of lightness, and up to half more in texture."""
+    """How much change the eye tolerates, (h, w) at the size of the image or of a smaller copy.
+
+    It is the inverse slope of lightness, and up to half more in texture.
+    """
     height, width = pixels.shape[1:]
     shrunk = min(1.0, (_COPY / (height * width)) ** 0.5)
     copy = resize(pixels[None].float(), (max(1, round(height * shrunk)), max(1, round(width * shrunk)))).clamp(0, 1)
     texture = texture_factor(copy)
-    weight = tolerance(copy) / texture * (1 + _MASKING * (texture - 0.5))
-    return torch.nn.functional.interpolate(weight, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+    return (tolerance(copy) / texture * (1 + _MASKING * (texture - 0.5)))[0, 0]
+
+
+def _enlarged(weight: Tensor, rows: range, size: tuple[int, int]) -> Tensor:
+    """Return some rows of a plane (h, w) after it is enlarged to a size, by straight lines between its pixels."""
+    if weight.shape == size:
+        return weight[rows.start : rows.stop]
+    places = (torch.arange(rows.start, rows.stop, device=weight.device) + 0.5) * (weight.shape[0] / size[0]) - 0.5
+    places = places.clamp(0, weight.shape[0] - 1)
+    upper = places.floor().long().clamp(max=max(0, weight.shape[0] - 2))
+    lower = (upper + 1).clamp(max=weight.shape[0] - 1)
+    between = torch.lerp(weight[upper], weight[lower], (places - upper)[:, None].to(weight))
+    return interpolate(between[None], size=size[1], mode="linear", align_corners=False)[0]

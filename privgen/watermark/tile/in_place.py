@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from privgen.watermark.tile.pattern import Face, Pattern, mirrored_and_turned
+from privgen.watermark.tile.pattern import FACES, PLACES, Face, Place, count_below, mirrored_and_turned
 from privgen.watermark.tile.poses import TILES, as_is
-from privgen.watermark.tile.read import BANDS, SHIFTS, count_below
+from privgen.watermark.tile.read import BANDS, SHIFTS
 from privgen.watermark.tile.spectrum import Spectrum, sample
 from privgen.watermark.tile.wave import harmonics_on
 
@@ -25,42 +25,45 @@ NEARLY: tuple[Offset, ...] = tuple((across, down) for across in (-1, 0, 1) for d
 
 @torch.no_grad()
 def correlate_in_place(
-    spectrum: Spectrum, patterns: Sequence[Pattern], faces: Sequence[Face], offsets: Sequence[Offset]
+    spectrum: Spectrum, templates: Tensor, faces: Sequence[Face], offsets: Sequence[Offset]
 ) -> Tensor:
     """Correlate patterns with an image that shows all that was marked.
 
     Args:
         spectrum: of the image.
-        patterns: K patterns.
+        templates: (K, 8, M) complex64, of K patterns with all their faces, on the device of the spectrum.
         faces: F faces of the tile.
-        offsets: of the shifts that are tried, from the one that is expected.
+        offsets: of the shifts that are tried, from each of those that are expected.
 
     Returns:
-        (K, F) float32, on the CPU: the largest correlation over the shifts and the bands, in standard deviations.
+        (K, F) float32: the largest correlation over the shifts and the bands, in standard deviations.
     """
     device = spectrum.plane.device
     values = sample(spectrum, as_is(spectrum.work).to(device), count_below(BANDS[-1]))[0]
-    power = torch.view_as_real(values).square().sum(-1).cumsum(0)
     across, down = harmonics_on(device)
-    near = torch.tensor(offsets, device=device) / SHIFTS
-    best = torch.zeros(len(patterns), len(faces))
-    for f, face in enumerate(faces):
-        shifts = near + torch.tensor(expected_shift(spectrum.work, face), device=device)
+    near = torch.tensor(offsets, dtype=torch.float32, device=device) / SHIFTS
+    columns = []
+    for face in faces:
+        expected = [expected_shift(spectrum.work, face, place) for place in PLACES]
+        shifts = (torch.tensor(expected, dtype=torch.float32, device=device)[:, None] + near).flatten(0, 1)
         phase = -2 * math.pi * (shifts[:, :1] * across + shifts[:, 1:] * down)
         moved = values * torch.polar(torch.ones_like(phase), phase)
-        for k, pattern in enumerate(patterns):
-            sums = (moved * pattern.face(*face).template.conj().to(device)).real.cumsum(1)
-            last = [count_below(band) - 1 for band in BANDS]
-            best[k, f] = (sums[:, last] / power[last].sqrt().clamp(min=1e-9)).max()
-    return best
+        of_face = templates[:, FACES.index(face)].conj()
+        best = []
+        for count in map(count_below, BANDS):
+            norm = torch.linalg.vector_norm(values[:count]).clamp(min=1e-9)
+            best.append((of_face[:, :count] @ moved[:, :count].T).real.amax(1) / norm)
+        columns.append(torch.stack(best).amax(0))
+    return torch.stack(columns, dim=1)
 
 
-def expected_shift(size: tuple[int, int], face: Face) -> tuple[float, float]:
+def expected_shift(size: tuple[int, int], face: Face, place: Place) -> tuple[float, float]:
     """Return where the central pixel of an image lies in the face of a tile, if the image shows all that was marked.
 
     Args:
         size: height and width of the image, in pixels.
         face: of the tile.
+        place: of the tile in the image.
 
     Returns:
         Across and down, in tiles.
@@ -68,6 +71,6 @@ def expected_shift(size: tuple[int, int], face: Face) -> tuple[float, float]:
     height, width = size
     tile = min(size) / TILES
     marked_width, marked_height = (height, width) if face[0] % 2 else (width, height)
-    across, down = mirrored_and_turned(marked_width / 2, marked_height / 2, face)
+    across, down = mirrored_and_turned(marked_width / 2 + place[0] * tile, marked_height / 2 + place[1] * tile, face)
     # The central pixel is not quite in the centre.
     return (across + width // 2 + 0.5 - width / 2) / tile, (down + height // 2 + 0.5 - height / 2) / tile

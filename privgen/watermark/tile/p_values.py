@@ -12,7 +12,7 @@ Neighbouring shifts and poses are correlated, so the bound is strict.
 import math
 
 
-SEARCHES = 6
+SEARCHES = 7
 """Searches of one image, see `privgen.watermark.tile.search`. Each gets an equal part of the false-positive rate."""
 
 

@@ -20,9 +20,14 @@ from privgen.errors import UsageError
 from privgen.watermark.key import Key, hkdf_sha256
 
 
+VERSION = 1
+"""Of the format of marks: of the harmonics, of how a key draws its pattern, and of where the pattern begins. A change
+of any of these needs a new version, which gives every key other patterns, and a reader of both."""
 N_BITS = 48
 """Number of message bits, if nothing else is asked for."""
 FEWEST_BITS, MOST_BITS = 8, 64
+N_PLACES = 8
+"""Number of places where a tile may begin."""
 LOWEST, HIGHEST = 2.0, 24.0
 """Band of the mark, in cycles a tile."""
 
@@ -31,7 +36,13 @@ Face = tuple[int, bool]
 to right, before it was turned."""
 FACES: tuple[Face, ...] = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
 
-_LABEL = b"privgen/watermark/v1/tile/"
+Place = tuple[float, float]
+"""Where the upper left corner of an image lies in a tile: across and down, in tiles."""
+PLACES: tuple[Place, ...] = tuple((0.7548776662 * i % 1, 0.5698402910 * i % 1) for i in range(N_PLACES))
+"""Places of the tile. Each image has one of them, so that the mean of many marked images shows none of them well. They
+fill the tile evenly, and no wave of the band is the same in all (Martin Roberts' sequence R2)."""
+
+_LABEL = f"privgen/watermark/v{VERSION}/tile/".encode()
 
 
 @cache
@@ -51,6 +62,12 @@ def harmonics() -> NDArray[np.int64]:
     waves = waves[order]
     waves.setflags(write=False)
     return waves
+
+
+@cache
+def count_below(cycles: float) -> int:
+    """Return how many of the `harmonics()` have less than so many cycles a tile, or just as many."""
+    return int((np.hypot(*harmonics().T) <= cycles).sum())
 
 
 @dataclass(frozen=True, eq=False, repr=False)

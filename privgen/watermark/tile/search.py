@@ -1,10 +1,14 @@
-"""Find the marks of keys in images, in any pose: cropped, bordered, scaled, turned or mirrored.
+"""Find the marks of keys in images, in any pose: cropped, bordered, scaled, turned, mirrored or stretched.
 
-Six searches follow each other, from poses that are likely to those that are not: the whole image where it was marked;
-the same, mirrored or turned by quarters; slightly moved or cropped; all scales, upright; all scales and angles; and
-the poses in which other keys were found. All but the first try mirror images and quarter turns too. A key that is
-found is not searched for again. The search at any angle reads low harmonics in a coarse lattice of poses first, and
-all harmonics around the best of these.
+Seven searches follow each other, from poses that are likely to those that are not: the whole image where it was
+marked; the same, mirrored or turned by quarters; slightly moved or cropped; all scales, upright; all scales and
+angles; other aspect ratios; and the poses in which other keys were found. All but the first try mirror images and
+quarter turns too. A key that is found is not searched for again.
+
+What does not depend on a key is done once for all keys: the spectrum, its samples, and how likely each pose is by the
+energy that any periodic mark leaves in it (`line_energy`). The more keys there are, the fewer poses are tried for
+each, the likeliest ones. Where the lattice of poses is large, low harmonics are read first, and all harmonics only
+around the best poses.
 
 For the published idea of a keyed pattern that a matched filter finds at any shift, see Cox, Kilian, Leighton and
 Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions on Image Processing 6(12), 1997).
@@ -12,25 +16,28 @@ Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from privgen.errors import UsageError
 from privgen.watermark.tile.in_place import EXACTLY, NEARLY, Offset, correlate_in_place
+from privgen.watermark.tile.lattice import Effort, Scores, coarse_to_fine, likeliest, try_all
 from privgen.watermark.tile.p_values import SEARCHES, corrected
-from privgen.watermark.tile.pattern import FACES, Face, Pattern
-from privgen.watermark.tile.poses import COARSE_CYCLES, FINER, Poses, any_angle, as_is, near_as_is, upright
-from privgen.watermark.tile.read import BANDS, SHIFTS, TilePose, correlate, read_pose
+from privgen.watermark.tile.pattern import FACES, PLACES, Face, Pattern
+from privgen.watermark.tile.poses import Poses, any_angle, as_is, near_as_is, stretched, upright
+from privgen.watermark.tile.read import BANDS, TilePose, read_pose
 from privgen.watermark.tile.spectrum import Spectrum, spectrum_of
 
 
 FPR = 1e-6
 """A key whose p-value is not above this is not searched for any further."""
 
-_Searcher = Callable[[Spectrum, Poses, Sequence[Pattern]], list["_Found"]]
-_CANDIDATES = 150  # poses of the coarse lattice that are looked at more closely, for each key
-_COARSE_BAND, _COARSE_SHIFTS = COARSE_CYCLES - 0.1, 2 * COARSE_CYCLES
+_PERHAPS = 0.01  # a mark of a smaller p-value is read as well as can be
+_UPRIGHT, _UPRIGHT_LEAST = Effort(10_000, 10_000), Effort(1_000, 24)
+_ANY_ANGLE, _ANY_ANGLE_LEAST = Effort(10_000, 150), Effort(200, 30)
+_STRETCHED, _STRETCHED_LEAST = Effort(1_000, 60), Effort(100, 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +52,7 @@ class TileMatch:
             search may try. It is corrected for all of these, and not for the number of keys.
         bits: the bits that were read, as text of 0 and 1.
         matches: how many of them agree with the key's message. They are read where the key's own pattern correlates
-            best, so more than half agree by chance, about 36 of 48 after a search: decide by the p-value.
+            best, so more than half agree by chance, about 38 of 48 after a search: decide by the p-value.
         logits: (n_bits,) float32; one is above 0 where 1 was read, and its size is in standard deviations.
         pose: how the marked image lies in this one.
     """
@@ -105,82 +112,84 @@ def detect_tiles(
         raise UsageError("Name at least one key.")
     if not 0 < fpr < 1:
         raise UsageError(f"expected a false-positive rate in (0, 1), got {fpr}")
-    return [_detect(spectrum_of(pixels), patterns, search, fpr / len(patterns)) for pixels in images]
+    templates = torch.stack([torch.stack([pattern.face(*face).template for face in FACES]) for pattern in patterns])
+    matches = []
+    for pixels in images:
+        spectrum = spectrum_of(pixels)
+        found = _Search(spectrum, templates, fpr / len(patterns)).run(search)
+        matches.append([_match(spectrum, *pair, fpr) for pair in zip(patterns, found, strict=True)])
+    return matches
 
 
-def _detect(spectrum: Spectrum, patterns: Sequence[Pattern], search: bool, enough: float) -> list[TileMatch]:
-    found = [_Found(0.0, 1.0, as_is(spectrum.work), FACES[0])] * len(patterns)
+class _Search:
+    """The search for the marks of K keys in one image.
 
-    def look(searcher: _Searcher, poses: Poses) -> None:
-        """Look for the keys that are still missing."""
-        missing = [k for k, best in enumerate(found) if best.p_value > enough]
+    Args:
+        spectrum: of the image.
+        templates: (K, 8, M) complex64, of the keys with all their faces.
+        enough: the p-value from which on a key is found.
+    """
+
+    def __init__(self, spectrum: Spectrum, templates: Tensor, enough: float) -> None:
+        self.spectrum, self.enough = spectrum, enough
+        self.templates = templates.to(spectrum.plane.device)
+        self.found = [_Found(0.0, 1.0, as_is(spectrum.work), FACES[0])] * len(templates)
+
+    def run(self, search: bool) -> list[_Found]:
+        """Return the best that was found for each key."""
+        work, keys = self.spectrum.work, len(self.templates)
+        self._look(lambda some: self._in_place(some, FACES[:1], EXACTLY))
+        self._look(lambda some: self._in_place(some, FACES, NEARLY))
+        self._look(lambda some: self._all_of(some, near_as_is(work)))
+        if search:
+            effort = _UPRIGHT.for_keys(keys, _UPRIGHT_LEAST)
+            self._look(lambda some: self._lattice(some, upright(work), effort, None))
+            turned = _ANY_ANGLE.for_keys(keys, _ANY_ANGLE_LEAST)
+            self._look(lambda some: self._lattice(some, any_angle(work), turned, "degrees"))
+            aspect = _STRETCHED.for_keys(keys, _STRETCHED_LEAST)
+            self._look(lambda some: self._lattice(some, stretched(work), aspect, "stretch"))
+        if known := [best.pose for best in self.found if best.p_value <= self.enough]:
+            self._look(lambda some: self._all_of(some, Poses.joined(known)))
+        return self.found
+
+    def _look(self, searcher: Callable[[Tensor], list[_Found]]) -> None:
+        """Look for the keys that are still missing; the searcher gets their templates."""
+        missing = [k for k, best in enumerate(self.found) if best.p_value > self.enough]
         if missing:
-            for k, best in zip(missing, searcher(spectrum, poses, [patterns[k] for k in missing]), strict=True):
-                found[k] = min(found[k], best, key=lambda item: (item.p_value, -item.z))
+            for k, best in zip(missing, searcher(self.templates[missing]), strict=True):
+                self.found[k] = min(self.found[k], best, key=lambda item: (item.p_value, -item.z))
 
-    look(partial(_try_in_place, faces=FACES[:1], offsets=EXACTLY), as_is(spectrum.work))
-    look(partial(_try_in_place, faces=FACES, offsets=NEARLY), as_is(spectrum.work))
-    look(_try_all, near_as_is(spectrum.work))
-    if search:
-        look(_try_all, upright(spectrum.work))
-        look(_coarse_to_fine, any_angle(spectrum.work))
-    if known := [best.pose for best in found if best.p_value <= enough]:
-        look(_try_all, Poses.joined(known))
-    return [_match(spectrum, *pair) for pair in zip(patterns, found, strict=True)]
+    def _in_place(self, templates: Tensor, faces: Sequence[Face], offsets: Sequence[Offset]) -> list[_Found]:
+        """Try faces of some keys in the pose, and about at the shifts, of an image that shows all that was marked."""
+        z, face = correlate_in_place(self.spectrum, templates, faces, offsets).max(1)
+        tries, pose = SEARCHES * len(BANDS) * len(PLACES) * len(faces) * len(offsets), as_is(self.spectrum.work)
+        best = zip(z.tolist(), face.tolist(), strict=True)
+        return [_Found(value, corrected(value, tries), pose, faces[number]) for value, number in best]
 
+    def _all_of(self, templates: Tensor, poses: Poses) -> list[_Found]:
+        return _found(try_all(self.spectrum, templates, poses))
 
-def _try_in_place(
-    spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern], faces: Sequence[Face], offsets: Sequence[Offset]
-) -> list[_Found]:
-    """Try faces of some keys in the pose, and about at the shift, of an image that shows all that was marked."""
-    found, tries = [], SEARCHES * len(faces) * len(offsets) * len(BANDS)
-    for scores in correlate_in_place(spectrum, patterns, faces, offsets):
-        z = float(scores.max())
-        found.append(_Found(z, corrected(z, tries), poses, faces[int(scores.argmax())]))
-    return found
-
-
-def _try_all(spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern]) -> list[_Found]:
-    """Try all faces of some keys in all poses."""
-    found, tries = [], _tries(poses)
-    for scores in _scores(spectrum, poses, patterns, BANDS, SHIFTS):
-        face, row = divmod(int(scores.argmax()), len(poses))
-        z = float(scores[face, row])
-        found.append(_Found(z, corrected(z, tries), poses[row : row + 1], FACES[face]))
-    return found
+    def _lattice(
+        self, templates: Tensor, lattice: Poses, effort: Effort, finer: Literal["degrees", "stretch"] | None
+    ) -> list[_Found]:
+        poses = likeliest(self.spectrum, lattice, effort.poses)
+        if not len(poses):
+            return [_Found(0.0, 1.0, as_is(self.spectrum.work), FACES[0])] * len(templates)
+        if finer is None and effort.candidates >= len(poses) * len(FACES):
+            return self._all_of(templates, poses)
+        return _found(coarse_to_fine(self.spectrum, templates, poses, effort.candidates, finer))
 
 
-def _coarse_to_fine(spectrum: Spectrum, lattice: Poses, patterns: Sequence[Pattern]) -> list[_Found]:
-    """Try the poses that the best ones of a coarse lattice stand for."""
-    found, tries = [], _tries(lattice) * FINER**2
-    coarse = _scores(spectrum, lattice, patterns, (_COARSE_BAND,), _COARSE_SHIFTS).flatten(1)
-    for pattern, scores in zip(patterns, coarse.cpu(), strict=True):
-        best = scores.topk(min(_CANDIDATES, len(scores))).indices
-        candidates = []
-        for i in (best // len(lattice)).unique().tolist():
-            poses = lattice[best[best // len(lattice) == i] % len(lattice)].finer()
-            fine = correlate(spectrum, poses, [pattern.face(*FACES[i])], BANDS, SHIFTS)[0]
-            z, row = float(fine.max()), int(fine.argmax())
-            candidates.append(_Found(z, corrected(z, tries), poses[row : row + 1], FACES[i]))
-        found.append(max(candidates, key=lambda item: item.z))
-    return found
+def _found(scores: Scores) -> list[_Found]:
+    """The best of each key with its p-value, which is corrected for all poses, faces, shifts and bands."""
+    best = zip(scores.z.tolist(), scores.face.tolist(), scores.row.tolist(), strict=True)
+    tries = SEARCHES * len(BANDS) * scores.tries
+    return [_Found(z, corrected(z, tries), scores.poses[row : row + 1], FACES[face]) for z, face, row in best]
 
 
-def _scores(
-    spectrum: Spectrum, poses: Poses, patterns: Sequence[Pattern], bands: Sequence[float], shifts: int
-) -> Tensor:
-    """The largest correlations (K, 8, N) of K keys over all shifts, for each face and pose."""
-    faces = [pattern.face(*face) for pattern in patterns for face in FACES]
-    return correlate(spectrum, poses, faces, bands, shifts).unflatten(0, (len(patterns), len(FACES)))
-
-
-def _tries(poses: Poses) -> int:
-    """How many correlations the p-values of poses are corrected for."""
-    return SEARCHES * len(poses) * len(FACES) * len(BANDS) * SHIFTS**2
-
-
-def _match(spectrum: Spectrum, pattern: Pattern, best: _Found) -> TileMatch:
-    reading = read_pose(spectrum, best.pose, pattern, best.face)
+def _match(spectrum: Spectrum, pattern: Pattern, best: _Found, fpr: float) -> TileMatch:
+    # The bits of a key that is not there mean nothing, so their pose need not be improved.
+    reading = read_pose(spectrum, best.pose, pattern, best.face, move=best.p_value <= max(fpr, _PERHAPS))
     bits = (reading.logits > 0).long()
     return TileMatch(
         key=pattern.name,

@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, pad
 
 from privgen.io.pixels import luma, resize
 from privgen.io.residual import check_pixels
+from privgen.watermark.tile.pattern import count_below
 from privgen.watermark.tile.poses import Poses
 from privgen.watermark.tile.wave import harmonics_on
 
@@ -26,6 +27,8 @@ WORK_PIXELS = 2**18
 _KERNEL = (1 / 16, 4 / 16, 6 / 16)  # outer, inner and middle weights of a cubic B-spline
 _OCTAVES = 4
 _FLOOR = 2e-5  # power of what is there in any image: noise and rounding
+_LINES, _LOUDEST, _FEWEST_LINES = 12.0, 4.0, 20  # cycles a tile that `line_energy` reads; power counts up to this
+_AT_ONCE = 2**11  # poses whose energy is read at a time
 _STRIP = 2**22  # pixels that are shrunk at a time
 
 
@@ -80,16 +83,45 @@ def sample(spectrum: Spectrum, poses: Poses, count: int) -> Tensor:
     Returns:
         (N, count) complex64; 0 for harmonics that are too fine for the copy.
     """
-    rows, columns = spectrum.plane.shape[2:]
-    across, down = (wave[:count] for wave in harmonics_on(spectrum.plane.device))
-    angle = torch.deg2rad(poses.degrees)
+    place, inside = _places(spectrum.plane, poses, count)
+    real, imaginary = grid_sample(spectrum.plane, place[None], align_corners=True)[0]
+    return torch.complex(real, imaginary) * inside
+
+
+@torch.no_grad()
+def line_energy(spectrum: Spectrum, poses: Poses) -> Tensor:
+    """Return how much more energy than elsewhere a spectrum has at the harmonics of tiles in some poses.
+
+    A periodic mark of any key raises the power there. So these numbers tell, without a key, where marks may be.
+
+    Args:
+        spectrum: of the image.
+        poses: N poses, see `sample`.
+
+    Returns:
+        (N,) float32, in about the same units for all poses.
+    """
+    power = spectrum.plane.square().sum(1, keepdim=True).clamp(max=_LOUDEST)
+    power = power - power.mean()
+    energy = [power.new_zeros(0)]
+    for part in range(0, len(poses), _AT_ONCE):
+        place, inside = _places(power, poses[part : part + _AT_ONCE].to(power.device), count_below(_LINES))
+        values = grid_sample(power, place[None], align_corners=True)[0, 0] * inside
+        energy.append(values.sum(1) / inside.sum(1).clamp(min=_FEWEST_LINES).sqrt())
+    return torch.cat(energy)
+
+
+def _places(plane: Tensor, poses: Poses, count: int) -> tuple[Tensor, Tensor]:
+    """Where harmonics lie in a plane: (N, count, 2) for `grid_sample`, and (N, count) whether they lie in it."""
+    rows, columns = plane.shape[2:]
+    across, down = (wave[:count] for wave in harmonics_on(plane.device))
+    angle, widen = torch.deg2rad(poses.degrees), poses.stretch[:, None].sqrt()
     cos, sin = ((wave / poses.tile)[:, None] for wave in (angle.cos(), angle.sin()))
-    x, y = cos * across + sin * down, cos * down - sin * across  # cycles a pixel
+    x, y = (cos * across + sin * down) / widen, (cos * down - sin * across) * widen  # cycles a pixel
     place = torch.stack(
         [2 * (x * columns + columns // 2) / (columns - 1) - 1, 2 * (y * rows + rows // 2) / (rows - 1) - 1], dim=-1
     )
-    real, imaginary = grid_sample(spectrum.plane, place[None], align_corners=True)[0]
-    return torch.complex(real, imaginary) * ((x.abs() < 0.5) & (y.abs() < 0.5))
+    return place, (x.abs() < 0.5) & (y.abs() < 0.5)
 
 
 def check_image(pixels: Tensor) -> Tensor:

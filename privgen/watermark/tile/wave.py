@@ -31,12 +31,30 @@ def grid_of(amplitudes: Tensor, size: int) -> Tensor:
         (..., size, size) real: at row i and column j the real part of the sum over the harmonics of amplitude *
         exp(2 pi i (across * j + down * i) / size).
     """
-    across, down = (wave[: amplitudes.shape[-1]] for wave in harmonics_on(amplitudes.device))
+    return torch.fft.irfft2(half_plane(amplitudes, size), s=(size, size))
+
+
+def half_plane(amplitudes: Tensor, size: int) -> Tensor:
+    """Lay amplitudes out, and scale them, so that the inverse real transform makes the grid of `grid_of` from them.
+
+    Args:
+        amplitudes: (..., m) complex, see `grid_of`.
+        size: points along a side of the grid.
+
+    Returns:
+        (..., size, size // 2 + 1) complex.
+    """
+    across = harmonics_on(amplitudes.device)[0][: amplitudes.shape[-1]]
     # A complex-to-real transform counts the columns of the half plane twice, but not the first one.
-    doubled = torch.where(across == 0, 2, 1) * amplitudes
-    half = amplitudes.new_zeros(*amplitudes.shape[:-1], size, size // 2 + 1)
-    half[..., down % size, across] = doubled
-    return torch.fft.irfft2(half, s=(size, size)) * (size * size / 2)
+    return laid_out(torch.where(across == 0, size**2, size**2 / 2) * amplitudes, size)
+
+
+def laid_out(amplitudes: Tensor, size: int) -> Tensor:
+    """Return amplitudes (..., m) at their places in a half plane (..., size, size // 2 + 1), as they are."""
+    across, down = (wave[: amplitudes.shape[-1]] for wave in harmonics_on(amplitudes.device))
+    half = amplitudes.new_zeros(*amplitudes.shape[:-1], size * (size // 2 + 1))
+    half[..., down % size * (size // 2 + 1) + across] = amplitudes
+    return half.unflatten(-1, (size, size // 2 + 1))
 
 
 def amplitudes_of(grid: Tensor) -> Tensor:

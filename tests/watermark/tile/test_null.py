@@ -5,9 +5,9 @@ import torch
 from scipy import stats
 
 from privgen.watermark.tile.p_values import corrected, normal_tail
-from privgen.watermark.tile.pattern import pattern_of
+from privgen.watermark.tile.pattern import count_below, pattern_of
 from privgen.watermark.tile.poses import Poses
-from privgen.watermark.tile.read import BANDS, count_below
+from privgen.watermark.tile.read import BANDS
 from privgen.watermark.tile.search import detect_tiles
 from privgen.watermark.tile.spectrum import sample, spectrum_of
 from privgen.watermark.tile.wave import grid_of
@@ -26,7 +26,7 @@ def unmarked(photo):
 @pytest.mark.parametrize("band", BANDS)
 @pytest.mark.parametrize(("tile", "degrees"), [(60.0, 0.0), (75.0, 37.0)])
 def test_correlations_of_random_keys_are_standard_normal(unmarked, patterns, tile, degrees, band):
-    pose = Poses(torch.tensor([tile]), torch.tensor([degrees]), torch.tensor([0.01]))
+    pose = Poses(torch.tensor([tile]), torch.tensor([degrees]), torch.ones(1), torch.tensor([0.01]))
     values = sample(spectrum_of(unmarked), pose, count_below(band))[0]
     templates = torch.stack([pattern.template[: len(values)] for pattern in patterns])
     correlation = grid_of(values * templates.conj(), 64) / values.abs().square().sum().sqrt()
@@ -49,7 +49,7 @@ def test_p_values_of_unmarked_images_are_rarely_small(unmarked, patterns):
 def test_a_search_finds_nothing_in_an_unmarked_image(unmarked, patterns):
     [[match]] = detect_tiles([unmarked], patterns[:1])
     assert match.p_value > 0.01
-    assert match.matches < 40
+    assert match.matches < 44
 
 
 @pytest.mark.parametrize(
