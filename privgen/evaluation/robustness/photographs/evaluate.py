@@ -129,7 +129,7 @@ def _works(comparison: Comparison) -> dict[tuple[str, str], str]:
 
 
 def _false_positives(comparison: Comparison, contestant: Contestant, rows: Sequence[Row]) -> dict[str, Measured]:
-    """The fraction of unmarked photographs in which a key is found, over all attacks, by name of the rate."""
+    """The fraction of unmarked photographs in which the key is found, by name of the rate."""
     own, messages = [row for row in rows if row.method == contestant.name], contestant.messages(comparison.keys)
     return {name: fraction(np.ravel(falsely_detected(own, messages, fpr))) for name, fpr in RATES.items()}
 

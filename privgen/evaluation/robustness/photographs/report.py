@@ -17,8 +17,8 @@ from privgen.evaluation.watermark.readings import RATES
 
 NOTE = (
     "Photographs are marked, attacked and read at their own sizes. tpr is the fraction of marked photographs in which "
-    "the key is found; false_positives is the same fraction of unmarked photographs after the same attacks, each with "
-    "its own key, over all attacks. Our marks are read without knowing the size they were marked at. Baselines read a "
+    "the key is found; false_positives is the same fraction of unmarked photographs, each with its own key, over all "
+    "attacks and without one. Our marks are read without knowing the size they were marked at. Baselines read a "
     "photograph whose size an attack changed twice, as it is and resized to the size it was marked at; the better "
     "reading counts, with twice its p-value. psnr_db, ssim and st_lpips of an attack compare the attacked marked "
     "photograph with the marked one, where both have one size; at the top and under clean they, visible_de_p99 and "
@@ -38,8 +38,8 @@ class PhotographsEvaluation(Report):
     Attributes:
         settings: model, folder, numbers of images, seed, and how images were marked and read.
         methods: scores of each method, ours first.
-        false_positives: by method and name of the rate: the fraction of unmarked photographs, over all attacks, in
-            which the detector finds the key.
+        false_positives: by method and name of the rate: the fraction of unmarked photographs, over all attacks and
+            without one, in which the detector finds the key.
         planned: the attacks.
         left_out: by name of each baseline that was not measured, why.
         lead: over all attacks at 1e-6; None without baselines.
@@ -96,7 +96,8 @@ class PhotographsEvaluation(Report):
         }
         return {
             **self.settings,
-            **{name: record[name] for name in (*names, *_SECONDS, "false_positives")},
+            **{name: record[name] for name in (*names, *_SECONDS)},
+            "false_positives": {name: values(found) for name, found in self.false_positives.items()},
             "baselines": baselines,
             "not_run": record["not_run"],
             "notes": record["notes"],
@@ -123,10 +124,6 @@ class PhotographsEvaluation(Report):
             **dict.fromkeys(_QUALITIES),
             **values(quality),
             **record,
-            "false_positives": {
-                "n": next(iter(found.values())).n,
-                **values(found),
-                "ci95": ci95(found),
-            },
+            "false_positives": {"n": next(iter(found.values())).n, **values(found), "ci95": ci95(found)},
             "ci95": {**record["ci95"], **ci95(quality)},
         }
