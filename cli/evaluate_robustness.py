@@ -78,9 +78,9 @@ _ONLY_PHOTOGRAPHS = {"images": "--images", "carrier": "--carrier", "no_seconds":
 )
 @click.option(
     "--carrier",
-    metavar="NAME",
-    show_default="that of `watermark embed`",
-    help="What writes our marks on photographs.",
+    type=click.Choice(["tile", "token", "latent", "tile+latent"]),
+    show_default="tile+latent, or tile where the model has no networks for it",
+    help="What our marks on photographs are written with and read as.",
 )
 @click.option("--no-baselines", is_flag=True, help="Leave out the watermarks of other packages.")
 @click.option(

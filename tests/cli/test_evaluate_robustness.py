@@ -80,7 +80,7 @@ def test_photographs(cli, marked_model, photos, tmp_path):
         (("--carrier", "latent"), "--carrier does not go with --preset quick"),
         (("--preset", "photographs", "--method", "latent"), "No method of photographs is called 'latent'"),
         (("--images", "nowhere"), "--images nowhere is not a folder"),
-        (("--preset", "photographs", "--carrier", "ink"), "expected the carrier"),
+        (("--preset", "photographs", "--carrier", "ink"), "'ink' is not one of 'tile', 'token'"),
     ],
 )
 def test_wrong_calls_for_photographs(cli, marked_model, wrong, message):

@@ -19,6 +19,7 @@ from privgen.io.images import from_pil, to_pil
 from privgen.io.pixels import resize
 from privgen.watermark.key import Key, Secret
 from privgen.watermark.read.bits import weigh_bits
+from privgen.watermark.read.detection import Detection
 from privgen.watermark.read.p_values import p_values_of
 from privgen.watermark.watermark import Watermark
 from privgen.watermark.write.mark_spec import Carrier
@@ -34,7 +35,7 @@ class FrontDoor:
 
     Attributes:
         mark: of a model.
-        carrier: what writes the mark; None is the default.
+        carrier: what the mark is written with and read as; None is the default of each.
         robust_steps: see `privgen.Watermark.embed`.
         search: whether marks are also looked for in parts of images, and in images that were turned or resized.
     """
@@ -44,9 +45,20 @@ class FrontDoor:
     robust_steps: int = 0
     search: bool = True
 
-    def embed(self, picture: Image.Image, key: Key) -> Image.Image:
-        """The picture with the mark of a key, at its own size."""
-        return self.mark.embed(picture, key, carrier=self.carrier, robust_steps=self.robust_steps)
+    def embed(self, picture: Image.Image, key: Key, *, check: bool = False) -> Image.Image:
+        """The picture with the mark of a key, at its own size.
+
+        Args:
+            picture: a photograph.
+            key: whose mark.
+            check: read the mark back and warn of a picture that cannot carry it, as `privgen.Watermark` does.
+        """
+        return self.mark.embed(picture, key, carrier=self.carrier, robust_steps=self.robust_steps, check=check)
+
+    def detect(self, picture: Image.Image, key: Key, *, search: bool) -> Detection:
+        """What a picture says about a key."""
+        found: Detection = self.mark.detect(picture, key, search=search, carrier=self.carrier)
+        return found
 
     def look_for(self, images: Tensor, keys: Sequence[Key], size: tuple[int, int]) -> Findings:
         """Look for a key in each image, whose size when it was marked is not told.
@@ -56,7 +68,7 @@ class FrontDoor:
             keys: B keys.
             size: not used.
         """
-        found = [self.mark.detect(to_pil(x), key, search=self.search) for x, key in zip(images, keys, strict=True)]
+        found = [self.detect(to_pil(x), key, search=self.search) for x, key in zip(images, keys, strict=True)]
         bits = np.array([[2 * int(bit) - 1 for bit in one.bits] for one in found], np.int8)
         return Findings(bits, [1] * len(found), [float(one.p_value) for one in found])
 
@@ -80,7 +92,7 @@ class FrontDoor:
         picture = to_pil(F.interpolate(coarse, scale_factor=16, mode="bicubic").clamp(0, 1)[0])
         marked = self.embed(picture, key)
         part = marked.crop((0, 0, marked.width * 7 // 8, marked.height * 7 // 8))
-        found = self.mark.detect(part, key, search=self.search)
+        found = self.detect(part, key, search=self.search)
         written = bytes_fingerprint(marked.tobytes())[:16]
         return f"{__version__} {self!r} {written} {found.bits} {found.p_value:.2g}", found.n_bits
 

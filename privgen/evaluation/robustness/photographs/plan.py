@@ -39,7 +39,7 @@ class PhotographsPlan:
         attacks: see `plan_photograph_attacks`; empty is all.
         methods: of `METHODS`; empty is all.
         baselines: whether the watermarks of other packages take part.
-        carrier: what writes our marks; None is the default.
+        carrier: what our marks are written with and read as; None is the default of each.
         robust_steps: see `privgen.Watermark.embed`.
         search: whether our marks are also looked for in parts of images, and in images that were turned or resized.
         perceptual: compare images by ST-LPIPS and FD-MNv2 too, where they are installed.

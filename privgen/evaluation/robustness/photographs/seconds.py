@@ -32,20 +32,20 @@ def measure_seconds(door: FrontDoor, key: Key, megapixels: float = MEGAPIXELS) -
         megapixels: of the photograph.
 
     Returns:
-        `seconds_embed`; `seconds_detect`, to find the mark in the marked photograph as it is; and `seconds_search`, to
-        look everywhere in the photograph without the mark, which is left out without a search.
+        `seconds_embed`, which includes that the mark is read back; `seconds_detect`, to find the mark in the marked
+        photograph as it is; and `seconds_search`, to look everywhere in the photograph without the mark, which is left
+        out without a search.
     """
     with Image.open(heldout_photos() / _PHOTOGRAPH) as opened:
         small = opened.convert("RGB")
     factor = (megapixels * 1e6 / (small.width * small.height)) ** 0.5
     large = small.resize((round(small.width * factor), round(small.height * factor)), Image.Resampling.BICUBIC)
-    detect = door.mark.detect
-    detect(door.embed(small, key), key, search=door.search)  # loads what is needed
-    seconds_embed, marked = _timed(lambda: door.embed(large, key))
-    seconds_detect, _ = _timed(lambda: detect(marked, key))
+    door.detect(door.embed(small, key, check=True), key, search=door.search)  # loads what is needed
+    seconds_embed, marked = _timed(lambda: door.embed(large, key, check=True))
+    seconds_detect, _ = _timed(lambda: door.detect(marked, key, search=False))
     seconds = {"seconds_embed": seconds_embed, "seconds_detect": seconds_detect}
     if door.search:
-        seconds["seconds_search"], _ = _timed(lambda: detect(large, key, search=True))
+        seconds["seconds_search"], _ = _timed(lambda: door.detect(large, key, search=True))
     return seconds
 
 
