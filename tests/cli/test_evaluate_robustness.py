@@ -87,3 +87,13 @@ def test_wrong_calls_for_photographs(cli, marked_model, wrong, message):
     result = cli("evaluate", "robustness", "--model", marked_model, "--device", "cpu", "--no-baselines", *wrong)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_share_photographs(marked_model, photos, tmp_path, launch):
+    chosen = ("--model", marked_model, "--device", "cpu", "--images", photos, "--no-search", "--no-baselines")
+    command = ("evaluate", "robustness", *chosen, "--attack", "jpeg=50", "--no-seconds", "--json", "-o")
+    one, two = (launch(count, *command, tmp_path / str(count)) for count in (1, 2))
+    assert json.loads(one[0]) == json.loads(two[0])
+    assert two[1] == ""
+    assert (tmp_path / "2" / "robustness-1.jsonl").is_file()
