@@ -43,7 +43,7 @@ _ONLY_PHOTOGRAPHS = {"images": "--images", "carrier": "--carrier", "no_seconds":
     type=click.Path(path_type=Path),
     metavar="FOLDER",
     show_default="packaged photographs that no shipped model has seen",
-    help="Photographs to mark and attack; --n takes the first by file name.",
+    help="Photographs to mark and attack; --n of them are chosen at random, always the same ones.",
 )
 @click.option("--n", type=click.IntRange(2), show_default="the preset's", help="Images to mark and attack.")
 @click.option(

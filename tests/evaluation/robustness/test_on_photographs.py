@@ -211,10 +211,10 @@ def test_attacks_are_chosen_by_name_label_or_text():
 
 
 def test_photographs_are_the_first_by_name(photographs):
-    found = Photographs.first(photographs, 64, 0)
+    found = Photographs.some(photographs, 64, 0)
     assert [path.name for path in found.paths] == ["a.png", "b.jpg"]
     assert found.sizes() == [(80, 96), (97, 131)]
-    assert [path.name for path in Photographs.first(photographs, 1, 0).paths] == ["a.png"]
+    assert [path.name for path in Photographs.some(photographs, 1, 0).paths] == ["a.png"]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def evaluate_photographs(
         PrivgenError: a photograph or the log cannot be read, the log cannot be written, or an attack fails.
     """
     plan, shared = plan or PhotographsPlan(), processes or Processes()
-    photographs = Photographs.first(plan.images, plan.n, plan.seed)
+    photographs = Photographs.some(plan.images, plan.n, plan.seed)
     n = len(photographs.paths)
     planned = plan_photograph_attacks(n, plan.attacks)
     door = FrontDoor(mark, plan.carrier, plan.robust_steps, plan.search)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 from PIL import Image
 from torch import Tensor
@@ -31,8 +32,10 @@ class Photographs:
     seed: int = 0
 
     @classmethod
-    def first(cls, folder: str | os.PathLike[str] | None, n: int, seed: int) -> Photographs:
-        """The first photographs of a folder, by file name; fewer if it holds fewer.
+    def some(cls, folder: str | os.PathLike[str] | None, n: int, seed: int) -> Photographs:
+        """Photographs of a folder, in one random order that never changes; fewer if it holds fewer.
+
+        Fewer photographs are always among more of them.
 
         Args:
             folder: holds image files; None is the packaged photographs that no shipped model has seen.
@@ -45,9 +48,10 @@ class Photographs:
         place = heldout_photos() if folder is None else Path(folder)
         if not place.is_dir():
             raise UsageError(f"--images {place} is not a folder; name one that holds photographs.")
-        found = iter_image_files([place])
+        found = list(iter_image_files([place]))
         if len(found) < 2:
             raise UsageError(f"--images {place} holds one image; intervals need at least two.")
+        Random(0).shuffle(found)
         return cls(tuple(found[:n]), seed)
 
     @property

@@ -17,10 +17,10 @@ PRESET = "photographs"
 N = 64
 """Photographs, if nothing else is asked for."""
 
-NEGATIVES = 16
+NEGATIVES = 4
 """Of these, photographs that are read without a mark too."""
 
-SLOW_N = 16
+SLOW_N = 8
 """Photographs that slow baselines are measured on, at most."""
 
 METHODS = (NAME, *BASELINES)
@@ -33,7 +33,7 @@ class PhotographsPlan:
 
     Attributes:
         images: folder of the photographs; None is the packaged ones that no shipped model has seen.
-        n: photographs, the first by file name; at least 2.
+        n: photographs, chosen at random, always the same ones; at least 2.
         negatives: photographs that go through the attacks without a mark too, each compared with its own key.
         seed: of keys and attacks.
         attacks: see `plan_photograph_attacks`; empty is all.
