@@ -1,8 +1,8 @@
 """Find the marks of keys in images, in any pose: cropped, bordered, scaled, turned, mirrored or stretched.
 
 Seven searches follow each other, from poses that are likely to those that are not: the whole image where it was
-marked; the same, mirrored or turned by quarters; slightly moved or cropped; all scales, upright; all scales and
-angles; other aspect ratios; and the poses in which other keys were found. All but the first try mirror images and
+marked; the same, mirrored or turned by quarters; slightly moved or cropped; all scales, upright; other aspect
+ratios; all scales and angles; and the poses in which other keys were found. All but the first try mirror images and
 quarter turns too. A key that is found is not searched for again.
 
 What does not depend on a key is done once for all keys: the spectrum, its samples, and how likely each pose is by the
@@ -16,7 +16,6 @@ Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from privgen.watermark.tile.in_place import EXACTLY, NEARLY, Offset, correlate_i
 from privgen.watermark.tile.lattice import Effort, Scores, coarse_to_fine, likeliest, try_all
 from privgen.watermark.tile.p_values import SEARCHES, corrected
 from privgen.watermark.tile.pattern import FACES, PLACES, Face, Pattern
-from privgen.watermark.tile.poses import Poses, any_angle, as_is, near_as_is, stretched, upright
+from privgen.watermark.tile.poses import BesideScale, Poses, any_angle, as_is, near_as_is, stretched, upright
 from privgen.watermark.tile.read import BANDS, TilePose, read_pose
 from privgen.watermark.tile.spectrum import Spectrum, spectrum_of
 
@@ -144,10 +143,10 @@ class _Search:
         if search:
             effort = _UPRIGHT.for_keys(keys, _UPRIGHT_LEAST)
             self._look(lambda some: self._lattice(some, upright(work), effort, None))
-            turned = _ANY_ANGLE.for_keys(keys, _ANY_ANGLE_LEAST)
-            self._look(lambda some: self._lattice(some, any_angle(work), turned, "degrees"))
             aspect = _STRETCHED.for_keys(keys, _STRETCHED_LEAST)
             self._look(lambda some: self._lattice(some, stretched(work), aspect, "stretch"))
+            turned = _ANY_ANGLE.for_keys(keys, _ANY_ANGLE_LEAST)
+            self._look(lambda some: self._lattice(some, any_angle(work), turned, "degrees"))
         if known := [best.pose for best in self.found if best.p_value <= self.enough]:
             self._look(lambda some: self._all_of(some, Poses.joined(known)))
         return self.found
@@ -169,9 +168,7 @@ class _Search:
     def _all_of(self, templates: Tensor, poses: Poses) -> list[_Found]:
         return _found(try_all(self.spectrum, templates, poses))
 
-    def _lattice(
-        self, templates: Tensor, lattice: Poses, effort: Effort, finer: Literal["degrees", "stretch"] | None
-    ) -> list[_Found]:
+    def _lattice(self, templates: Tensor, lattice: Poses, effort: Effort, finer: BesideScale | None) -> list[_Found]:
         poses = likeliest(self.spectrum, lattice, effort.poses)
         if not len(poses):
             return [_Found(0.0, 1.0, as_is(self.spectrum.work), FACES[0])] * len(templates)
