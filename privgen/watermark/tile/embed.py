@@ -16,8 +16,6 @@ from privgen.watermark.tile.spectrum import check_image
 from privgen.watermark.tile.wave import harmonics_on, limit_peaks, sheet
 
 
-VERSION = 1
-"""Of the marks; a log of another version is not continued."""
 PSNR = 42.0
 """Quality of a marked image against the image, in dB, if nothing else is asked for."""
 
