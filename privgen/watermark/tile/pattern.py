@@ -9,7 +9,7 @@ also says which harmonics belong to which bit; bits share each ring of frequenci
 
 import hashlib
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -98,6 +98,11 @@ class Pattern:
     def template(self) -> Tensor:
         """The noise times the message, (M,) complex64: what a marked image carries."""
         return self.noise * (2 * self.bits - 1)[self.owner]
+
+    @cached_property
+    def templates(self) -> Tensor:
+        """The templates of all `FACES`, (8, M) complex64."""
+        return torch.stack([self.face(*face).template for face in FACES])
 
     def face(self, turns: int, mirrored: bool) -> "Pattern":
         """Return the pattern as an image has it that was mirrored, left to right, and then turned by quarters.

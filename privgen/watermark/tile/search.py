@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from privgen.errors import UsageError
-from privgen.watermark.tile.in_place import EXACTLY, NEARLY, Offset, correlate_in_place
+from privgen.watermark.tile.in_place import EXACTLY, IN_PLACE_BANDS, NEARLY, Offset, correlate_in_place
 from privgen.watermark.tile.lattice import Effort, Scores, coarse_to_fine, likeliest, try_all
-from privgen.watermark.tile.p_values import SEARCHES, corrected
+from privgen.watermark.tile.p_values import ELSEWHERE, IN_PLACE, corrected
 from privgen.watermark.tile.pattern import FACES, PLACES, Face, Pattern
 from privgen.watermark.tile.poses import BesideScale, Poses, any_angle, as_is, near_as_is, stretched, upright
 from privgen.watermark.tile.read import BANDS, TilePose, read_pose
@@ -111,7 +111,7 @@ def detect_tiles(
         raise UsageError("Name at least one key.")
     if not 0 < fpr < 1:
         raise UsageError(f"expected a false-positive rate in (0, 1), got {fpr}")
-    templates = torch.stack([torch.stack([pattern.face(*face).template for face in FACES]) for pattern in patterns])
+    templates = torch.stack([pattern.templates for pattern in patterns])
     matches = []
     for pixels in images:
         spectrum = spectrum_of(pixels)
@@ -161,7 +161,8 @@ class _Search:
     def _in_place(self, templates: Tensor, faces: Sequence[Face], offsets: Sequence[Offset]) -> list[_Found]:
         """Try faces of some keys in the pose, and about at the shifts, of an image that shows all that was marked."""
         z, face = correlate_in_place(self.spectrum, templates, faces, offsets).max(1)
-        tries, pose = SEARCHES * len(BANDS) * len(PLACES) * len(faces) * len(offsets), as_is(self.spectrum.work)
+        part, pose = IN_PLACE if offsets == EXACTLY else ELSEWHERE, as_is(self.spectrum.work)
+        tries = part * len(IN_PLACE_BANDS) * len(PLACES) * len(faces) * len(offsets)
         best = zip(z.tolist(), face.tolist(), strict=True)
         return [_Found(value, corrected(value, tries), pose, faces[number]) for value, number in best]
 
@@ -180,7 +181,7 @@ class _Search:
 def _found(scores: Scores) -> list[_Found]:
     """The best of each key with its p-value, which is corrected for all poses, faces, shifts and bands."""
     best = zip(scores.z.tolist(), scores.face.tolist(), scores.row.tolist(), strict=True)
-    tries = SEARCHES * len(BANDS) * scores.tries
+    tries = ELSEWHERE * len(BANDS) * scores.tries
     return [_Found(z, corrected(z, tries), scores.poses[row : row + 1], FACES[face]) for z, face, row in best]
 
 
