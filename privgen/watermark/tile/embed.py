@@ -16,8 +16,6 @@ from privgen.watermark.tile.spectrum import check_image
 from privgen.watermark.tile.wave import harmonics_on, limit_peaks, sheet
 
 
-VERSION = 1
-"""Of the marks; a log of another version is not continued."""
 PSNR = 42.0
 """Quality of a marked image against the image, in dB, if nothing else is asked for."""
 
@@ -78,7 +76,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     height, width = check_image(pixels).shape[1:]
     across, down = harmonics_on(pixels.device)
     cycles = torch.hypot(across.float(), down.float())
-    amplitudes = limit_peaks(pattern.template.to(pixels.device) * cycles**_SLOPE, _PEAK, _ROUNDS)
+    amplitudes = limit_peaks(pattern.template.to(pixels.device) * cycles.pow(_SLOPE), _PEAK, _ROUNDS)
     place = PLACES[_choice(pixels, pattern)]
     phase = 2 * math.pi * (place[0] * across.float() + place[1] * down.float())
     amplitudes = amplitudes * torch.polar(torch.ones_like(phase), phase)
