@@ -74,7 +74,7 @@ def test_the_pattern_is_added_to_latents_as_the_autoencoder_takes_them(family, t
 def test_marks_are_read_from_what_real_autoencoders_decode(family, tiny, real_autoencoder):
     """The latents of random networks are loud noise, so the mark is loud as well."""
     vae = load_autoencoder(real_autoencoder(FAMILIES[family]))
-    made = adapt(vae, 128, code=CodeSize(n_bits=32, psnr=10, examples=1))
+    made = adapt(vae, 128, code=CodeSize(n_bits=32, psnr=6, examples=1))
     pipe = tiny.tiny_of_family(family, vae)
     mark = Watermark(Networks.of(pipeline=pipe, extractor=made.extractor, latent_mapper=made.latent_mapper))
     plain = generate(pipe, 128, 192)
