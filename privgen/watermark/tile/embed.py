@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from privgen.io.pixels import resize
 from privgen.io.residual import ChangedImage, add_residual
 from privgen.metrics.visibility import texture_factor, tolerance
-from privgen.watermark.tile.pattern import PLACES, Pattern
+from privgen.watermark.tile.pattern import PLACES, Pattern, Place
 from privgen.watermark.tile.poses import TILES
 from privgen.watermark.tile.spectrum import check_image
 from privgen.watermark.tile.wave import harmonics_on, limit_peaks, sheet
@@ -61,16 +61,19 @@ def mark_image(
 
 
 @torch.no_grad()
-def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
+def tile_residual(
+    pixels: Tensor, pattern: Pattern, *, tiles: float = TILES, place: Place | None = None
+) -> Tensor:
     """Return the mark of a key for an image, before it is scaled to a quality.
 
-    The tile is repeated `TILES` times along the short side. Where it begins is one of the `PLACES`, which the key and
-    the image choose together. It is weighted so that the lightness changes by about the same amount everywhere, a
-    little more in texture.
+    It is weighted so that the lightness changes by about the same amount everywhere, a little more in texture.
 
     Args:
         pixels: (3, H, W) in [0, 1].
         pattern: of the key.
+        tiles: along the short side.
+        place: where the upper left corner of the image lies in a tile; None is one of the `PLACES`, which the key and
+            the image choose together.
 
     Returns:
         (3, H, W) float32; the three channels are equal and share their memory.
@@ -79,7 +82,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     across, down = harmonics_on(pixels.device)
     cycles = torch.hypot(across.float(), down.float())
     amplitudes = limit_peaks(pattern.template.to(pixels.device) * cycles**_SLOPE, _PEAK, _ROUNDS)
-    place = PLACES[_choice(pixels, pattern)]
+    place = PLACES[_choice(pixels, pattern)] if place is None else place
     phase = 2 * math.pi * (place[0] * across.float() + place[1] * down.float())
     amplitudes = amplitudes * torch.polar(torch.ones_like(phase), phase)
     weight = _tolerated(pixels)
@@ -87,7 +90,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         strip = range(top, min(top + rows, height))
-        waves = sheet(amplitudes, strip, width, min(height, width) / TILES)
+        waves = sheet(amplitudes, strip, width, min(height, width) / tiles)
         torch.mul(waves, _enlarged(weight, strip, (height, width)), out=residual[top : strip.stop])
     return residual.expand(3, -1, -1)
 
