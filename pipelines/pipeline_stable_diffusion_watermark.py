@@ -18,8 +18,9 @@ from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
 from privgen.watermark.token import Token
-from privgen.watermark.write.in_pipeline import CallMark, bind_call, marked_arguments
+from privgen.watermark.write.in_pipeline import CallMark, marked_arguments
 from privgen.watermark.write.mark_spec import MarkSpec, NetworkCarrier
+from privgen.watermark.write.replacing import bind_call
 
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)

@@ -173,7 +173,11 @@ def family_of(pipe: Any) -> Family:
     Raises:
         UsageError: none of `FAMILIES` has these components.
     """
-    has = {name for name in ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3") if hasattr(pipe, name)}
+    has = {
+        name
+        for name in ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+        if hasattr(pipe, name)
+    }
     for family in FAMILIES.values():
         if has == {family.denoiser, *(encoder.name for encoder in family.text_encoders)}:
             return family

@@ -118,11 +118,10 @@ def recording(pipe: Any, places: Sequence[Sequence[Tensor]]) -> Iterator[WordAtt
     """
     attention = WordAttention(len(places), len(places[0]))
     recorder = _Recorder(pipe, places, attention)
-    denoiser = getattr(pipe, recorder.family.denoiser)
-    handles = [denoiser.register_forward_pre_hook(recorder.before_step, with_kwargs=True)]
+    layers, denoiser = attention_layers(pipe).values(), getattr(pipe, recorder.family.denoiser)
+    handles = [layer.register_forward_pre_hook(recorder.before_layer, with_kwargs=True) for layer in layers]
+    handles.append(denoiser.register_forward_pre_hook(recorder.before_step, with_kwargs=True))
     try:
-        for layer in attention_layers(pipe).values():
-            handles.append(layer.register_forward_pre_hook(recorder.before_layer, with_kwargs=True))
         yield attention
     finally:
         for handle in handles:

@@ -1,12 +1,16 @@
 """Masks of objects: at the image's size, with soft seams, and without overlaps."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from privgen.errors import UsageError
+from privgen.io.image_like import open_images
+from privgen.io.pixels import luma
 
 
 SEAM = 0.012
@@ -62,3 +66,26 @@ def with_soft_seams(masks: Tensor) -> Tensor:
     reach = max(1, round(SEAM * min(height, width) / 2))
     padded = pad(masks[None], (reach,) * 4, mode="replicate")
     return avg_pool2d(padded, 2 * reach + 1, 1)[0]
+
+
+def open_mask(value: Any) -> Tensor:
+    """Read a mask: light where the object is.
+
+    Args:
+        value: a Pillow image, a path, or an array or tensor (H, W) of booleans, whole numbers or floats in [0, 1].
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
+    Raises:
+        PrivgenError: a file or Pillow image cannot be read.
+        ValueError: an array or tensor of another shape, type or range.
+        TypeError: something else.
+    """
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        if value.ndim != 2:
+            raise ValueError(f"expected a mask of shape (height, width), got {tuple(value.shape)}")
+        value = (value.float() if value.dtype == torch.bool else value)[None]
+    return luma(open_images(value).images[0].pixels)[0].float()

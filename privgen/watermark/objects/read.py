@@ -1,6 +1,5 @@
 """Say which part of an image belongs to which key, without a mask."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -60,7 +60,8 @@ def windows_of(size: tuple[int, int]) -> Windows:
         for top in range(down - high + 1)
     } | {(0, 0, across, down)}
     rows, columns = (
-        tuple(round(i * length / count) for i in range(count + 1)) for length, count in ((height, down), (width, across))
+        tuple(round(i * length / count) for i in range(count + 1))
+        for length, count in ((height, down), (width, across))
     )
     return Windows(rows, columns, torch.tensor(sorted(boxes)))
 

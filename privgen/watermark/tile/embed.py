@@ -61,9 +61,7 @@ def mark_image(
 
 
 @torch.no_grad()
-def tile_residual(
-    pixels: Tensor, pattern: Pattern, *, tiles: float = TILES, place: Place | None = None
-) -> Tensor:
+def tile_residual(pixels: Tensor, pattern: Pattern, *, tiles: float = TILES, place: Place | None = None) -> Tensor:
     """Return the mark of a key for an image, before it is scaled to a quality.
 
     It is weighted so that the lightness changes by about the same amount everywhere, a little more in texture.
