@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from privgen.errors import UsageError
 from privgen.models.family import Family, attention_layers, family_of
@@ -25,6 +25,10 @@ LATE = 0.8
 """Attention is recorded from this fraction of the steps on, and in an eighth of them."""
 FINEST = 48
 """Side of the finest attention maps that are used if there are coarser ones: those of larger layers are noise."""
+
+_COPY = 128  # short side of the copy of an image in which a guided filter is fitted
+_WINDOW = 1 / 8  # radius of its windows, as a fraction of the short side
+_SMOOTHNESS = 1e-3  # variance of colours below which its windows are even
 
 Grid = tuple[int, int]
 
@@ -71,22 +75,56 @@ class WordAttention:
         mean = torch.stack(means).mean(0)
         return mean / mean.amax((2, 3), keepdim=True).clamp(min=torch.finfo(mean.dtype).tiny)
 
-    def masks(self, size: Grid, *, threshold: float = THRESHOLD) -> Tensor:
+    def masks(self, images: Tensor, *, threshold: float = THRESHOLD) -> Tensor:
         """Return where each word's object is. Where objects overlap, that of the larger attention is there alone.
 
+        Attention is coarse, so its edges are moved to those of the images; see `follow_edges`.
+
         Args:
-            size: height and width of the masks.
+            images: (images, 3, height, width) in [0, 1], as they were generated.
             threshold: fraction of the maximum from which on the object is there.
 
         Returns:
-            (images, words, height, width) float32 of 0 and 1, on the denoiser's device.
+            (images, words, height, width) float32 of 0 and 1, on the images' device.
 
         Raises:
             UsageError: no late step has run.
         """
-        attention = _resized(self.maps(), size)
+        attention = follow_edges(self.maps().to(images.device), images.float())
         owners = attention.argmax(1, keepdim=True) == torch.arange(self.words, device=attention.device)[:, None, None]
         return ((attention >= threshold) & owners).float()
+
+
+def follow_edges(maps: Tensor, images: Tensor) -> Tensor:
+    """Return coarse maps at the size of images, with the images' edges: a guided filter.
+
+    "Guided Image Filtering" (He, Sun, Tang; TPAMI 2013): in each window a map is taken for a linear function of the
+    image's three colours. The functions are found in a small copy, and applied to the image itself ("Fast Guided
+    Filter", arXiv 1505.00996).
+
+    Args:
+        maps: (B, K, h, w).
+        images: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        (B, K, H, W) float32.
+    """
+    height, width = images.shape[-2:]
+    shrunk = min(1.0, _COPY / min(height, width))
+    size = (max(1, round(height * shrunk)), max(1, round(width * shrunk)))
+    guide, coarse = interpolate(images, size=size, mode="area"), _resized(maps.float(), size)
+    radius = max(1, round(min(size) * _WINDOW))
+    mean_guide, mean_map = _mean_around(guide, radius), _mean_around(coarse, radius)
+    products = (guide[:, :, None] * guide[:, None]).flatten(1, 2)
+    variance = _mean_around(products, radius).unflatten(1, (3, 3)) - mean_guide[:, :, None] * mean_guide[:, None]
+    products = (coarse[:, :, None] * guide[:, None]).flatten(1, 2)
+    covariance = _mean_around(products, radius).unflatten(1, (-1, 3)) - mean_map[:, :, None] * mean_guide[:, None]
+    system = variance.permute(0, 3, 4, 1, 2) + _SMOOTHNESS * torch.eye(3, device=images.device)  # (B, h, w, 3, 3)
+    slopes = torch.linalg.solve(system, covariance.permute(0, 3, 4, 2, 1)).permute(0, 4, 3, 1, 2)  # (B, K, 3, h, w)
+    offsets = mean_map - (slopes * mean_guide[:, None]).sum(2)
+    slopes = _resized(_mean_around(slopes.flatten(1, 2), radius), (height, width)).unflatten(1, (-1, 3))
+    offsets = _resized(_mean_around(offsets, radius), (height, width))
+    return (slopes * images[:, None]).sum(2) + offsets
 
 
 @contextmanager
@@ -102,8 +140,8 @@ def recording(pipe: Any, places: Sequence[Sequence[Tensor]]) -> Iterator[WordAtt
         >>> pipe, prompt = load_pipeline("mini"), "a cat and a pineapple on a blue background"
         >>> places = word_places(pipe, prompts_of_call(pipe, {"prompt": prompt}), ["cat", "pineapple"])
         >>> with recording(pipe, places) as attention:
-        ...     image = pipe(prompt, num_inference_steps=4).images[0]
-        >>> attention.masks((128, 128)).shape
+        ...     images = pipe(prompt, num_inference_steps=4, output_type="pt").images
+        >>> attention.masks(images).shape
         torch.Size([1, 2, 128, 128])
 
     Args:
@@ -217,3 +255,9 @@ def _grid_of(places: int, finest: Grid) -> Grid:
 
 def _resized(maps: Tensor, size: Grid) -> Tensor:
     return interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def _mean_around(planes: Tensor, radius: int) -> Tensor:
+    """The mean of the square around each pixel; beyond the edge, planes are taken to go on as a mirror image."""
+    radius = min(radius, min(planes.shape[-2:]) - 1)
+    return avg_pool2d(pad(planes, (radius,) * 4, mode="reflect"), 2 * radius + 1, 1)

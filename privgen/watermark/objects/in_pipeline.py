@@ -143,7 +143,7 @@ def _mark(images: Tensor, objects: ObjectKeys, attention: WordAttention | None) 
     if attention is not None:
         if attention.images != len(images):
             raise UsageError(f"expected {attention.images} images to be decoded at once, got {len(images)}")
-        found = attention.masks(size).to(images.device)
+        found = attention.masks((images.float() / 2 + 0.5).clamp(0, 1))
     made = []
     for index, image in enumerate(images):
         masks = dict(given)
