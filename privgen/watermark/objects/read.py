@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.objects.outline import Outline, outline_of
-from privgen.watermark.objects.place import LATTICES
+from privgen.watermark.objects.place import LATTICES, lattice_of
+from privgen.watermark.objects.search import ObjectSearch, Pasted, in_words
 from privgen.watermark.objects.windows import bit_logits, evidence_of, whole_evidence, window_evidence, windows_of
 from privgen.watermark.read.p_values import adjust
 from privgen.watermark.tile.pattern import Pattern, pattern_of
@@ -105,19 +106,30 @@ class Locator:
         windows = windows_of(size)
         rows = torch.stack([window_evidence(evidence, windows, lattice.tile(size)) for lattice in LATTICES])
         z, place = self._scores(rows.flatten(0, 1))
-        p_raw = chance(z, rows.shape[0] * rows.shape[1])
+        # With a search there are two ways to be found, and each gets half of the rate.
+        p_raw = chance(z, (2 if search else 1) * rows.shape[0] * rows.shape[1])
+        pasted: dict[int, Pasted] = {}
+        if search and (missing := [k for k, p in enumerate(p_raw.tolist()) if p * len(p_raw) > self.fpr]):
+            searching = ObjectSearch(pixels)
+            for k, item in zip(missing, searching([self.patterns[k] for k in missing]), strict=True):
+                p = float(chance(torch.tensor([item.z]), 2 * searching.tries)[0])
+                if p < p_raw[k]:
+                    p_raw[k], pasted[k] = p, item
         p_values = adjust(p_raw, "holm")
         found = []
         for k, (pattern, p) in enumerate(zip(self.patterns, p_values.tolist(), strict=True)):
             lattice, window = divmod(int(place[k]), len(windows))
             start, tile = windows.pixels(window), LATTICES[lattice].tile(size)
-            if p <= self.fpr:
+            pose = None
+            if k in pasted and p <= self.fpr:
+                outline, bits, pose = _outline_of_pasted(searching, pasted[k], pattern, evidence)
+            elif p <= self.fpr:
                 waves = sheet(self.templates[k].to(evidence.device), range(size[0]), size[1], tile)
                 outline = outline_of(evidence, waves, tile, start)
                 bits = bits_in(evidence, pattern, tile, outline)
             else:
-                outline, bits = _nowhere(start, size), None
-            found.append(_located(pattern, outline, (float(p_raw[k]), p), bits, p <= self.fpr))
+                outline, bits = _nowhere(pasted[k].window if k in pasted else start, size), None
+            found.append(_located(pattern, outline, (float(p_raw[k]), p), bits, p <= self.fpr, pose))
         return found
 
     def _scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,6 +152,18 @@ def bits_in(evidence: Tensor, pattern: Pattern, tile: float, outline: Outline) -
     return (bit_logits(values, pattern.noise, pattern.owner, len(pattern.bits)) > 0).long()
 
 
+def _outline_of_pasted(
+    searching: ObjectSearch, item: Pasted, pattern: Pattern, evidence: Tensor
+) -> tuple[Outline, Tensor, str]:
+    """The outline of an object that a search found, its bits, and how it lies."""
+    reading = searching.read(item, pattern)
+    waves = searching.waves(reading, item.window, pattern)
+    outline = outline_of(evidence, waves, reading.pose.tile, item.window)
+    size = (evidence.shape[0], evidence.shape[1])
+    logits = reading.logits
+    return outline, (logits > 0).long(), in_words(reading.pose, lattice_of(size).tile(size))
+
+
 def _nowhere(start: tuple[int, int, int, int], size: tuple[int, int]) -> Outline:
     """The outline of a key that is not there: the best window, and an empty mask."""
     left, top, right, bottom = start
@@ -148,9 +172,14 @@ def _nowhere(start: tuple[int, int, int, int], size: tuple[int, int]) -> Outline
 
 
 def _located(
-    pattern: Pattern, outline: Outline, p_values: tuple[float, float], bits: Tensor | None, detected: bool
+    pattern: Pattern,
+    outline: Outline,
+    p_values: tuple[float, float],
+    bits: Tensor | None,
+    detected: bool,
+    pose: str | None,
 ) -> Located:
     text = "" if bits is None else "".join(map(str, bits.tolist()))
     matches = 0 if bits is None else int((bits == pattern.bits).sum())
     where = (outline.box, outline.mask, outline.heat)
-    return Located(pattern.name, pattern.key_id, *where, *p_values, text, matches, detected)
+    return Located(pattern.name, pattern.key_id, *where, *p_values, text, matches, detected, pose)

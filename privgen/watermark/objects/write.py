@@ -1,7 +1,7 @@
 """Write marks inside the masks of objects: one key for each object, and nothing outside."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from privgen.errors import UsageError
 from privgen.metrics.visibility import TOLERANCE_REACH
 from privgen.watermark.key import Key
-from privgen.watermark.objects.masks import at_size, check_mask, with_soft_seams, without_overlaps
+from privgen.watermark.objects.masks import at_size, fitted, with_soft_seams, without_overlaps
 from privgen.watermark.objects.place import lattice_of
 from privgen.watermark.objects.read import Located, locate
 from privgen.watermark.objects.windows import bit_logits, evidence_of, whole_evidence
@@ -44,6 +44,21 @@ class ObjectMark:
     name: str
     key: Key
     mask: Tensor
+
+
+def marks_of(keys: Mapping[str, Key], masks: Mapping[str, Tensor]) -> list[ObjectMark]:
+    """Join keys and masks of objects by the objects' names.
+
+    Raises:
+        UsageError: no object, an object without a mask, or a mask without an object.
+    """
+    for name in keys:
+        if name not in masks:
+            raise UsageError(f"There is no mask for {name}; give one.")
+    for name in masks:
+        if name not in keys:
+            raise UsageError(f"There is a mask for {name}, but no key; say whose it is.")
+    return [ObjectMark(name, key, masks[name]) for name, key in keys.items()]
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,7 @@ def mark_objects(
     if psnr is not None and not psnr > 0:
         raise UsageError(f"expected a quality above 0 dB, got {psnr}")
     size = (plain.shape[1], plain.shape[2])
-    owned = without_overlaps([at_size(check_mask(item.mask, item.name).to(plain.device), size) for item in objects])
+    owned = without_overlaps([fitted(item.mask.to(plain.device), size, item.name) for item in objects])
     seams = with_soft_seams(owned)
     parts = [_Part(plain, *item, psnr) for item in zip(objects, owned, seams, strict=True)]
     for _ in range(_ROUNDS):
