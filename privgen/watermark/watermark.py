@@ -12,7 +12,7 @@ from privgen.io.image_like import open_images
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.objects.masks import open_mask
-from privgen.watermark.objects.write import marks_of, mark_objects
+from privgen.watermark.objects.write import mark_objects, marks_of
 from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec
 from privgen.watermark.read.p_values import Test
 from privgen.watermark.token import Token

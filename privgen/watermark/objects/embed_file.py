@@ -7,7 +7,7 @@ from pathlib import Path
 
 from privgen.errors import UsageError
 from privgen.io.batches import BatchOptions, name_outputs
-from privgen.io.files import make_folder, refuse_existing, write_bytes
+from privgen.io.files import refuse_existing, write_bytes
 from privgen.io.images import SAVE_FORMATS, encode_image, load_image
 from privgen.watermark.key import Key
 from privgen.watermark.objects.masks import open_mask
@@ -66,6 +66,5 @@ def embed_objects(
     loaded = load_image(source)
     marked = mark_objects(loaded.pixels, marks, psnr=psnr, rest=rest, levels=2**loaded.bits - 1)
     data = encode_image(replace(loaded, pixels=marked.pixels), SAVE_FORMATS[target.suffix.lower()])
-    make_folder(target.parent)
     write_bytes(target, data, overwrite=batch.overwrite)
     return EmbeddedObjects(str(source), str(target), marked.objects, loaded.notes)

@@ -22,8 +22,8 @@ class Lattice:
 
 SMALL, LARGE = Lattice(3, 0.0), Lattice(8, -0.7)
 LATTICES = (SMALL, LARGE)
-"""The tiles of objects in small and in large images. Small images have few pixels, and need them all. In large ones the
-mark is coarser than the pixels, so that it survives compression and resizing."""
+"""The tiles of objects in small and in large images. Small images have few pixels, and need them all. In large ones
+the mark is coarser than the pixels, so that it survives compression and resizing."""
 
 LARGE_FROM = 224
 """Short side in pixels of the smallest images that count as large."""

@@ -111,7 +111,8 @@ class Locator:
         pasted: dict[int, Pasted] = {}
         if search and (missing := [k for k, p in enumerate(p_raw.tolist()) if p * len(p_raw) > self.fpr]):
             searching = ObjectSearch(pixels)
-            for k, item in zip(missing, searching([self.patterns[k] for k in missing]), strict=True):
+            enough = least_z(self.fpr / len(p_raw), 2 * searching.tries)
+            for k, item in zip(missing, searching([self.patterns[k] for k in missing], enough), strict=True):
                 p = float(chance(torch.tensor([item.z]), 2 * searching.tries)[0])
                 if p < p_raw[k]:
                     p_raw[k], pasted[k] = p, item
@@ -143,6 +144,11 @@ def chance(z: Tensor, tries: int) -> NDArray[np.float64]:
     """Return the probabilities (K,) that the best of so many correlations is as large in an image without the mark."""
     tail = 0.5 * torch.special.erfc(z.double() / math.sqrt(2))
     return np.asarray((tries * tail).clamp(max=1).cpu().numpy())
+
+
+def least_z(p_value: float, tries: int) -> float:
+    """Return the least correlation whose `chance` is at most a p-value."""
+    return -float(torch.special.ndtri(torch.tensor(p_value / tries, dtype=torch.float64)))
 
 
 def bits_in(evidence: Tensor, pattern: Pattern, tile: float, outline: Outline) -> Tensor:

@@ -62,7 +62,8 @@ class ObjectSearch:
             high, wide = round(fraction * height), round(fraction * width)
             for row in range(count):
                 for column in range(count):
-                    top, left = round((height - high) * row / (count - 1)), round((width - wide) * column / (count - 1))
+                    top = round((height - high) * row / (count - 1))
+                    left = round((width - wide) * column / (count - 1))
                     self.windows.append((left, top, left + wide, top + high))
         self.tries = sum(len(self._poses(window)) for window in self.windows)
         self.tries *= FINER**2 * len(FACES) * SHIFTS**2 * len(BANDS)
@@ -72,24 +73,31 @@ class ObjectSearch:
         poses = any_angle(size)
         return poses[(poses.tile >= min(size) / _MOST) & (poses.tile <= min(size) / _FEWEST)]
 
-    def __call__(self, patterns: Sequence[Pattern]) -> list[Pasted]:
-        """Return the best that is found for each key."""
-        templates = torch.stack([torch.stack([pattern.face(*face).template for face in FACES]) for pattern in patterns])
-        templates = templates.to(self.grey.device)
-        best: list[Pasted | None] = [None] * len(patterns)
+    def __call__(self, patterns: Sequence[Pattern], enough: float) -> list[Pasted]:
+        """Return the best that is found for each key.
+
+        Args:
+            patterns: of K keys.
+            enough: a key whose correlation reaches this is not searched for in further windows.
+        """
+        faces = [torch.stack([pattern.face(*face).template for face in FACES]) for pattern in patterns]
+        templates = torch.stack(faces).to(self.grey.device)
+        best = [Pasted(0.0, self.windows[0], any_angle((_GRID, _GRID))[:1], 0)] * len(patterns)
         for window in self.windows:
+            missing = [k for k, found in enumerate(best) if found.z < enough]
+            if not missing:
+                break
             spectrum = self.spectrum(window)
             poses = likeliest(spectrum, self._poses(window), _POSES)
             if not len(poses):
                 continue
-            scores = coarse_to_fine(spectrum, templates, poses, _CANDIDATES, "degrees")
-            for k, (z, face, row) in enumerate(
-                zip(scores.z.tolist(), scores.face.tolist(), scores.row.tolist(), strict=True)
+            scores = coarse_to_fine(spectrum, templates[missing], poses, _CANDIDATES, "degrees")
+            for k, z, face, row in zip(
+                missing, *(v.tolist() for v in (scores.z, scores.face, scores.row)), strict=True
             ):
-                known = best[k]
-                if known is None or z > known.z:
+                if z > best[k].z:
                     best[k] = Pasted(z, window, scores.poses[row : row + 1], face)
-        return [Pasted(0.0, self.windows[0], any_angle((64, 64))[:1], 0) if item is None else item for item in best]
+        return best
 
     def spectrum(self, window: Window) -> Spectrum:
         """Return the spectrum of a window."""

@@ -146,7 +146,8 @@ def mark_objects(
         for part in parts:
             part.write(marked, levels)
         evidence = evidence_of(marked)
-        if not any([part.balance(evidence) for part in parts]):
+        clear = [part.balance(evidence) for part in parts]
+        if all(clear):
             break
     if rest is not None:
         outside = 1 - seams.sum(0).clamp(max=1)
@@ -185,12 +186,13 @@ class _Part:
         """Write the mark into an image (3, H, W)."""
         tile = self.lattice.tile(self.size)
         amplitudes = self.amplitudes * self.gains[self.pattern.owner.to(self.gains.device)]
-        residual = weighted_waves(self.plain, amplitudes, tile, (self.left / tile % 1, self.top / tile % 1)) * self.seam
+        place = (self.left / tile % 1, self.top / tile % 1)
+        residual = weighted_waves(self.plain, amplitudes, tile, place) * self.seam
         where = (self.seam > 0, self.mask[self.crop] >= 0.5)
         marked[:, *self.crop], self.met = add_inside(marked[:, *self.crop], residual, where, self.psnr, levels)
 
     def balance(self, evidence: Tensor) -> bool:
-        """Make bits louder that are read badly, and others fainter; say whether any needs it.
+        """Make bits louder that are read badly, and others fainter, unless all are clear; say whether they are.
 
         Args:
             evidence: of the marked image.
@@ -200,11 +202,11 @@ class _Part:
         signs = (2 * self.pattern.bits - 1).float()
         clear = bit_logits(values, self.pattern.noise, self.pattern.owner, len(signs)) * signs
         if float(clear.min()) >= _CLEAR:
-            return False
+            return True
         mean = float(clear.mean().clamp(min=0.5))
         self.gains = (self.gains + ((mean - clear) / mean).to(self.gains)).clamp(_QUIETEST, 1 / _QUIETEST)
         self.gains /= self.gains.square().mean().sqrt()
-        return True
+        return False
 
     def result(self, read: Located | None) -> MarkedObject:
         """What became of the object, if this was read afterwards."""

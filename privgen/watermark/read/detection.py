@@ -98,8 +98,8 @@ class Detection:
         key_id: its public id.
         p_value: of the best match, corrected for the number of keys and of poses that were tried: the probability that
             an image without any of the marks matches so well.
-        regions: the parts of the image that keys own, with boxes and masks if they were looked for; the whole image for
-            each other key that is detected.
+        regions: the parts of the image that keys own, with boxes and masks if they were looked for; the whole image
+            for each other key that is detected.
         best: the key that matches best, whether it is detected or not.
         keys: one entry for each key, in the order given.
         n_bits: number of bits that were read.
@@ -145,7 +145,6 @@ class Detection:
             else (f"the mark of {self.best.key}")
         )
         return f"does not carry {which} ({figures})"
-
 
     def _owner(self, region: Region) -> str:
         """Who owns a region, in words."""
@@ -261,9 +260,7 @@ def _regions(match: KeyMatch, readings: Sequence[Reading], rate: float) -> list[
             continue
         p = min(1.0, kinds * part.p_value)
         planes = {"mask": part.mask, "heat": part.heat}
-        regions.append(
-            Region(match.key, match.key_id, part.box, p, **planes, matches=part.matches, pose=part.pose)
-        )
+        regions.append(Region(match.key, match.key_id, part.box, p, **planes, matches=part.matches, pose=part.pose))
     if regions:  # a search for whole images finds the tiles of objects, too, in a pose that is not the object's
         whole = [reading for reading in whole if kinds * reading.p_value <= rate and reading.pose is None]
     if whole:
