@@ -15,14 +15,24 @@ from privgen.watermark.key import Key
 from privgen.watermark.objects.outline import Outline, outline_of
 from privgen.watermark.objects.place import LATTICES, lattice_of
 from privgen.watermark.objects.search import ObjectSearch, Pasted, in_words
-from privgen.watermark.objects.windows import bit_logits, evidence_of, whole_evidence, window_evidence, windows_of
+from privgen.watermark.objects.windows import (
+    Windows,
+    bit_logits,
+    evidence_of,
+    whole_evidence,
+    window_evidence,
+    windows_of,
+)
 from privgen.watermark.read.p_values import adjust
-from privgen.watermark.tile.pattern import Pattern, pattern_of
+from privgen.watermark.tile.pattern import Pattern, count_below, pattern_of
 from privgen.watermark.tile.wave import sheet
 
 
 FPR = 1e-6
 """Probability that some key is found in an image without marks, if nothing else is asked for."""
+
+_MANY, _KEPT = 1_000, 200  # with more keys than that, only so many are looked at in all windows
+_LOW = 17.0  # cycles a tile; half of the harmonics are below
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +108,7 @@ class Locator:
         self.fpr = fpr
         self.patterns = [pattern_of(key) for key in keys]
         self.templates = torch.stack([pattern.template for pattern in self.patterns])
+        self.low = self.templates[:, : count_below(_LOW)].contiguous()
 
     def __call__(self, pixels: Tensor, *, search: bool = False) -> list[Located]:
         """Look for the keys in an image (3, H, W) in [0, 1]; see `locate`."""
@@ -105,7 +116,7 @@ class Locator:
         size = (evidence.shape[0], evidence.shape[1])
         windows = windows_of(size)
         rows = torch.stack([window_evidence(evidence, windows, lattice.tile(size)) for lattice in LATTICES])
-        z, place = self._scores(rows.flatten(0, 1))
+        z, place = self._scores(rows, windows, size)
         # With a search there are two ways to be found, and each gets half of the rate.
         p_raw = chance(z, (2 if search else 1) * rows.shape[0] * rows.shape[1])
         pasted: dict[int, Pasted] = {}
@@ -133,11 +144,33 @@ class Locator:
             found.append(_located(pattern, outline, (float(p_raw[k]), p), bits, p <= self.fpr, pose))
         return found
 
-    def _scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest correlation (K,) of each key with rows of evidence, and which row has it."""
-        keys = torch.view_as_real(self.templates.to(rows.device)).flatten(1)
-        z, place = (keys @ torch.view_as_real(rows).flatten(1).T).max(1)
-        return z.cpu(), place.cpu()
+    def _scores(self, rows: Tensor, windows: Windows, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The largest correlation of each key, and where it is.
+
+        Args:
+            rows: (lattices, W, M) of evidence.
+            windows: of the image.
+            size: height and width of the evidence.
+
+        Returns:
+            (K,) correlations, and (K,) places: the number of the lattice times W, plus the window.
+        """
+        if len(self.templates) <= _MANY:
+            return _largest(self.templates, rows.flatten(0, 1))
+        # All count in the p-values, but only the most promising keys are looked at closely.
+        likely = rows[LATTICES.index(lattice_of(size)), windows.coarse(), : self.low.shape[1]]
+        likely = likely / torch.linalg.vector_norm(likely, dim=1, keepdim=True).clamp(min=1e-9)
+        best = _largest(self.low, likely)[0].topk(_KEPT).indices
+        z, place = torch.zeros(len(self.templates)), torch.zeros(len(self.templates), dtype=torch.int64)
+        z[best], place[best] = _largest(self.templates[best], rows.flatten(0, 1))
+        return z, place
+
+
+def _largest(templates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest correlation (K,) of each template with rows of evidence, and which row has it; on the CPU."""
+    keys = torch.view_as_real(templates.to(rows.device)).flatten(1)
+    z, place = (keys @ torch.view_as_real(rows).flatten(1).T).max(1)
+    return z.cpu(), place.cpu()
 
 
 def chance(z: Tensor, tries: int) -> NDArray[np.float64]:
