@@ -1,5 +1,6 @@
 """Masks of objects: at the image's size, with soft seams, and without overlaps."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from privgen.io.pixels import luma
 SEAM = 0.012
 """Width of a soft seam, as a fraction of the image's short side. A mark fades out over it, half of it outside the
 mask."""
+
+_OTHER_SHAPE = 0.05  # logarithm of the ratio of aspect ratios
 
 
 def check_mask(mask: Tensor, name: str) -> Tensor:
@@ -36,6 +39,27 @@ def check_mask(mask: Tensor, name: str) -> Tensor:
     if float(mask.max()) < 0.5:
         raise UsageError(f"The mask of {name} is empty; give one that is 1 where the object is.")
     return mask.clamp(0, 1)
+
+
+def fitted(mask: Tensor, size: tuple[int, int], name: str) -> Tensor:
+    """Check the mask of an object, and return it at the image's size.
+
+    Args:
+        mask: (H, W) in [0, 1], of about the image's shape.
+        size: height and width of the image.
+        name: of the object, for messages.
+
+    Raises:
+        UsageError: see `check_mask`; or the mask has another shape than the image.
+    """
+    mask = check_mask(mask, name)
+    (height, width), given = size, mask.shape
+    if abs(math.log(given[1] / given[0] * height / width)) > _OTHER_SHAPE:
+        raise UsageError(
+            f"The mask of {name} is {given[1]} x {given[0]} pixels and the image {width} x {height}; give a mask of "
+            "the image's shape."
+        )
+    return at_size(mask, size)
 
 
 def at_size(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -73,6 +97,7 @@ def open_mask(value: Any) -> Tensor:
 
     Args:
         value: a Pillow image, a path, or an array or tensor (H, W) of booleans, whole numbers or floats in [0, 1].
+            Whole numbers go up to 255 or 65535, or are 0 and 1.
 
     Returns:
         (H, W) float32 in [0, 1].
@@ -87,5 +112,6 @@ def open_mask(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         if value.ndim != 2:
             raise ValueError(f"expected a mask of shape (height, width), got {tuple(value.shape)}")
-        value = (value.float() if value.dtype == torch.bool else value)[None]
+        two_values = not value.is_floating_point() and bool(((value == 0) | (value == 1)).all())
+        value = (value.float() if two_values else value)[None]
     return luma(open_images(value).images[0].pixels)[0].float()

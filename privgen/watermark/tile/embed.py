@@ -61,26 +61,53 @@ def mark_image(
 
 
 @torch.no_grad()
-def tile_residual(pixels: Tensor, pattern: Pattern, *, tiles: float = TILES, place: Place | None = None) -> Tensor:
+def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     """Return the mark of a key for an image, before it is scaled to a quality.
 
-    It is weighted so that the lightness changes by about the same amount everywhere, a little more in texture.
+    The tile is repeated `TILES` times along the short side. Where it begins is one of the `PLACES`, which the key and
+    the image choose together.
 
     Args:
         pixels: (3, H, W) in [0, 1].
         pattern: of the key.
-        tiles: along the short side.
-        place: where the upper left corner of the image lies in a tile; None is one of the `PLACES`, which the key and
-            the image choose together.
+
+    Returns:
+        (3, H, W) float32; the three channels are equal and share their memory.
+    """
+    height, width = check_image(pixels).shape[1:]
+    amplitudes = amplitudes_of_mark(pattern, _SLOPE, pixels.device)
+    return weighted_waves(pixels, amplitudes, min(height, width) / TILES, PLACES[_choice(pixels, pattern)])
+
+
+def amplitudes_of_mark(pattern: Pattern, slope: float, device: torch.device) -> Tensor:
+    """Return the amplitudes (M,) complex64 of a key's tile, with low peaks.
+
+    Args:
+        pattern: of the key.
+        slope: an amplitude falls or rises with the frequency to this power.
+        device: of the result.
+    """
+    across, down = harmonics_on(device)
+    cycles = torch.hypot(across.float(), down.float())
+    return limit_peaks(pattern.template.to(device) * cycles**slope, _PEAK, _ROUNDS)
+
+
+def weighted_waves(pixels: Tensor, amplitudes: Tensor, tile: float, place: Place) -> Tensor:
+    """Return waves of a tile, weighted by what the eye tolerates in an image.
+
+    The weight makes the lightness change by about the same amount everywhere, and a little more in texture.
+
+    Args:
+        pixels: (3, H, W) in [0, 1].
+        amplitudes: (M,) complex64 of the harmonics.
+        tile: side of the tile in pixels.
+        place: where the upper left corner of the image lies in a tile.
 
     Returns:
         (3, H, W) float32; the three channels are equal and share their memory.
     """
     height, width = check_image(pixels).shape[1:]
     across, down = harmonics_on(pixels.device)
-    cycles = torch.hypot(across.float(), down.float())
-    amplitudes = limit_peaks(pattern.template.to(pixels.device) * cycles**_SLOPE, _PEAK, _ROUNDS)
-    place = PLACES[_choice(pixels, pattern)] if place is None else place
     phase = 2 * math.pi * (place[0] * across.float() + place[1] * down.float())
     amplitudes = amplitudes * torch.polar(torch.ones_like(phase), phase)
     weight = _tolerated(pixels)
@@ -88,7 +115,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern, *, tiles: float = TILES, pla
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         strip = range(top, min(top + rows, height))
-        waves = sheet(amplitudes, strip, width, min(height, width) / tiles)
+        waves = sheet(amplitudes, strip, width, tile)
         torch.mul(waves, _enlarged(weight, strip, (height, width)), out=residual[top : strip.stop])
     return residual.expand(3, -1, -1)
 
