@@ -16,7 +16,8 @@ from torch import Tensor
 
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
-from privgen.watermark.objects.in_pipeline import ObjectKeys, Record, marking_call
+from privgen.watermark.objects.in_pipeline import Record, marking_call
+from privgen.watermark.objects.keys import ObjectKeys
 from privgen.watermark.objects.masks import open_mask
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
 from privgen.watermark.token import Token

@@ -11,7 +11,8 @@ from privgen.hub import Placement
 from privgen.io.image_like import open_images
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
-from privgen.watermark.objects.in_pipeline import ObjectKeys, marking_objects
+from privgen.watermark.objects.in_pipeline import marking_objects
+from privgen.watermark.objects.keys import ObjectKeys
 from privgen.watermark.objects.masks import open_mask
 from privgen.watermark.objects.write import mark_objects, marks_of
 from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec

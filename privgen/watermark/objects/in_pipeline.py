@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -11,51 +11,14 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from privgen.errors import UsageError
-from privgen.watermark.key import Key
 from privgen.watermark.objects.attention import WordAttention, recording
-from privgen.watermark.objects.masks import at_size, check_mask
+from privgen.watermark.objects.keys import ObjectKeys
+from privgen.watermark.objects.masks import fitted
 from privgen.watermark.objects.words import prompts_of_call, word_places
 from privgen.watermark.objects.write import MarkedObject, ObjectMark, mark_objects
 from privgen.watermark.tile.embed import mark_image
 from privgen.watermark.tile.pattern import pattern_of
 from privgen.watermark.write.replacing import replaced_call, replaced_decode
-
-
-@dataclass(frozen=True, eq=False)
-class ObjectKeys:
-    """Which key owns which object of generated images.
-
-    Attributes:
-        keys: by the word of the prompt that names the object, such as {"cat": alice}.
-        masks: (H, W) in [0, 1] by the same words; an object that has one is there, whatever the model attends to, and
-            its word need not be in the prompt.
-        rest: key for all that is outside the objects; None leaves it as it is.
-        psnr: quality inside the masks, in dB; None is what suits the objects' sizes, see
-            `privgen.watermark.objects.write.mark_objects`.
-
-    Raises:
-        UsageError: no object, a mask of no object, a bad mask, or a quality that is not positive.
-    """
-
-    keys: Mapping[str, Key]
-    masks: Mapping[str, Tensor] = field(default_factory=dict)
-    rest: Key | None = None
-    psnr: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.keys:
-            raise UsageError("Name at least one object.")
-        for name, mask in self.masks.items():
-            if name not in self.keys:
-                raise UsageError(f'There is a mask for "{name}", but no key; name one of {", ".join(self.keys)}.')
-            check_mask(mask, name)
-        if self.psnr is not None and not self.psnr > 0:
-            raise UsageError(f"expected a quality above 0 dB, got {self.psnr}")
-
-    @property
-    def words(self) -> list[str]:
-        """The objects that attention finds: those without a mask."""
-        return [name for name in self.keys if name not in self.masks]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +30,10 @@ class GeneratedObject(MarkedObject):
     """
 
     mask: Tensor = field(repr=False, compare=False)
+
+    def without_mask(self) -> MarkedObject:
+        """The same in numbers and words alone, for records."""
+        return MarkedObject(**{entry.name: getattr(self, entry.name) for entry in fields(MarkedObject)})
 
 
 Record = list[tuple[GeneratedObject, ...]]
@@ -138,7 +105,7 @@ def marking_call(pipe: Any, call: Mapping[str, Any], objects: ObjectKeys) -> Ite
 def _mark(images: Tensor, objects: ObjectKeys, attention: WordAttention | None) -> Record:
     """Mark decoded images (B, 3, H, W) in [-1, 1] in place."""
     size = (images.shape[-2], images.shape[-1])
-    given = {name: at_size(mask.to(images.device).float(), size) for name, mask in objects.masks.items()}
+    given = {name: fitted(mask, size, name).to(images.device) for name, mask in objects.masks.items()}
     found = None
     if attention is not None:
         if attention.images != len(images):

@@ -1,5 +1,6 @@
 """Say which part of an image belongs to which key, without a mask."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
