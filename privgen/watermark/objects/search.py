@@ -1,13 +1,14 @@
 """Look for marked objects in other poses: in crops, and cut out, scaled or turned, and pasted into another image.
 
-The image is cut into overlapping windows of two sizes, and itself. In each, the poses in which a periodic pattern of
-any key is likeliest are tried for each key, at all shifts, mirrored too. All poses of all windows count in the
-p-values, whichever of them are tried.
+The image is cut into overlapping windows of two sizes, and itself. In each, poses of all scales are tried, first
+upright, then at all angles: those in which a periodic pattern of any key is likeliest, at all shifts, mirrored too.
+All poses of all windows count in the p-values, whichever of them are tried.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn.functional import grid_sample
 
 from privgen.watermark.tile.lattice import coarse_to_fine, likeliest
 from privgen.watermark.tile.pattern import FACES, Pattern, mirrored_and_turned
-from privgen.watermark.tile.poses import FINER, Poses, any_angle
+from privgen.watermark.tile.poses import FINER, Poses, any_angle, as_is, upright
 from privgen.watermark.tile.read import BANDS, SHIFTS, Reading, TilePose, read_pose
 from privgen.watermark.tile.spectrum import Spectrum, spectrum_of, working_copy
 from privgen.watermark.tile.wave import grid_of
@@ -26,7 +27,8 @@ Window = tuple[int, int, int, int]
 
 _SIDES = ((0.5, 3), (1 / 3, 5))  # of windows, over the image's; and how many along each side
 _FEWEST, _MOST = 1.2, 8.0  # tiles along the short side of a window
-_POSES, _CANDIDATES = 300, 24  # that are tried in a window for each key: roughly, and closely
+_POSES, _FEWEST_POSES = 1_200, 300  # that are tried roughly in a window: for all keys, and at least for each
+_CANDIDATES = 24  # of these, that are looked at closely for each key
 _GRID = 128  # samples along a side of a tile when its pattern is drawn
 
 
@@ -65,13 +67,9 @@ class ObjectSearch:
                     top = round((height - high) * row / (count - 1))
                     left = round((width - wide) * column / (count - 1))
                     self.windows.append((left, top, left + wide, top + high))
-        self.tries = sum(len(self._poses(window)) for window in self.windows)
-        self.tries *= FINER**2 * len(FACES) * SHIFTS**2 * len(BANDS)
-
-    def _poses(self, window: Window) -> Poses:
-        size = (window[3] - window[1], window[2] - window[0])
-        poses = any_angle(size)
-        return poses[(poses.tile >= min(size) / _MOST) & (poses.tile <= min(size) / _FEWEST)]
+        upright_too = sum(len(_upright(_size(window))) for window in self.windows)
+        turned = FINER**2 * sum(len(_any_angle(_size(window))) for window in self.windows)
+        self.tries = (upright_too + turned) * len(FACES) * SHIFTS**2 * len(BANDS)
 
     def __call__(self, patterns: Sequence[Pattern], enough: float) -> list[Pasted]:
         """Return the best that is found for each key.
@@ -82,21 +80,23 @@ class ObjectSearch:
         """
         faces = [torch.stack([pattern.face(*face).template for face in FACES]) for pattern in patterns]
         templates = torch.stack(faces).to(self.grey.device)
-        best = [Pasted(0.0, self.windows[0], any_angle((_GRID, _GRID))[:1], 0)] * len(patterns)
+        best = [Pasted(0.0, self.windows[0], as_is((_GRID, _GRID)), 0)] * len(patterns)
         for window in self.windows:
-            missing = [k for k, found in enumerate(best) if found.z < enough]
-            if not missing:
+            if all(found.z >= enough for found in best):
                 break
             spectrum = self.spectrum(window)
-            poses = likeliest(spectrum, self._poses(window), _POSES)
-            if not len(poses):
-                continue
-            scores = coarse_to_fine(spectrum, templates[missing], poses, _CANDIDATES, "degrees")
-            for k, z, face, row in zip(
-                missing, *(v.tolist() for v in (scores.z, scores.face, scores.row)), strict=True
-            ):
-                if z > best[k].z:
-                    best[k] = Pasted(z, window, scores.poses[row : row + 1], face)
+            for turned in (False, True):
+                missing = [k for k, found in enumerate(best) if found.z < enough]
+                poses = _any_angle(_size(window)) if turned else _upright(_size(window))
+                poses = likeliest(spectrum, poses, max(_POSES // max(len(missing), 1), _FEWEST_POSES))
+                if not missing or not len(poses):
+                    continue
+                finer: Literal["degrees"] | None = "degrees" if turned else None
+                scores = coarse_to_fine(spectrum, templates[missing], poses, _CANDIDATES, finer)
+                columns = (scores.z.tolist(), scores.face.tolist(), scores.row.tolist())
+                for k, z, face, row in zip(missing, *columns, strict=True):
+                    if z > best[k].z:
+                        best[k] = Pasted(z, window, scores.poses[row : row + 1], face)
         return best
 
     def spectrum(self, window: Window) -> Spectrum:
@@ -125,6 +125,24 @@ class ObjectSearch:
         grid = torch.nn.functional.pad(grid[None, None], (0, 1, 0, 1), mode="circular")
         place = torch.stack([across % 1, down % 1], dim=-1) * 2 - 1
         return grid_sample(grid, place[None], align_corners=True)[0, 0]
+
+
+def _size(window: Window) -> tuple[int, int]:
+    return window[3] - window[1], window[2] - window[0]
+
+
+def _upright(size: tuple[int, int]) -> Poses:
+    """Poses of all scales in a window of a height and width, not turned."""
+    return _of_usual_tiles(upright(size), size)
+
+
+def _any_angle(size: tuple[int, int]) -> Poses:
+    """A coarse lattice of poses of all scales and angles in a window of a height and width."""
+    return _of_usual_tiles(any_angle(size), size)
+
+
+def _of_usual_tiles(poses: Poses, size: tuple[int, int]) -> Poses:
+    return poses[(poses.tile >= min(size) / _MOST) & (poses.tile <= min(size) / _FEWEST)]
 
 
 def in_words(pose: TilePose, usual: float) -> str:
