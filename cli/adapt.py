@@ -24,6 +24,12 @@ from privgen.cli.output import echo
     metavar="DIR",
     help="Folder of photographs on which the strength of marks is set.  [default: (those of the package)]",
 )
+@click.option(
+    "--size",
+    type=click.IntRange(min=64),
+    metavar="PIXELS",
+    help="Side of the square in which marks are read.  [default: (that of the model's images)]",
+)
 @options.device()
 @options.json()
 @options.overwrite()
@@ -32,17 +38,19 @@ def adapt(
     output: Path,
     vae: str | None,
     photos: Path | None,
+    size: int | None,
     device: str,
     as_json: bool,
     overwrite: bool,
 ) -> None:
     """Make the networks that write and read marks in the latents of a model.
 
-    Nothing is trained, so it takes a minute. Each bit is a pattern of noise over the latents, and the model's own
+    Nothing is trained, so it takes minutes. Each bit is a pattern of noise over the latents, and the model's own
     encoder reads it. The command marks photographs, and prints how many bits it reads as they are and after JPEG. The
     folder holds these networks only, and names the model; give it to any command as --model.
     """
     from privgen.hub import Placement
+    from privgen.training.watermark.adapt import CodeSize
     from privgen.training.watermark.adapt_model import adapt_model
 
     result = adapt_model(
@@ -50,6 +58,7 @@ def adapt(
         output,
         vae=vae,
         photos=photos,
+        code=CodeSize(size=size),
         placement=Placement(device),
         overwrite=overwrite,
     )

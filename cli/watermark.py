@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,10 +52,29 @@ def _carrier(default: str, text: str = "What writes the mark.") -> options.Decor
         'privgen watermark generate "a cat on a blue background" --key alice -o cat.png',
         'privgen watermark generate "a rocket on a red background" --key alice.key --carrier token -o rockets --n 8',
         'privgen watermark generate "a clock" --token alice.safetensors -o clock.png',
+        'privgen watermark generate "a cat and a pineapple" --object cat=alice --object pineapple=bob -o two.png',
     )
 )
 @takes_request
-@options.key("Key file, or the name of a key: whose mark. Needed unless there is a token.", required=False)
+@options.key(
+    "Key file, or the name of a key: whose mark. With --object, the mark of all that is outside the objects.",
+    required=False,
+)
+@click.option(
+    "--object",
+    "objects",
+    multiple=True,
+    metavar="NOUN=KEY",
+    help="Mark the object that this word of the prompt names with a key; repeatable.",
+)
+@click.option(
+    "--mask",
+    "masks",
+    multiple=True,
+    metavar="NOUN=FILE",
+    help="Image of the generated images' size that is light where the object is; by default the model's attention to "
+    "the word says where it is. Repeatable.",
+)
 @click.option(
     "--token",
     "token_file",
@@ -69,21 +89,34 @@ def _carrier(default: str, text: str = "What writes the mark.") -> options.Decor
     show_default="what suits the carrier",
     help="The mark acts on timesteps up to this one, of 1000.",
 )
+@click.option(
+    "--psnr",
+    type=click.FloatRange(20, 60),
+    show_default="42 for a tile, 31 to 37 inside objects",
+    metavar="DB",
+    help="Quality of tiles; higher is fainter.",
+)
 @options.robust_steps()
 def generate(
     request: Request,
     key: str | None,
+    objects: tuple[str, ...],
+    masks: tuple[str, ...],
     token_file: Path | None,
     carrier: Carrier | None,
     tau: float | None,
+    psnr: float | None,
     robust_steps: int,
 ) -> None:
-    """Generate images of what PROMPT says that carry a key's mark.
+    """Generate images of what PROMPT says that carry a key's mark, or in which objects carry marks of their own.
 
     With the same seed, they are the images of `privgen generate`, but for the mark.
     """
-    if key is None and token_file is None:
-        raise click.UsageError("Say whose mark: give --key or --token.")
+    if key is None and token_file is None and not objects:
+        raise click.UsageError("Say whose mark: give --key, --token or --object.")
+    if masks and not objects:
+        raise click.UsageError("--mask needs --object: say whose the object is.")
+    owners, files = options.named(objects, "--object"), options.named(masks, "--mask")
     from privgen.watermark.key import load_key
 
     owner = None if key is None else load_key(key)
@@ -91,7 +124,17 @@ def generate(
     from privgen.watermark.write.mark_spec import KeyMark, MarkSpec
 
     token = None if token_file is None else Token.load(token_file)
-    request.run(mark=KeyMark(owner, MarkSpec(carrier, tau=tau, robust_steps=robust_steps), token))
+    spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps)
+    if owners:
+        from privgen.watermark.objects.keys import ObjectKeys
+        from privgen.watermark.objects.masks import open_mask
+
+        keys = {noun: load_key(name) for noun, name in owners.items()}
+        opened = {noun: open_mask(file) for noun, file in files.items()}
+        request.run(mark=KeyMark(None, spec, token, ObjectKeys(keys, opened, owner, psnr)))
+        _hint_locate(str(request.output), owners.values())
+        return
+    request.run(mark=KeyMark(owner, spec, token))
     _hint_detect(request.output, "KEY" if key is None else key, request.model)
 
 
@@ -246,9 +289,7 @@ def _embed_objects(
     else:
         names = ("name", "key", "area", "object_psnr", "matches", "p_value")
         echo([{name: getattr(item, name) for name in names} for item in result.objects])
-    words = ["privgen", "watermark", "detect", result.output, "--locate"]
-    words += [word for key in dict.fromkeys(owners.values()) for word in ("--key", key)]
-    click.echo(f"Hint: {shlex.join(words)}", err=True)
+    _hint_locate(result.output, owners.values())
 
 
 @watermark.command(
@@ -383,4 +424,10 @@ def _say(name: str, error: str | None, notes: tuple[str, ...]) -> None:
 def _hint_detect(target: Path, key: str, model: str) -> None:
     words = ["privgen", "watermark", "detect", str(target), "--key", key]
     words += [] if model == "mini" else ["--model", model]
+    click.echo(f"Hint: {shlex.join(words)}", err=True)
+
+
+def _hint_locate(target: str, keys: Iterable[str]) -> None:
+    words = ["privgen", "watermark", "detect", target, "--locate"]
+    words += [word for key in dict.fromkeys(keys) for word in ("--key", key)]
     click.echo(f"Hint: {shlex.join(words)}", err=True)

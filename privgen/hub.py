@@ -28,16 +28,14 @@ EMBEDDED = ("mini", "mini-sd")
 2, and you name an autoencoder that has them."""
 
 EXTRAS = {
-    "extractor": "extractor.Extractor",
-    "aligner": "aligner.Aligner",
-    "token_mapper": "mappers.TokenMapper",
-    "latent_mapper": "mappers.LatentMapper",
-    "shift": "shift_network.ShiftNetwork",
+    "extractor": {"Extractor": "extractor", "LatentReader": "latent_reader"},
+    "aligner": {"Aligner": "aligner"},
+    "token_mapper": {"TokenMapper": "mappers"},
+    "latent_mapper": {"LatentMapper": "mappers"},
+    "shift": {"ShiftNetwork": "shift_network"},
 }
-"""Networks of this package that a model can have: name of the folder, and class in `privgen.models`."""
-
-ADAPTED = "latent_reader.LatentReader"
-"""The class of extractors that `privgen adapt` makes."""
+"""Networks of this package that a model can have: name of the folder, and the classes that it can be of, each with its
+module in `privgen.models`. The first class is meant where `config.json` names none of them."""
 
 CONFIG = "privgen/privgen_config.json"
 """In a model's folder: "default_carrier", the carrier that suits the model best, by measurement; and "base_model" and
@@ -269,7 +267,7 @@ def load_extra(
         revision: branch, tag or commit of a Hub id.
 
     Returns:
-        An instance of the class that `EXTRAS` names.
+        An instance of a class that `EXTRAS` names.
 
     Raises:
         UsageError: `name` is not a key of `EXTRAS`.
@@ -281,8 +279,8 @@ def load_extra(
     with explained(source, f"load the {name} of"):
         folder = find_extra(name, source, revision=revision)
         written = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
-        module, _, kind = (ADAPTED if written == "LatentReader" else EXTRAS[name]).partition(".")
-        network = getattr(import_module(f"privgen.models.{module}"), kind)
+        kind = written if written in EXTRAS[name] else next(iter(EXTRAS[name]))
+        network = getattr(import_module(f"privgen.models.{EXTRAS[name][kind]}"), kind)
         loaded = network.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         # Convolutions are faster in this layout, on CPUs and GPUs.
         return loaded.to(place, memory_format=torch.channels_last).eval()

@@ -52,8 +52,9 @@ def copied(saved, tmp_path):
 
 @pytest.fixture
 def networks(monkeypatch):
-    for name in hub.EXTRAS.values():
-        monkeypatch.setattr(f"privgen.models.{name}", Tiny)
+    for classes in hub.EXTRAS.values():
+        for name, module in classes.items():
+            monkeypatch.setattr(f"privgen.models.{module}.{name}", Tiny)
 
 
 def test_a_model_is_embedded_or_a_folder_or_a_hub_id(saved, monkeypatch, tmp_path):
@@ -240,7 +241,8 @@ def test_damaged_extras_are_one_sentence(copied, networks):
 
 
 def test_every_extra_has_its_class():
-    assert all(issubclass(resolve_name(f"privgen.models.{name}"), ModelMixin) for name in hub.EXTRAS.values())
+    named = [f"privgen.models.{module}.{name}" for classes in hub.EXTRAS.values() for name, module in classes.items()]
+    assert all(issubclass(resolve_name(name), ModelMixin) for name in named)
 
 
 def test_loading_is_quiet_and_leaves_no_trace(python, marked_model):

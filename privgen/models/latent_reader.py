@@ -1,5 +1,6 @@
 """A reader of marks in the latents of any model, which needs no training: encode, whiten, correlate."""
 
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -13,14 +14,17 @@ from privgen.models.latent_encoder import build_encoder, canvases_of, encoder_co
 
 
 _SURROUNDINGS = 1.5  # standard deviation, in latents, of the window in which content is levelled out
-_LEAST = 1e-3  # of the mean square of what is left, added everywhere
+_LEAST = 1e-2  # of the mean square of what is left, added everywhere
+_RINGS = (0.05, 0.12, 0.2, 0.3, 0.4, 0.5, 0.71)  # cycles a latent; slower waves carry no mark
+_RIDGE = 1e-2  # of the mean of the covariance's diagonal, added to it
 
 
 class LatentReader(ModelMixin, ConfigMixin):
     """Reads a message from an image by matched filters on whitened latents.
 
-    Content is smooth, and loud in places; a pattern of white noise is neither. So what lies around each latent is
-    subtracted, and the rest is divided by its size there. If an image does not carry a mark, its correlation with a
+    Content is smooth, loud in places, and alike in several channels; a pattern of white noise is not. So what lies
+    around each latent is subtracted, the rest is divided by its power there, and channels are mixed so that content
+    counts less. If an image does not carry a mark, its correlation with a
     pattern of white noise, over the norms of both, is about a standard normal number. (Cox, Miller, Bloom, Fridrich
     and Kalker, Digital Watermarking and Steganography, 2008, chapter 7: whitening before correlation.)
 
@@ -74,11 +78,26 @@ class LatentReader(ModelMixin, ConfigMixin):
 
 
 def whitened(latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) without what lies around each, over the size of the rest there."""
+    """Latents (B, C, h, w) without what lies around each, over the power of the rest there, mixed against content.
+
+    For each ring of frequencies, the channels are multiplied by the inverse of their covariance in this image, as in a
+    Wiener filter: where the content of several channels is alike or loud, it counts less.
+    """
     left = latents - _blurred(latents)
-    power = left.square()
-    least = _LEAST * power.mean(dim=(1, 2, 3), keepdim=True) + 1e-12
-    return left / (_blurred(power) + least).sqrt()
+    left = left / (left.square().mean(dim=(2, 3), keepdim=True) + 1e-12).sqrt()
+    power = left.square().mean(1, keepdim=True)
+    waves = torch.fft.rfft2(left / (_blurred(power) + _LEAST), norm="ortho")
+    rows = torch.fft.fftfreq(latents.shape[-2], device=latents.device)
+    frequencies = torch.hypot(rows[:, None], torch.fft.rfftfreq(latents.shape[-1], device=latents.device)[None])
+    result = torch.zeros_like(waves)
+    for low, high in pairwise(_RINGS):
+        ring = (low <= frequencies) & (frequencies < high)
+        part = waves[:, :, ring]
+        covariance = (part @ part.mH).real / ring.sum().clamp(min=1)
+        size = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        covariance = covariance + (_RIDGE * size + 1e-12) * torch.eye(part.shape[1], device=latents.device)
+        result[:, :, ring] = torch.linalg.solve(covariance.to(part.dtype), part)
+    return torch.fft.irfft2(result, s=latents.shape[-2:], norm="ortho")
 
 
 def _blurred(planes: Tensor) -> Tensor:

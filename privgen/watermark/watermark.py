@@ -11,6 +11,8 @@ from privgen.hub import Placement
 from privgen.io.image_like import open_images
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
+from privgen.watermark.objects.in_pipeline import marking_objects
+from privgen.watermark.objects.keys import ObjectKeys
 from privgen.watermark.objects.masks import open_mask
 from privgen.watermark.objects.write import mark_objects, marks_of
 from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec
@@ -195,43 +197,70 @@ class Watermark:
     def on(
         self,
         pipe: Any,
-        key: Key | Token | Sequence[Key],
+        key: Key | Token | Sequence[Key] | None = None,
         *,
+        objects: Mapping[str, Key] | None = None,
+        masks: Mapping[str, Any] | None = None,
         carrier: Carrier | None = None,
         tau: float | None = None,
         robust_steps: int = 0,
         psnr: float | None = None,
     ) -> Iterator[Any]:
-        """Have a pipeline mark all images that it generates inside the block.
+        """Have a pipeline mark all images that it generates inside the block, or objects in them.
 
             with mark.on(pipe, key):
                 images = pipe("a cat").images
 
+            with mark.on(pipe, objects={"cat": alice, "pineapple": bob}):
+                output = pipe("a cat and a pineapple on a blue background")
+            output.images[0]
+            output.objects[0][0].mask  # where the cat is, (height, width)
+
         The pipeline is as before when the block ends, also after an exception. Without the mark, images are bit for
-        bit those of the pipeline.
+        bit those of the pipeline; so is all that is outside the slightly grown masks of objects.
 
         Args:
             pipe: any Diffusers text-to-image pipeline that decodes latents; for the carrier "latent", its autoencoder
                 has the latents that the networks were made for; for the carrier "token", and with `tau`, it is of the
-                Stable Diffusion 1 or 2 family.
+                Stable Diffusion 1 or 2 family; for objects without masks, of a family of `privgen.models.family`.
             key: whose mark: one key for all images, or one for each image of a call, in their order. A token writes
-                the mark of its own key.
+                the mark of its own key. With objects, the one key for all that is outside them; None leaves that as
+                it is.
+            objects: the key of each object, by the word of the prompt that names it. Attention to the word says where
+                the object is, and a tile is written there. Outputs of the pipeline get one more attribute, `objects`:
+                for each image a tuple of `privgen.watermark.objects.in_pipeline.GeneratedObject`, with `.mask`,
+                `.area` and `.p_value`.
+            masks: masks of objects, by the same words, which are used instead of attention: Pillow images, paths,
+                arrays (H, W) or tensors (H, W), light where the object is.
             carrier: "latent" adds a pattern to the latents, "token" lets text write the mark, "tile" adds a pattern to
                 the decoded image, "tile+latent" both patterns. None is the model's own choice, or "tile" where the
-                model has no networks of privgen's.
+                model has no networks of privgen's. Objects have tiles.
             tau: the mark acts on timesteps t <= tau, of 1000; None is what suits the carrier.
             robust_steps: see `embed`.
-            psnr: quality of the tile, in dB; None is 42.
+            psnr: quality of the tile, in dB; None is 42. With objects, the quality inside each mask; None is 31 to 37,
+                by the object's size.
 
         Yields:
             The pipeline.
 
         Raises:
-            PrivgenError: a network cannot be read.
-            UsageError: a pipeline that cannot be marked so, or values that exclude each other.
+            PrivgenError: a network or a mask cannot be read.
+            UsageError: a pipeline that cannot be marked so, a word that is not in the prompt, or values that exclude
+                each other.
         """
+        if objects is not None:
+            if carrier not in (None, "tile") or tau is not None or robust_steps:
+                raise UsageError("Objects are marked with tiles; leave carrier, tau and robust_steps out.")
+            if not isinstance(key, Key | None):
+                raise UsageError("With objects, key is the one key for all that is outside them, or None.")
+            opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
+            with marking_objects(pipe, ObjectKeys(objects, opened, key, psnr)):
+                yield pipe
+            return
+        if masks:
+            raise UsageError("Masks are of objects; say with objects which key owns which.")
         spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps)
         token = key if isinstance(key, Token) else None
-        keys = [] if isinstance(key, Token) else [key] if isinstance(key, Key) else list(key)
+        keys = [] if key is None or isinstance(key, Token) else [key] if isinstance(key, Key) else list(key)
         with marking(pipe, keys, self.networks, spec, token):
             yield pipe

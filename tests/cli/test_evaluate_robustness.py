@@ -35,7 +35,7 @@ def test_robustness(cli, options, tmp_path):
         (("--attack", "jpg"), "--attack jpg is not among those of the preset quick; choose from all, blur"),
         (("--method", "dwtDct", "--no-baselines"), "No method is left to measure"),
         (("--method", "dwtDct"), "use larger images, or fewer bits"),
-        (("--method", "stegastamp"), "is not one of 'token', 'latent', 'dwtDct'"),
+        (("--method", "stegastamp"), "is not one of 'token', 'latent', 'privgen', 'dwtDct'"),
         (("--preset", "slow"), "is not one of 'quick', 'standard'"),
         (("--n", 1), "1 is not in the range"),
     ],
@@ -54,3 +54,46 @@ def test_two_processes_give_the_figures_of_one(options, tmp_path, launch):
     assert two[1] == ""  # the second process prints nothing
     assert (tmp_path / "2" / "robustness-1.jsonl").is_file()
     assert json.loads((tmp_path / "2" / "results.json").read_text()) == json.loads(one[0])
+
+
+def test_photographs(cli, marked_model, photos, tmp_path):
+    chosen = ("--model", marked_model, "--device", "cpu", "--images", photos, "--no-search", "--no-baselines")
+    few = (*chosen, "--n", 2, "--negatives", 1, "--no-seconds", "--attack", "jpeg=50", "--attack", "crop=0.5,size=own")
+    result = cli("evaluate", "robustness", *few, "-o", tmp_path / "results", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["preset"], record["n"], record["images"]) == ("photographs", 2, str(photos))
+    assert record["attacks"].keys() == {"jpeg_50", "crop_0_5_size_own"}
+    assert record == json.loads((tmp_path / "results" / "results.json").read_text())
+    assert (tmp_path / "results" / "robustness.html").is_file()
+    text = cli("evaluate", "robustness", *few)
+    assert text.exit_code == 0, text.output
+    assert "visible de p99" in text.stdout
+    assert text.stdout.splitlines()[-1].startswith("crop_0_5_size_own")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--preset", "photographs", "--steps", 3), "--steps does not go with --preset photographs"),
+        (("--preset", "quick", "--images", "."), "--images does not go with --preset quick"),
+        (("--carrier", "latent"), "--carrier does not go with --preset quick"),
+        (("--preset", "photographs", "--method", "latent"), "No method of photographs is called 'latent'"),
+        (("--images", "nowhere"), "--images nowhere is not a folder"),
+        (("--preset", "photographs", "--carrier", "ink"), "'ink' is not one of 'tile', 'token'"),
+    ],
+)
+def test_wrong_calls_for_photographs(cli, marked_model, wrong, message):
+    result = cli("evaluate", "robustness", "--model", marked_model, "--device", "cpu", "--no-baselines", *wrong)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_share_photographs(marked_model, photos, tmp_path, launch):
+    chosen = ("--model", marked_model, "--device", "cpu", "--images", photos, "--no-search", "--no-baselines")
+    command = ("evaluate", "robustness", *chosen, "--attack", "jpeg=50", "--no-seconds", "--json", "-o")
+    one, two = (launch(count, *command, tmp_path / str(count)) for count in (1, 2))
+    assert json.loads(one[0]) == json.loads(two[0])
+    assert two[1] == ""
+    assert (tmp_path / "2" / "robustness-1.jsonl").is_file()

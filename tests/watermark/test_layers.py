@@ -101,7 +101,7 @@ def test_a_model_without_networks_of_its_own_gets_tiles(tmp_path, pipe, photo):
     image = plain.embed(photo, ALICE)
     found = plain.detect(image, [BOB, ALICE])
     assert (found.key, found.best.carrier, found.threshold) == ("alice", "tile", None)
-    with plain.on(pipe, ALICE):
+    with plain.on(pipe, ALICE, psnr=32):
         generated = generate(pipe, ["a cat"])
     assert plain.detect(generated, ALICE)[0].detected
 

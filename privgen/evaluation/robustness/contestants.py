@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,37 @@ from privgen.watermark.write.mark_spec import NetworkCarrier
 Reader: TypeAlias = Callable[[Tensor], Tensor]
 """Maps (B, 3, H, W) in [0, 1] to logits (B, n_bits), positive for 1. Rows of an earlier run are used again only if the
 repr of its reader was the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What images say about a key each.
+
+    Attributes:
+        weighed: (B, n_bits) weighed bits, read where the key matches best.
+        places: for each image the factor by which the search multiplies p-values.
+        p_values: for each image the p-value that the reader itself gives, corrected for its search; None where it
+            follows from `weighed` and `places`.
+    """
+
+    weighed: Weighed
+    places: Sequence[int]
+    p_values: Sequence[float | None]
+
+
+@runtime_checkable
+class KeyReader(Protocol):
+    """Looks for one key in each image, and may try several places or sizes. Its repr is as for `Reader`."""
+
+    def look_for(self, images: Tensor, keys: Sequence[Key], size: tuple[int, int]) -> Findings:
+        """Look for a key in each image.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            keys: B keys.
+            size: height and width that the images had when they were marked.
+        """
+        ...
 
 
 class MarkingMethod(Protocol):
@@ -106,21 +137,14 @@ class SearchingReader:
     def __call__(self, images: Tensor) -> Tensor:
         return read_logits(images, self.aligned.extractor)
 
-    def look_for(self, images: Tensor, messages: Bits) -> tuple[Weighed, list[int]]:
-        """Look for a message in each image.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1].
-            messages: (B, n_bits) of 0 and 1.
-
-        Returns:
-            Weighed bits (B, n_bits) at the pose where the message matches best, and for each image the factor by which
-            the search multiplies p-values.
-        """
+    def look_for(self, images: Tensor, keys: Sequence[Key], size: tuple[int, int]) -> Findings:
+        """Look for a key in each image; see `KeyReader`."""
+        n_bits = int(config_value(self.aligned.extractor, "n_bits", N_BITS))
+        messages = torch.tensor([key.bits(n_bits) for key in keys])
         small = torch.stack([to_reader(image, self.aligned.extractor) for image in images])
         aspect = images.shape[-1] / images.shape[-2]
-        found = self.aligned(small, torch.from_numpy(messages)[:, None], fpr=self.fpr, aspect=aspect)
-        return weigh_bits(found.logits[:, 0]), found.places[:, 0].tolist()
+        found = self.aligned(small, messages[:, None], fpr=self.fpr, aspect=aspect)
+        return Findings(weigh_bits(found.logits[:, 0]), found.places[:, 0].tolist(), [None] * len(images))
 
     def __repr__(self) -> str:
         networks = [weights_fingerprint(network)[:8] for network in (self.aligned.extractor, self.aligned.aligner)]
@@ -145,7 +169,7 @@ class Contestant:
     n_bits: int
     identity: str
     mark: Callable[[Sequence[int], Tensor, Sequence[Key]], Tensor] = field(repr=False)
-    reader: Reader = field(repr=False)
+    reader: Reader | KeyReader = field(repr=False)
     slow: bool = False
 
     def messages(self, keys: Sequence[Key]) -> Bits:
@@ -159,7 +183,7 @@ def read_weighed(reader: Reader, images: Tensor) -> Weighed:
         return weigh_bits(reader(images))
 
 
-def reader_of(model: WatermarkModel, search: bool | None = None) -> Reader:
+def reader_of(model: WatermarkModel, search: bool | None = None) -> Reader | KeyReader:
     """What reads a model's marks.
 
     Args:
@@ -178,7 +202,9 @@ def reader_of(model: WatermarkModel, search: bool | None = None) -> Reader:
     return ExtractorReader(model.extractor)
 
 
-def on_generated(carrier: NetworkCarrier, generation: Generation, model: WatermarkModel, reader: Reader) -> Contestant:
+def on_generated(
+    carrier: NetworkCarrier, generation: Generation, model: WatermarkModel, reader: Reader | KeyReader
+) -> Contestant:
     """Our mark, written while an image is generated.
 
     Args:

@@ -147,4 +147,4 @@ def _psnr_loss(rows: Sequence[Row]) -> list[float]:
 
 
 def _ssim_loss(rows: Sequence[Row]) -> list[float]:
-    return [1 - row.ssim for row in rows]
+    return [1.0 if row.ssim is None else 1 - row.ssim for row in rows]

@@ -21,6 +21,7 @@ from privgen.errors import UsageError
 from privgen.evaluation.robustness.baselines import BASELINES, SLOW, load_baselines
 from privgen.evaluation.robustness.contestants import (
     Contestant,
+    KeyReader,
     Reader,
     SearchingReader,
     on_generated,
@@ -51,7 +52,7 @@ def evaluate_robustness(
     plan: RobustnessPlan | None = None,
     sampling: Sampling | None = None,
     *,
-    reader: Reader | None = None,
+    reader: Reader | KeyReader | None = None,
     folder: str | os.PathLike[str] | None = None,
     processes: Processes | None = None,
 ) -> RobustnessEvaluation:
@@ -89,10 +90,10 @@ def evaluate_robustness(
         preset.negatives,
         plan.perceptual,
     )
-    log = Log(None if folder is None else Path(folder), _works(model, comparison), shared.rank)
+    log = Log(None if folder is None else Path(folder), _works(model, comparison, generation), shared.rank)
     rows = sorted(measure(comparison, log, shared), key=lambda row: row.image)
     scores = method_scores(comparison, rows)
-    settings = _settings(model, plan, comparison, reader)
+    settings = _settings(model, plan, comparison, generation, reader)
     result = RobustnessEvaluation(
         settings,
         next((name for name in names if name in NETWORK_CARRIERS), None),
@@ -105,10 +106,16 @@ def evaluate_robustness(
     )
     if not shared.is_main:
         return result
-    return replace(result, pages={PAGE: draw_page(result, _examples(comparison, rows))})
+    return replace(result, pages={PAGE: draw_page(result, _examples(comparison, generation.prompt(0), rows))})
 
 
-def _settings(model: WatermarkModel, plan: RobustnessPlan, comparison: Comparison, reader: Reader) -> dict[str, Any]:
+def _settings(
+    model: WatermarkModel,
+    plan: RobustnessPlan,
+    comparison: Comparison,
+    generation: Generation,
+    reader: Reader | KeyReader,
+) -> dict[str, Any]:
     """What the record says of how figures came about."""
     n = len(comparison.keys)
     return {
@@ -117,8 +124,8 @@ def _settings(model: WatermarkModel, plan: RobustnessPlan, comparison: Compariso
         "n": n,
         "negatives": min(comparison.negatives, n),
         "seed": plan.seed,
-        "steps": comparison.generation.sampling.steps,
-        "guidance_scale": comparison.generation.guidance_scale,
+        "steps": generation.sampling.steps,
+        "guidance_scale": generation.guidance_scale,
         "robust_steps": model.robust_steps,
         "reader": repr(reader),
     }
@@ -144,7 +151,7 @@ def _choose(model: WatermarkModel, plan: RobustnessPlan, preset: Preset) -> tupl
 
 
 def _contestants(
-    names: Sequence[str], generation: Generation, model: WatermarkModel, reader: Reader
+    names: Sequence[str], generation: Generation, model: WatermarkModel, reader: Reader | KeyReader
 ) -> tuple[list[Contestant], dict[str, str]]:
     """The methods of these names, and why some of them cannot mark images of the model's size."""
     # One reader for all carriers, so that it reads unmarked images once.
@@ -154,9 +161,9 @@ def _contestants(
     return [*own, *baselines], left_out
 
 
-def _works(model: WatermarkModel, comparison: Comparison) -> dict[tuple[str, str], str]:
+def _works(model: WatermarkModel, comparison: Comparison, generation: Generation) -> dict[tuple[str, str], str]:
     """What the rows of each method and attack depend on."""
-    images = fingerprint(model, comparison.generation)
+    images = fingerprint(model, generation)
     attacks = {
         CLEAN: "",
         **{entry.key: repr(entry.attack) for entry in comparison.planned if entry.attack is not None},
@@ -168,7 +175,7 @@ def _works(model: WatermarkModel, comparison: Comparison) -> dict[tuple[str, str
     }
 
 
-def _examples(comparison: Comparison, rows: Sequence[Row]) -> Examples:
+def _examples(comparison: Comparison, prompt: str, rows: Sequence[Row]) -> Examples:
     """Image 0 without a mark and with each method's, and with the first method's under every attack."""
     batch, by_key = Batch(comparison, [0]), {(row.method, row.attack): row for row in rows if row.image == 0}
 
@@ -178,7 +185,7 @@ def _examples(comparison: Comparison, rows: Sequence[Row]) -> Examples:
         return ExampleImage(batch.attacked(batch.marked(contestant), entry)[0], title, matches, contestant.n_bits, p)
 
     return Examples(
-        ExampleImage(batch.plain()[0], f"no mark: {comparison.generation.prompt(0)}"),
+        ExampleImage(batch.plain()[0], f"no mark: {prompt}"),
         [shown(contestant, None, contestant.name) for contestant in comparison.contestants],
         [shown(comparison.contestants[0], e, e.key) for e in comparison.planned if e.attack is not None],
     )

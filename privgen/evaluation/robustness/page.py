@@ -70,26 +70,41 @@ def draw_page(result: RobustnessEvaluation, examples: Examples) -> str:
         result: the figures.
         examples: the images.
     """
-    here = files("privgen.evaluation.robustness")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"interval": _interval, "number": _number}
-    template = environment.from_string(here.joinpath("page.html.jinja").read_text(encoding="utf-8"))
     drawn_as = styles(method.name for method in result.methods)
-    return template.render(
+    return page_template("page.html.jinja").render(
         result=result,
-        css=here.joinpath("page.css").read_text(encoding="utf-8"),
         leading=next((method for method in result.methods if method.name == result.carrier), None),
         at_middle=sum(entry.middle for entry in result.planned),
         columns=COLUMNS,
         styles=drawn_as,
         charts=_charts(result, drawn_as),
         examples=examples,
-        pairs=[(shown, _difference(shown, examples.plain)) for shown in examples.marked],
+        pairs=[(shown, enlarged_difference(shown, examples.plain)) for shown in examples.marked],
         enlarged=ENLARGED,
         note=NOTE,
     )
+
+
+def page_template(name: str) -> jinja2.Template:
+    """A template of this folder, which knows the style sheet as `css` and the filters `interval` and `number`.
+
+    Args:
+        name: path of the file, relative to this folder.
+    """
+
+    def text_of(path: str) -> str:
+        return files("privgen.evaluation.robustness").joinpath(path).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(text_of),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"interval": _interval, "number": _number}
+    environment.globals["css"] = text_of("page.css")
+    return environment.get_template(name)
 
 
 def _charts(result: RobustnessEvaluation, drawn_as: dict[str, Style]) -> dict[str, str]:
@@ -103,7 +118,7 @@ def _charts(result: RobustnessEvaluation, drawn_as: dict[str, Style]) -> dict[st
     return charts
 
 
-def _difference(marked: ExampleImage, plain: ExampleImage) -> ExampleImage:
+def enlarged_difference(marked: ExampleImage, plain: ExampleImage) -> ExampleImage:
     """What a mark changes, enlarged so that you can see it, around grey."""
     title = f"{ENLARGED} x the difference of {marked.title}"
     return ExampleImage((0.5 + ENLARGED * (marked.pixels - plain.pixels)).clamp(0, 1), title)

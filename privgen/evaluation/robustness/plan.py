@@ -8,6 +8,7 @@ from functools import partial
 
 from privgen.attacks import (
     Attack,
+    BaseAttack,
     DiffPure,
     GrIDPure,
     Regeneration,
@@ -113,7 +114,7 @@ class Planned:
     unit: str
     n: int
     middle: bool
-    attack: Attack | None = field(repr=False)
+    attack: BaseAttack | None = field(repr=False)
     reason: str = ""
 
 

@@ -70,7 +70,7 @@ class Lead:
 
     Attributes:
         baseline: the one with the largest mean rate.
-        tpr: our mean rate at 1e-3 less the baseline's.
+        tpr: our mean rate less the baseline's.
         psnr_db: our PSNR of marking less the baseline's; positive where our mark changes images less.
     """
 

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from privgen.attacks import Attack
-from privgen.evaluation.robustness.contestants import Contestant, Reader, SearchingReader, read_weighed
+from privgen.attacks import BaseAttack
+from privgen.evaluation.robustness.contestants import Contestant, Findings, KeyReader, read_weighed
 from privgen.evaluation.robustness.log import Log, Row, finite_or_none
 from privgen.evaluation.robustness.perception import FEWEST, Perceived, perceive
 from privgen.evaluation.robustness.plan import Planned
-from privgen.evaluation.watermark.generation import Generation, as_saved
-from privgen.evaluation.watermark.readings import CLEAN, Bits, Weighed
+from privgen.evaluation.watermark.generation import as_saved
+from privgen.evaluation.watermark.readings import CLEAN
 from privgen.evaluation.workers import Processes
 from privgen.io.fingerprints import seed_from
 from privgen.metrics.quality import psnr, ssim
+from privgen.metrics.visible_difference import visible_difference
 from privgen.watermark.key import Key
 
 
 _SEARCHED = 4.0
 """Time of a reading in which nothing is found, by that of one that finds the mark: a search looks everywhere."""
+
+
+class ImageSource(Protocol):
+    """Images without a mark, by number: the same number gives the same image."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the attacks."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images at a time; 1 if they differ in size."""
+        ...
+
+    def images(self, numbers: Sequence[int]) -> Tensor:
+        """The images of these numbers: (B, 3, H, W) in [0, 1], rounded to 8 bits."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,7 @@ class Comparison:
     Attributes:
         contestants: the methods.
         planned: the attacks; those that lack something are passed over.
-        generation: images without a mark, by number.
+        source: images without a mark, by number.
         keys: one for each image.
         slow: images for slow methods, at most.
         negatives: how many images are read without a mark too.
@@ -43,7 +63,7 @@ class Comparison:
 
     contestants: Sequence[Contestant] = field(repr=False)
     planned: Sequence[Planned]
-    generation: Generation
+    source: ImageSource
     keys: Sequence[Key] = field(repr=False)
     slow: int
     negatives: int
@@ -79,7 +99,7 @@ def measure(comparison: Comparison, log: Log, processes: Processes) -> list[Row]
     Raises:
         PrivgenError: the log cannot be written, or an attack fails.
     """
-    size = comparison.generation.batch_size
+    size = comparison.source.batch_size
     batches = [range(first, min(first + size, len(comparison.keys))) for first in range(0, len(comparison.keys), size)]
     entries: list[Planned | None] = [None, *(entry for entry in comparison.planned if entry.attack is not None)]
     mine = processes.share(batches, [comparison.cost(numbers, entries) for numbers in batches])
@@ -110,7 +130,7 @@ class Batch:
     def plain(self) -> Tensor:
         """The images without a mark: (B, 3, H, W) in [0, 1]."""
         if self._plain is None:
-            self._plain = self.comparison.generation.images(self.numbers)
+            self._plain = self.comparison.source.images(self.numbers)
         return self._plain
 
     def marked(self, contestant: Contestant) -> Tensor:
@@ -125,10 +145,10 @@ class Batch:
         """Images of the batch, from its first one on, as they are saved after an attack; without one, unchanged."""
         if entry is None or entry.attack is None:
             return images
-        return attacked(entry.attack, entry.key, images, self.numbers[: len(images)], self.comparison.generation.seed)
+        return attacked(entry.attack, entry.key, images, self.numbers[: len(images)], self.comparison.source.seed)
 
 
-def attacked(attack: Attack, key: str, images: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+def attacked(attack: BaseAttack, key: str, images: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
     """Attack images and round them to 8 bits.
 
     Args:
@@ -154,7 +174,9 @@ def _measured(batch: Batch, entry: Planned | None, log: Log) -> list[Row]:
         if known is not None and all(row.unmarked or row.image >= comparison.negatives for row in known):
             # The log may hold more negatives than are asked for now; only those asked for count.
             rows += [
-                row if row.image < comparison.negatives else replace(row, unmarked=None, unmarked_places=0)
+                row
+                if row.image < comparison.negatives
+                else replace(row, unmarked=None, unmarked_places=0, unmarked_p_value=None)
                 for row in known
             ]
         else:
@@ -163,7 +185,8 @@ def _measured(batch: Batch, entry: Planned | None, log: Log) -> list[Row]:
         longest = max(len(numbers) for _, numbers in missing)
         count = sum(number < comparison.negatives for number in batch.numbers[:longest])
         images = batch.plain()[:count]
-        negatives = _Negatives(batch.attacked(images, entry) if count else images)
+        size = (images.shape[-2], images.shape[-1])
+        negatives = _Negatives(batch.attacked(images, entry) if count else images, size)
         for contestant, numbers in missing:
             new = _new_rows(batch, entry, contestant, numbers, negatives)
             log.add(new)
@@ -178,51 +201,80 @@ def _new_rows(
     marked = batch.marked(contestant)[: len(numbers)]
     result = batch.attacked(marked, entry)
     before = batch.plain()[: len(numbers)] if entry is None else marked
-    messages = contestant.messages([comparison.keys[number] for number in numbers])
-    found, places = _look_for(contestant.reader, result, messages)
+    keys = [comparison.keys[number] for number in numbers]
+    found = _look_for(contestant, result, keys, (marked.shape[-2], marked.shape[-1]))
     count = sum(number < comparison.negatives for number in numbers)
-    unmarked, unmarked_places = negatives.read(contestant, messages[:count])
-    decibels, similarity = psnr(result, before).tolist(), ssim(result, before).tolist()
-    enough = len(comparison.numbers(contestant, entry, range(len(comparison.keys)))) >= FEWEST
-    seen = perceive(result, before, with_features=enough) if comparison.perceptual else [Perceived()] * len(numbers)
+    unmarked = negatives.read(contestant, keys[:count])
+    searched = isinstance(contestant.reader, KeyReader)
+    compared = _compared(comparison, contestant, entry, result, before)
     return [
         Row(
             contestant.name,
             CLEAN if entry is None else entry.key,
             number,
-            marked=found[i].tolist(),
-            unmarked=unmarked[i].tolist() if i < count else None,
-            psnr_db=finite_or_none(decibels[i]),
-            ssim=similarity[i],
-            places=places[i],
-            unmarked_places=unmarked_places[i] if i < count else 0,
-            **seen[i],
+            marked=found.weighed[i].tolist(),
+            unmarked=unmarked.weighed[i].tolist() if i < count else None,
+            places=found.places[i],
+            unmarked_places=unmarked.places[i] if i < count and searched else 0,
+            p_value=found.p_values[i],
+            unmarked_p_value=unmarked.p_values[i] if i < count else None,
+            **compared[i],
         )
         for i, number in enumerate(numbers)
     ]
 
 
-def _look_for(reader: Reader, images: Tensor, messages: Bits) -> tuple[Weighed, list[int]]:
-    """Weighed bits of images, and by how much the search multiplies their p-values; 1 without a search."""
-    if isinstance(reader, SearchingReader):
-        return reader.look_for(images, messages)
-    return read_weighed(reader, images), [1] * len(images)
+class _Compared(Perceived):
+    """How an image differs from what it was before; see `Row`."""
+
+    psnr_db: float | None
+    ssim: float | None
+    visible_de_p99: float | None
+    visible_de_mean: float | None
+
+
+def _compared(
+    comparison: Comparison, contestant: Contestant, entry: Planned | None, images: Tensor, before: Tensor
+) -> list[_Compared]:
+    """Compare images with what they were before; images of another size cannot be compared."""
+    unknown = _Compared(psnr_db=None, ssim=None, visible_de_p99=None, visible_de_mean=None)
+    if images.shape != before.shape:
+        return [unknown] * len(images)
+    decibels, similarity = psnr(images, before).tolist(), ssim(images, before).tolist()
+    enough = len(comparison.numbers(contestant, entry, range(len(comparison.keys)))) >= FEWEST
+    seen = perceive(images, before, with_features=enough) if comparison.perceptual else [Perceived()] * len(images)
+    compared = []
+    for i, (image, reference) in enumerate(zip(images, before, strict=True)):
+        row: _Compared = {**unknown, **seen[i], "psnr_db": finite_or_none(decibels[i]), "ssim": similarity[i]}
+        if entry is None:
+            difference = visible_difference(image, reference)
+            row["visible_de_p99"] = float(np.percentile(difference.numpy(), 99))
+            row["visible_de_mean"] = float(difference.mean())
+        compared.append(row)
+    return compared
+
+
+def _look_for(contestant: Contestant, images: Tensor, keys: Sequence[Key], size: tuple[int, int]) -> Findings:
+    """What images say about their keys; `size` is that in which they were marked."""
+    reader = contestant.reader
+    if isinstance(reader, KeyReader):
+        return reader.look_for(images, keys, size)
+    return Findings(read_weighed(reader, images), [1] * len(images), [None] * len(images))
 
 
 class _Negatives:
-    """Attacked images without a mark. Methods that share a reader, and messages, read them once."""
+    """Attacked images without a mark. Methods that share a reader read them once."""
 
-    def __init__(self, images: Tensor) -> None:
-        self._images = images
-        self._read: dict[tuple[int, bytes], tuple[Weighed, list[int]]] = {}
+    def __init__(self, images: Tensor, size: tuple[int, int]) -> None:
+        self._images, self._size = images, size
+        self._read: dict[tuple[int, int], Findings] = {}
 
-    def read(self, contestant: Contestant, messages: Bits) -> tuple[Weighed, list[int]]:
-        """Weighed bits of the first images, one for each message, and `Row.unmarked_places` of each."""
-        reader, count = contestant.reader, len(messages)
+    def read(self, contestant: Contestant, keys: Sequence[Key]) -> Findings:
+        """What the first images say, one for each key."""
+        count = len(keys)
         if not count:
-            return np.zeros((0, 1), np.int8), []
-        known = (id(reader), messages.tobytes())
+            return Findings(np.zeros((0, 1), np.int8), [], [])
+        known = (id(contestant.reader), count)
         if known not in self._read:
-            weighed, places = _look_for(reader, self._images[:count], messages)
-            self._read[known] = weighed, places if isinstance(reader, SearchingReader) else [0] * count
+            self._read[known] = _look_for(contestant, self._images[:count], keys, self._size)
         return self._read[known]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from privgen.evaluation.intervals import Measured, fraction, mean
+from privgen.evaluation.intervals import Measured, fraction, mean, median
 from privgen.evaluation.robustness.curves import LossScales
 from privgen.evaluation.robustness.log import Row
 from privgen.evaluation.watermark.readings import RATES, Bits
@@ -25,18 +25,29 @@ def score(rows: Sequence[Row], messages: Bits, losses: LossScales | None) -> dic
 
     Returns:
         Rates of detection at `RATES`: `tpr_...` of marked images, and `fpr_...` of pairs of an unmarked image and a
-        key, see `falsely_detected`. `bit_accuracy`, `ssim`, and `psnr_db` over the images that changed, which is not a
-        number if none did. `quality_loss`.
+        key, see `falsely_detected`. `bit_accuracy`; `psnr_db` over the images that changed, and `ssim`, which are not
+        numbers if no image has them. `quality_loss`.
     """
     figures = {}
     for name, fpr in RATES.items():
         figures[f"tpr_{name}"] = fraction(marked_p_values(rows, messages) <= fpr)
         figures[f"fpr_{name}"] = fraction(falsely_detected(rows, messages, fpr))
     figures["bit_accuracy"] = mean(matches_of(rows, messages) / messages.shape[1])
-    changed = [row.psnr_db for row in rows if row.psnr_db is not None]
-    figures["psnr_db"] = mean(changed) if changed else Measured(math.nan, 0, math.nan, math.nan)
-    figures["ssim"] = mean([row.ssim for row in rows])
+    figures["psnr_db"] = _mean_of_known([row.psnr_db for row in rows])
+    figures["ssim"] = _mean_of_known([row.ssim for row in rows])
     return figures | ({"quality_loss": mean(losses(rows))} if losses else {})
+
+
+def visibility(rows: Sequence[Row]) -> dict[str, Measured]:
+    """How visible marks are, over the rows without an attack that say it.
+
+    Returns:
+        `visible_de_p99`, the median over the images, and `visible_de_mean`, the mean over them; empty if no row has
+        them.
+    """
+    highest = [row.visible_de_p99 for row in rows if row.visible_de_p99 is not None]
+    means = [row.visible_de_mean for row in rows if row.visible_de_mean is not None]
+    return {"visible_de_p99": median(highest), "visible_de_mean": mean(means)} if highest else {}
 
 
 def matches_of(rows: Sequence[Row], messages: Bits) -> NDArray[np.int64]:
@@ -47,7 +58,7 @@ def matches_of(rows: Sequence[Row], messages: Bits) -> NDArray[np.int64]:
 
 def marked_p_values(rows: Sequence[Row], messages: Bits) -> NDArray[np.float64]:
     """(rows,) p-values of the marked images for their own keys, corrected for the search."""
-    return np.array([_corrected(row.marked, messages[row.image], row.places) for row in rows])
+    return np.array([_corrected(row.p_value, row.marked, messages[row.image], row.places) for row in rows])
 
 
 def falsely_detected(rows: Sequence[Row], messages: Bits, fpr: float) -> NDArray[np.bool_]:
@@ -66,7 +77,9 @@ def falsely_detected(rows: Sequence[Row], messages: Bits, fpr: float) -> NDArray
     told = [(row, row.unmarked) for row in rows if row.unmarked is not None]
     if any(row.unmarked_places for row, _ in told):
         searched = [(row, read) for row, read in told if row.unmarked_places]
-        p = [_corrected(read, messages[row.image], row.unmarked_places) for row, read in searched]
+        p = [
+            _corrected(row.unmarked_p_value, read, messages[row.image], row.unmarked_places) for row, read in searched
+        ]
         return np.array(p) <= fpr
     return (p_values_of(np.array([read for _, read in told]), messages, "weighted") <= fpr).ravel()
 
@@ -87,6 +100,13 @@ def mean_detected(rows: Sequence[Row], attacks: Sequence[str], messages: Bits, f
     return {image: sum(hits) / len(hits) for image, hits in sorted(found.items()) if len(hits) == len(attacks)}
 
 
-def _corrected(read: Sequence[int], message: NDArray[np.uint8], places: int) -> float:
-    """The p-value of one image for one key, multiplied by what the search costs (Bonferroni)."""
+def _mean_of_known(values: Sequence[float | None]) -> Measured:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else Measured(math.nan, 0, math.nan, math.nan)
+
+
+def _corrected(known: float | None, read: Sequence[int], message: NDArray[np.uint8], places: int) -> float:
+    """The p-value of one image for one key: the reader's own, or that of the bits times the places (Bonferroni)."""
+    if known is not None:
+        return known
     return min(places * float(p_values_of([read], [message], "weighted")[0, 0]), 1.0)

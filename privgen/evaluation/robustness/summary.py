@@ -12,28 +12,33 @@ from privgen.evaluation.robustness.log import Row
 from privgen.evaluation.robustness.perception import perception
 from privgen.evaluation.robustness.report import Lead, MethodScores
 from privgen.evaluation.robustness.run import Comparison
-from privgen.evaluation.robustness.scores import mean_detected, score
+from privgen.evaluation.robustness.scores import mean_detected, score, visibility
 from privgen.evaluation.watermark.readings import CLEAN, RATES
 
 
-def method_scores(comparison: Comparison, rows: Sequence[Row]) -> list[MethodScores]:
+def method_scores(comparison: Comparison, rows: Sequence[Row], *, with_losses: bool = True) -> list[MethodScores]:
     """The scores of all methods, in the order of the comparison.
 
     Args:
         comparison: what was measured.
         rows: all rows of all methods.
+        with_losses: whether scores hold the loss of quality, and curves over it. Attacks that change the size of
+            images have none.
     """
-    losses = fit_losses(rows)
+    losses = fit_losses(rows) if with_losses else None
     return [_scores(comparison, contestant, rows, losses) for contestant in comparison.contestants]
 
 
-def lead_over_baselines(comparison: Comparison, rows: Sequence[Row], scores: Sequence[MethodScores]) -> Lead | None:
+def lead_over_baselines(
+    comparison: Comparison, rows: Sequence[Row], scores: Sequence[MethodScores], rate: str = "1e-3"
+) -> Lead | None:
     """How far the first of our methods is ahead of the best baseline, on the images that both were measured on.
 
     Args:
         comparison: what was measured.
         rows: all rows of all methods.
         scores: see `method_scores`.
+        rate: the false-positive rate, a key of `RATES`.
 
     Returns:
         None where one of the two is missing, or no distortion was run at its middle strength.
@@ -41,13 +46,13 @@ def lead_over_baselines(comparison: Comparison, rows: Sequence[Row], scores: Seq
     own, baselines = [s for s in scores if not s.baseline and s.means], [s for s in scores if s.baseline and s.means]
     if not own or not baselines:
         return None
-    best = max(baselines, key=lambda baseline: baseline.means["mean_tpr_1e-3"].value)
+    best = max(baselines, key=lambda baseline: baseline.means[f"mean_tpr_{rate}"].value)
     middle = [entry.key for entry in comparison.planned if entry.middle]
     messages = {contestant.name: contestant.messages(comparison.keys) for contestant in comparison.contestants}
     rates, qualities = [], []
     for name in (own[0].name, best.name):
         of_method = [row for row in rows if row.method == name]
-        rates.append(mean_detected(of_method, middle, messages[name], RATES["1e-3"]))
+        rates.append(mean_detected(of_method, middle, messages[name], RATES[rate]))
         clean = [row for row in of_method if row.attack == CLEAN]
         qualities.append({row.image: row.psnr_db for row in clean if row.psnr_db is not None})
     return Lead(best.name, mean(_differences(*rates)), mean(_differences(*qualities)))
@@ -76,10 +81,10 @@ def _scores(
         contestant.name in BASELINES,
         contestant.n_bits,
         len(clean),
-        score(clean, messages, None) | perception(clean, ()),
+        score(clean, messages, None) | perception(clean, ()) | visibility(clean),
         attacks,
         means,
-        curves_of(comparison.planned, attacks),
+        curves_of(comparison.planned, attacks) if losses else {},
     )
 
 

@@ -18,7 +18,7 @@ from privgen.diffusion.latents import decode, encode
 from privgen.errors import UsageError
 from privgen.models.family import Canvas
 from privgen.models.latent_reader import LatentReader
-from privgen.models.mappers import LatentMapper
+from privgen.models.mappers import LatentMapper, signs
 
 
 PHOTOS = Path(__file__).parents[2] / "data" / "photos" / "train"
@@ -37,6 +37,7 @@ class CodeSize:
         n_bits: bits of a message, 8 to 256.
         psnr: quality in dB that generated images have on average against the same without the mark.
         examples: photographs on which that is measured.
+        size: side in pixels of the square that images are read in; None is that of the model's images.
 
     Raises:
         UsageError: a value out of its range.
@@ -45,12 +46,15 @@ class CodeSize:
     n_bits: int = 48
     psnr: float = 40.0
     examples: int = 8
+    size: int | None = None
 
     def __post_init__(self) -> None:
         if not 8 <= self.n_bits <= 256:
             raise UsageError(f"expected 8 to 256 bits, got {self.n_bits}")
         if not self.psnr > 0 or self.examples < 1:
             raise UsageError(f"expected a PSNR above 0 and at least one example, got {self.psnr} and {self.examples}")
+        if self.size is not None and self.size < 64:
+            raise UsageError(f"expected a size of at least 64 pixels, got {self.size}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +78,22 @@ def adapt(vae: Any, size: int, photos: Path = PHOTOS, code: CodeSize | None = No
         vae: Diffusers' `AutoencoderKL` or `AutoencoderTiny`, in float32.
         size: side in pixels of the images that the model draws.
         photos: folder of photographs on which the strength of marks is measured.
-        code: how large.
+        code: how large; its `size` goes before `size`.
 
     Raises:
         UsageError: the images are too small for so many bits.
         ValueError: the folder holds no photograph.
     """
-    settings, canvas = code or CodeSize(), Canvas.of_vae(vae, size)
+    settings = code or CodeSize()
+    canvas = Canvas.of_vae(vae, settings.size or size)
     if canvas.values < _VALUES_A_BIT * settings.n_bits:
-        raise UsageError(f"Images of {size} pixels are too small for {settings.n_bits} bits.")
+        raise UsageError(f"Images of {canvas.size} pixels are too small for {settings.n_bits} bits.")
     patterns = noise_patterns(settings.n_bits, canvas)
-    mapper = LatentMapper(settings.n_bits, canvas.channels, canvas.latents, strength=1.0)
+    strength = _strength(vae, patterns, _squares(photos, canvas.size, settings.examples), settings.psnr)
+    mapper = LatentMapper(settings.n_bits, canvas.channels, canvas.latents, strength=strength)
     mapper.patterns.copy_(patterns)
-    strength = _strength(vae, mapper, _squares(photos, size, settings.examples), settings.psnr)
-    louder = LatentMapper(settings.n_bits, canvas.channels, canvas.latents, strength=strength)
-    louder.load_state_dict(mapper.state_dict())
-    reader = LatentReader.from_vae(vae, patterns, size=size)
-    return Adapted(reader.eval().requires_grad_(False), louder.eval().requires_grad_(False))
+    reader = LatentReader.from_vae(vae, patterns, size=canvas.size)
+    return Adapted(reader.eval().requires_grad_(False), mapper.eval().requires_grad_(False))
 
 
 def noise_patterns(n_bits: int, canvas: Canvas) -> Tensor:
@@ -109,13 +112,14 @@ def _squares(folder: Path, size: int, count: int) -> Iterator[Tensor]:
         yield torch.from_numpy(random_crop(pictures, size, np.random.default_rng([3, i])))[None]
 
 
-def _strength(vae: Any, mapper: LatentMapper, squares: Iterator[Tensor], psnr: float) -> float:
+def _strength(vae: Any, patterns: Tensor, squares: Iterator[Tensor], psnr: float) -> float:
     """The RMS of residuals whose marks have a PSNR, on average over photographs."""
     plain = [encode(vae, pixels.to(vae.device)) for pixels in squares]
-    marks = [
-        mapper(torch.randint(0, 2, (1, mapper.config.n_bits), generator=torch.Generator().manual_seed(i))).to(plain[0])
-        for i in range(len(plain))
-    ]
+    marks = []
+    for i, z in enumerate(plain):
+        bits = torch.randint(0, 2, (len(patterns),), generator=torch.Generator().manual_seed(i))
+        mark = torch.einsum("n,nchw->chw", signs(bits), patterns)[None].to(z)
+        marks.append(mark / mark.square().mean().sqrt())
     strength = _TRIED
     for _ in range(_ROUNDS):  # decoders are not linear, so the next guess is nearer
         changes = [decode(vae, z + strength * mark) - decode(vae, z) for z, mark in zip(plain, marks, strict=True)]

@@ -97,7 +97,7 @@ def adapt_model(
     pipe = load_pipeline(source, vae=vae, device=place.device, dtype="float32", safety_checker=False)
     folder = PHOTOS if photos is None else Path(photos)
     try:
-        made = adapt(pipe.vae, Canvas.of_pipeline(pipe).size, folder, settings)
+        made = adapt(pipe.vae, settings.size or Canvas.of_pipeline(pipe).size, folder, settings)
     except ValueError as error:
         raise UsageError(f"There are no photographs in {folder}; name another folder.") from error
     made.extractor.to(pipe.device)

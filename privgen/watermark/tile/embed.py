@@ -16,8 +16,6 @@ from privgen.watermark.tile.spectrum import check_image
 from privgen.watermark.tile.wave import harmonics_on, limit_peaks, sheet
 
 
-VERSION = 1
-"""Of the marks; a log of another version is not continued."""
 PSNR = 42.0
 """Quality of a marked image against the image, in dB, if nothing else is asked for."""
 
@@ -89,7 +87,7 @@ def amplitudes_of_mark(pattern: Pattern, slope: float, device: torch.device) -> 
     """
     across, down = harmonics_on(device)
     cycles = torch.hypot(across.float(), down.float())
-    return limit_peaks(pattern.template.to(device) * cycles**slope, _PEAK, _ROUNDS)
+    return limit_peaks(pattern.template.to(device) * cycles.pow(slope), _PEAK, _ROUNDS)
 
 
 def weighted_waves(pixels: Tensor, amplitudes: Tensor, tile: float, place: Place) -> Tensor:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from privgen.watermark.tile.pattern import FACES, PLACES, Face, Place, count_below, mirrored_and_turned
+from privgen.watermark.tile.pattern import FACES, HIGHEST, PLACES, Face, Place, count_below, mirrored_and_turned
 from privgen.watermark.tile.poses import TILES, as_is
-from privgen.watermark.tile.read import BANDS, SHIFTS
+from privgen.watermark.tile.read import SHIFTS
 from privgen.watermark.tile.spectrum import Spectrum, sample
 from privgen.watermark.tile.wave import harmonics_on
 
@@ -20,6 +20,8 @@ from privgen.watermark.tile.wave import harmonics_on
 Offset = tuple[int, int]
 """Of a shift, across and down, in steps of 1 / `SHIFTS` of a tile."""
 EXACTLY: tuple[Offset, ...] = ((0, 0),)
+IN_PLACE_BANDS = (8.0, 12.0, 16.0, HIGHEST)
+"""Upper ends of the bands that are read here, in cycles a tile: more than elsewhere, because they cost little."""
 NEARLY: tuple[Offset, ...] = tuple((across, down) for across in (-1, 0, 1) for down in (-1, 0, 1))
 
 
@@ -39,7 +41,7 @@ def correlate_in_place(
         (K, F) float32: the largest correlation over the shifts and the bands, in standard deviations.
     """
     device = spectrum.plane.device
-    values = sample(spectrum, as_is(spectrum.work).to(device), count_below(BANDS[-1]))[0]
+    values = sample(spectrum, as_is(spectrum.work).to(device), count_below(IN_PLACE_BANDS[-1]))[0]
     across, down = harmonics_on(device)
     near = torch.tensor(offsets, dtype=torch.float32, device=device) / SHIFTS
     columns = []
@@ -50,7 +52,7 @@ def correlate_in_place(
         moved = values * torch.polar(torch.ones_like(phase), phase)
         of_face = templates[:, FACES.index(face)].conj()
         best = []
-        for count in map(count_below, BANDS):
+        for count in map(count_below, IN_PLACE_BANDS):
             norm = torch.linalg.vector_norm(values[:count]).clamp(min=1e-9)
             best.append((of_face[:, :count] @ moved[:, :count].T).real.amax(1) / norm)
         columns.append(torch.stack(best).amax(0))

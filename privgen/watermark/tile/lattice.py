@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from privgen.watermark.tile.pattern import FACES
-from privgen.watermark.tile.poses import COARSE_CYCLES, Poses
+from privgen.watermark.tile.poses import COARSE_CYCLES, BesideScale, Poses
 from privgen.watermark.tile.read import BANDS, SHIFTS, Samples, best_shifts, correlate, parts, prepared, sampled
 from privgen.watermark.tile.spectrum import Spectrum, line_energy
 
@@ -81,7 +80,7 @@ def coarse_to_fine(
     templates: Tensor,
     lattice: Poses,
     candidates: int,
-    finer: Literal["degrees", "stretch"] | None,
+    finer: BesideScale | None,
 ) -> Scores:
     """Try all faces of some keys in the poses of a lattice by low harmonics, and the best by all harmonics.
 
@@ -129,12 +128,12 @@ def _closely(
     """
     device, (face, row) = spectrum.plane.device, candidates
     ready = prepared(templates.flatten(0, 1), BANDS, SHIFTS)
-    template = (face + len(FACES) * torch.arange(len(face))[:, None]).flatten()
+    template = (face + len(FACES) * torch.arange(len(face), device="cpu")[:, None]).flatten()
     rows = row.flatten()
-    z, number = torch.zeros(len(rows), dtype=torch.float32), torch.zeros_like(rows)
+    z, number = torch.zeros(len(rows), dtype=torch.float32, device="cpu"), torch.zeros_like(rows)
     for batch in rows.argsort().split(_CANDIDATES_AT_ONCE):  # neighbours share samples
         needed, place = rows[batch].unique(return_inverse=True)
-        numbers = needed[:, None] * each + torch.arange(each)
+        numbers = needed[:, None] * each + torch.arange(each, device="cpu")
         samples = sampled(spectrum, poses[numbers.flatten()], BANDS, SHIFTS)
         half, norm = (values.unflatten(0, (-1, each)) for values in (samples.half, samples.norm))
         for part in parts(len(batch), each * SHIFTS**2, device):

@@ -4,16 +4,18 @@ The noise of a key is complex normal, and the image does not depend on it. So fo
 correlation of the key's pattern with the image's spectrum, divided by the norm of that spectrum, is a normal number of
 mean 0 and variance 1. That is exact, for any image, and needs no calibration.
 
-A search tries many poses and shifts, and keeps the best. All that it may try is fixed before it begins. The chance
-that any of N tries reaches z is at most N times that of one (Bonferroni), whichever of them the search then skips.
-Neighbouring shifts and poses are correlated, so the bound is strict.
+A search tries many poses and shifts, and keeps the best. All that it may try is fixed before a key is looked at: by
+the image, which may say what poses are likely, and by the number of keys. The chance that any of N tries reaches z is
+at most N times that of one (Bonferroni), whichever of them the search then skips. Neighbouring shifts and poses are
+correlated, so the bound is strict.
 """
 
 import math
 
 
-SEARCHES = 7
-"""Searches of one image, see `privgen.watermark.tile.search`. Each gets an equal part of the false-positive rate."""
+IN_PLACE, ELSEWHERE = 2, 12
+"""What each try counts: in the search where marks were written, and in the six other ones of
+`privgen.watermark.tile.search`. The first gets half of the false-positive rate, the others share the other half."""
 
 
 def normal_tail(z: float) -> float:

@@ -9,7 +9,7 @@ also says which harmonics belong to which bit; bits share each ring of frequenci
 
 import hashlib
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ of any of these needs a new version, which gives every key other patterns, and a
 N_BITS = 48
 """Number of message bits, if nothing else is asked for."""
 FEWEST_BITS, MOST_BITS = 8, 64
-N_PLACES = 8
+N_PLACES = 16
 """Number of places where a tile may begin."""
 LOWEST, HIGHEST = 2.0, 24.0
 """Band of the mark, in cycles a tile."""
@@ -38,11 +38,13 @@ FACES: tuple[Face, ...] = tuple((turns, mirrored) for mirrored in (False, True) 
 
 Place = tuple[float, float]
 """Where the upper left corner of an image lies in a tile: across and down, in tiles."""
-PLACES: tuple[Place, ...] = tuple((0.7548776662 * i % 1, 0.5698402910 * i % 1) for i in range(N_PLACES))
-"""Places of the tile. Each image has one of them, so that the mean of many marked images shows none of them well. They
-fill the tile evenly, and no wave of the band is the same in all (Martin Roberts' sequence R2)."""
+PLACES: tuple[Place, ...] = tuple((1.5026 * i**2 % 1, 1.8403 * i**3 % 1) for i in range(N_PLACES))
+"""Places of the tile. Each image has one of them, so that the mean of many marked images shows none of them well. No
+wave of the band is nearly the same in all of them.
 
-_LABEL = f"privgen/watermark/v{VERSION}/tile/".encode()
+This protects from those who only average. Who knows the method can find out which images have the same place."""
+
+_LABEL = f"privgen/watermark/v{VERSION}/tile".encode()
 
 
 @cache
@@ -97,6 +99,11 @@ class Pattern:
         """The noise times the message, (M,) complex64: what a marked image carries."""
         return self.noise * (2 * self.bits - 1)[self.owner]
 
+    @cached_property
+    def templates(self) -> Tensor:
+        """The templates of all `FACES`, (8, M) complex64."""
+        return torch.stack([self.face(*face).template for face in FACES])
+
     def face(self, turns: int, mirrored: bool) -> "Pattern":
         """Return the pattern as an image has it that was mirrored, left to right, and then turned by quarters.
 
@@ -132,7 +139,7 @@ def undone(across: float, down: float, face: Face) -> tuple[float, float]:
 def _moves(turns: int, mirrored: bool) -> tuple[Tensor, Tensor]:
     """For each harmonic of a face, the harmonic of the tile that comes there, and whether as its conjugate."""
     places = {tuple(wave): i for i, wave in enumerate(harmonics().tolist())}
-    source, conjugate = torch.empty(len(places), dtype=torch.int64), torch.empty(len(places), dtype=torch.bool)
+    source, conjugate = (torch.empty(len(places), dtype=kind, device="cpu") for kind in (torch.int64, torch.bool))
     for (across, down), i in places.items():
         x, y = mirrored_and_turned(across, down, (turns, mirrored))
         place = places.get((x, y))
@@ -141,23 +148,19 @@ def _moves(turns: int, mirrored: bool) -> tuple[Tensor, Tensor]:
     return source, conjugate
 
 
-def pattern_of(key: Key, n_bits: int = N_BITS, *, variant: int = 0) -> Pattern:
+def pattern_of(key: Key, n_bits: int = N_BITS) -> Pattern:
     """Return the pattern of a key.
 
     Args:
         key: its secret draws the pattern and the message.
         n_bits: length of the message, 8..64.
-        variant: one of the key's patterns, 0..255. Marking images with several variants teaches less to somebody who
-            averages them.
 
     Raises:
-        UsageError: a number out of its range.
+        UsageError: a length out of its range.
     """
     check_bits(n_bits)
-    if not 0 <= variant <= 255:
-        raise UsageError(f"expected a variant in 0..255, got {variant}")
     count = len(harmonics())
-    seed = hkdf_sha256(key.secret, info=_LABEL + bytes([variant]), length=32)
+    seed = hkdf_sha256(key.secret, info=_LABEL, length=32)
     # Box and Muller's transform of a stream of 64-bit words, so that no library's generator can change the pattern.
     words = np.frombuffer(hashlib.shake_256(seed).digest(3 * 8 * count), "<u8").reshape(3, count)
     radius_of, angle_of = ((words[:2] >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
@@ -169,7 +172,7 @@ def pattern_of(key: Key, n_bits: int = N_BITS, *, variant: int = 0) -> Pattern:
     return Pattern(
         key.name,
         key.key_id,
-        torch.tensor(key.bits(n_bits)),
+        torch.tensor(key.bits(n_bits), device="cpu"),
         torch.from_numpy(noise.astype(np.complex64)),
         torch.from_numpy(owner),
     )

@@ -11,7 +11,7 @@ and p-values can be corrected for all of them, whichever of them a search visits
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ COARSE_CYCLES = 16
 """The first pass of the search for any angle reads harmonics below so many cycles a tile."""
 FINER = 3
 """Each of its poses stands for so many in scale, times as many in angle; the best are tried one by one."""
+BesideScale: TypeAlias = Literal["degrees", "stretch"]
+"""What changes besides the scale around a pose."""
+BESIDE_SCALE: tuple[BesideScale, ...] = ("degrees", "stretch")
 MOST_STRETCH = 2.0
 """Images that were stretched or squeezed by more than this are not searched for."""
 
@@ -71,7 +74,7 @@ class Poses:
         names = ("tile", "degrees", "stretch", "step")
         return cls(*(torch.cat([getattr(poses, name) for poses in several]) for name in names))
 
-    def finer(self, beside_scale: Literal["degrees", "stretch"] = "degrees") -> "Poses":
+    def finer(self, beside_scale: BesideScale) -> "Poses":
         """Return the `FINER` * `FINER` poses that each pose stands for.
 
         Args:
@@ -151,7 +154,7 @@ def _upright(scales: list[tuple[float, float]]) -> Poses:
 
 
 def _poses(rows: list[tuple[float, float, float, float]]) -> Poses:
-    return Poses(*torch.tensor(rows, dtype=torch.float32).reshape(-1, 4).unbind(1))
+    return Poses(*torch.tensor(rows, dtype=torch.float32, device="cpu").reshape(-1, 4).unbind(1))
 
 
 def _scales(

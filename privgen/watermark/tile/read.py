@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from privgen.watermark.tile.pattern import HIGHEST, Face, Pattern, count_below, undone
-from privgen.watermark.tile.poses import TILES, Poses
+from privgen.watermark.tile.poses import BESIDE_SCALE, TILES, Poses
 from privgen.watermark.tile.spectrum import Spectrum, sample
 from privgen.watermark.tile.wave import grid_of, half_plane, harmonics_on, laid_out
 
@@ -171,10 +171,10 @@ def read_pose(spectrum: Spectrum, pose: Poses, pattern: Pattern, face: Face, *, 
     seen = pattern.face(*face)
     template = seen.template[None].to(spectrum.plane.device)
     for _ in range(_ROUNDS if move else 0):
-        around = pose.finer("degrees")
-        if float(pose.stretch) != 1:  # images that were not stretched are read faster
-            around = Poses.joined([around, pose.finer("stretch")])
-        pose = around[correlate(spectrum, around, template, BANDS, SHIFTS)[0].argmax()[None]]
+        step = pose.step
+        for beside_scale in BESIDE_SCALE:
+            around = replace(pose, step=step).finer(beside_scale)
+            pose = around[correlate(spectrum, around, template, BANDS, SHIFTS)[0].argmax()[None].cpu()]
     return max((_read_bits(spectrum, pose, seen, face, band) for band in BANDS), key=lambda reading: reading.z)
 
 
@@ -186,7 +186,7 @@ def _read_bits(spectrum: Spectrum, pose: Poses, seen: Pattern, face: Face, band:
     owner, signs = seen.owner[:count].to(device), (2 * seen.bits - 1).to(device)
     row, column = divmod(int(grid_of(products * signs[owner], fine).argmax()), fine)
     across, down = (wave[:count] for wave in harmonics_on(device))
-    phase = 2 * math.pi / fine * (across * column + down * row)
+    phase = 2 * math.pi / fine * (across * column + down * row).float()
     real = (products * torch.polar(torch.ones_like(phase), phase)).real
     power = torch.view_as_real(values).square().sum(-1)
     zeros = torch.zeros(len(signs), dtype=torch.float32, device=device)

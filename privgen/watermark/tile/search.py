@@ -1,8 +1,8 @@
 """Find the marks of keys in images, in any pose: cropped, bordered, scaled, turned, mirrored or stretched.
 
 Seven searches follow each other, from poses that are likely to those that are not: the whole image where it was
-marked; the same, mirrored or turned by quarters; slightly moved or cropped; all scales, upright; all scales and
-angles; other aspect ratios; and the poses in which other keys were found. All but the first try mirror images and
+marked; the same, mirrored or turned by quarters; slightly moved or cropped; all scales, upright; other aspect
+ratios; all scales and angles; and the poses in which other keys were found. All but the first try mirror images and
 quarter turns too. A key that is found is not searched for again.
 
 What does not depend on a key is done once for all keys: the spectrum, its samples, and how likely each pose is by the
@@ -16,17 +16,16 @@ Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from privgen.errors import UsageError
-from privgen.watermark.tile.in_place import EXACTLY, NEARLY, Offset, correlate_in_place
+from privgen.watermark.tile.in_place import EXACTLY, IN_PLACE_BANDS, NEARLY, Offset, correlate_in_place
 from privgen.watermark.tile.lattice import Effort, Scores, coarse_to_fine, likeliest, try_all
-from privgen.watermark.tile.p_values import SEARCHES, corrected
+from privgen.watermark.tile.p_values import ELSEWHERE, IN_PLACE, corrected
 from privgen.watermark.tile.pattern import FACES, PLACES, Face, Pattern
-from privgen.watermark.tile.poses import Poses, any_angle, as_is, near_as_is, stretched, upright
+from privgen.watermark.tile.poses import BesideScale, Poses, any_angle, as_is, near_as_is, stretched, upright
 from privgen.watermark.tile.read import BANDS, TilePose, read_pose
 from privgen.watermark.tile.spectrum import Spectrum, spectrum_of
 
@@ -112,7 +111,7 @@ def detect_tiles(
         raise UsageError("Name at least one key.")
     if not 0 < fpr < 1:
         raise UsageError(f"expected a false-positive rate in (0, 1), got {fpr}")
-    templates = torch.stack([torch.stack([pattern.face(*face).template for face in FACES]) for pattern in patterns])
+    templates = torch.stack([pattern.templates for pattern in patterns])
     matches = []
     for pixels in images:
         spectrum = spectrum_of(pixels)
@@ -144,10 +143,10 @@ class _Search:
         if search:
             effort = _UPRIGHT.for_keys(keys, _UPRIGHT_LEAST)
             self._look(lambda some: self._lattice(some, upright(work), effort, None))
-            turned = _ANY_ANGLE.for_keys(keys, _ANY_ANGLE_LEAST)
-            self._look(lambda some: self._lattice(some, any_angle(work), turned, "degrees"))
             aspect = _STRETCHED.for_keys(keys, _STRETCHED_LEAST)
             self._look(lambda some: self._lattice(some, stretched(work), aspect, "stretch"))
+            turned = _ANY_ANGLE.for_keys(keys, _ANY_ANGLE_LEAST)
+            self._look(lambda some: self._lattice(some, any_angle(work), turned, "degrees"))
         if known := [best.pose for best in self.found if best.p_value <= self.enough]:
             self._look(lambda some: self._all_of(some, Poses.joined(known)))
         return self.found
@@ -162,16 +161,15 @@ class _Search:
     def _in_place(self, templates: Tensor, faces: Sequence[Face], offsets: Sequence[Offset]) -> list[_Found]:
         """Try faces of some keys in the pose, and about at the shifts, of an image that shows all that was marked."""
         z, face = correlate_in_place(self.spectrum, templates, faces, offsets).max(1)
-        tries, pose = SEARCHES * len(BANDS) * len(PLACES) * len(faces) * len(offsets), as_is(self.spectrum.work)
+        part, pose = IN_PLACE if offsets == EXACTLY else ELSEWHERE, as_is(self.spectrum.work)
+        tries = part * len(IN_PLACE_BANDS) * len(PLACES) * len(faces) * len(offsets)
         best = zip(z.tolist(), face.tolist(), strict=True)
         return [_Found(value, corrected(value, tries), pose, faces[number]) for value, number in best]
 
     def _all_of(self, templates: Tensor, poses: Poses) -> list[_Found]:
         return _found(try_all(self.spectrum, templates, poses))
 
-    def _lattice(
-        self, templates: Tensor, lattice: Poses, effort: Effort, finer: Literal["degrees", "stretch"] | None
-    ) -> list[_Found]:
+    def _lattice(self, templates: Tensor, lattice: Poses, effort: Effort, finer: BesideScale | None) -> list[_Found]:
         poses = likeliest(self.spectrum, lattice, effort.poses)
         if not len(poses):
             return [_Found(0.0, 1.0, as_is(self.spectrum.work), FACES[0])] * len(templates)
@@ -183,7 +181,7 @@ class _Search:
 def _found(scores: Scores) -> list[_Found]:
     """The best of each key with its p-value, which is corrected for all poses, faces, shifts and bands."""
     best = zip(scores.z.tolist(), scores.face.tolist(), scores.row.tolist(), strict=True)
-    tries = SEARCHES * len(BANDS) * scores.tries
+    tries = ELSEWHERE * len(BANDS) * scores.tries
     return [_Found(z, corrected(z, tries), scores.poses[row : row + 1], FACES[face]) for z, face, row in best]
 
 

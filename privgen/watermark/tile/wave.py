@@ -46,7 +46,7 @@ def half_plane(amplitudes: Tensor, size: int) -> Tensor:
     """
     across = harmonics_on(amplitudes.device)[0][: amplitudes.shape[-1]]
     # A complex-to-real transform counts the columns of the half plane twice, but not the first one.
-    return laid_out(torch.where(across == 0, size**2, size**2 / 2) * amplitudes, size)
+    return laid_out(torch.where(across == 0, 2, 1) * amplitudes * (size**2 / 2), size)
 
 
 def laid_out(amplitudes: Tensor, size: int) -> Tensor:
@@ -97,7 +97,7 @@ def sheet(amplitudes: Tensor, rows: range, width: int, tile: float) -> Tensor:
     across, down = harmonics_on(amplitudes.device)
     top = int(HIGHEST)
     table = amplitudes.new_zeros(2 * top + 1, top + 1)
-    kept = (across.square() + down.square()).sqrt() < _FINEST * tile
+    kept = torch.hypot(across.float(), down.float()) < _FINEST * tile
     table[(down + top)[kept], across[kept]] = amplitudes[kept]
     vertical = _turns(rows.start, rows.stop, -top, top, tile, amplitudes.device)
     horizontal = _turns(0, width, 0, top, tile, amplitudes.device)
@@ -107,6 +107,6 @@ def sheet(amplitudes: Tensor, rows: range, width: int, tile: float) -> Tensor:
 
 def _turns(start: int, stop: int, low: int, high: int, tile: float, device: torch.device) -> Tensor:
     """Unit numbers (stop - start, high - low + 1) of waves of low to high cycles a tile at the centres of pixels."""
-    place = (torch.arange(start, stop, device=device, dtype=torch.float64) + 0.5) / tile
-    phase = 2 * math.pi * (place % 1)[:, None] * torch.arange(low, high + 1, device=device)
-    return torch.polar(torch.ones_like(phase), phase).to(torch.complex64)
+    place = (torch.arange(start, stop, device="cpu", dtype=torch.float64) + 0.5) / tile  # not all devices have float64
+    phase = 2 * math.pi * (place % 1)[:, None] * torch.arange(low, high + 1, device="cpu")
+    return torch.polar(torch.ones_like(phase), phase).to(device, torch.complex64)

@@ -13,7 +13,7 @@ from privgen.io.fingerprints import file_fingerprint, weights_fingerprint
 from privgen.io.images import SAVE_FORMATS, encode_image, load_image
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
-from privgen.watermark.tile.embed import VERSION as TILE
+from privgen.watermark.tile.pattern import VERSION as TILE
 from privgen.watermark.write.mark_image import already_marked_note, mark_loaded, unreadable_note
 from privgen.watermark.write.mark_spec import Carrier, MarkSpec
 from privgen.watermark.write.marker import Marker

@@ -257,7 +257,7 @@ def test_processes_share_the_work(model, alone):
 def test_a_row_is_what_reading_by_hand_says(model):
     job = comparison(model)
     rows = {(row.attack, row.image): row for row in measure(job, Log(None, {}), Processes())}
-    marked = job.contestants[0].mark([2], job.generation.images([2]), [job.keys[2]])
+    marked = job.contestants[0].mark([2], job.source.images([2]), [job.keys[2]])
     noisy = attacked(get_attack("noise"), "noise_0_05", marked, [2], 3)
     for key, images in ((CLEAN, marked), ("noise_0_05", noisy)):
         weighed = weigh_bits(read_logits(as_saved(images), model.extractor))

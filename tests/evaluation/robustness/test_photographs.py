@@ -3,7 +3,7 @@
 import torch
 
 from privgen.attacks import ModelAttack, list_attacks
-from privgen.evaluation.robustness.photographs import PAIRED_FIRST, PAIRED_THEN, SINGLE, photograph_attacks
+from privgen.evaluation.robustness.photographs.attacks import PAIRED_FIRST, PAIRED_THEN, SINGLE, photograph_attacks
 from privgen.evaluation.robustness.plan import get_preset, strengths
 
 

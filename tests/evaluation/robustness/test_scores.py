@@ -10,7 +10,14 @@ from privgen.evaluation.robustness.curves import Crossing, curves_of, fit_losses
 from privgen.evaluation.robustness.curves import crossing as crossing_of
 from privgen.evaluation.robustness.log import LOG, Log, Row
 from privgen.evaluation.robustness.plan import PRESETS, Planned, attack_key, get_preset, plan_attacks, strengths
-from privgen.evaluation.robustness.scores import falsely_detected, marked_p_values, matches_of, mean_detected, score
+from privgen.evaluation.robustness.scores import (
+    falsely_detected,
+    marked_p_values,
+    matches_of,
+    mean_detected,
+    score,
+    visibility,
+)
 from privgen.evaluation.watermark.model import WatermarkModel
 from privgen.hub import Placement
 from privgen.watermark.networks import Networks
@@ -264,3 +271,29 @@ def test_a_log_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PrivgenError, match="was not written"):
         Log(tmp_path / "file", {("latent", "jpeg_50"): "a"}).add([row(0, 0)])
+
+
+# What readers and attacks on photographs leave to the rows
+
+
+def test_the_p_value_of_a_reader_counts():
+    known = row(0, 8, p_value=1e-9, unmarked_p_value=1e-4, unmarked_places=1)
+    assert marked_p_values([known], MESSAGES).tolist() == [1e-9]
+    assert falsely_detected([known], MESSAGES, 1e-3).tolist() == [True]
+    assert falsely_detected([known], MESSAGES, 1e-6).tolist() == [False]
+
+
+def test_images_of_another_size_have_no_quality():
+    figures = score([row(0, 0, psnr_db=None, ssim=None), row(1, 0, psnr_db=None, ssim=None)], MESSAGES, None)
+    assert math.isnan(figures["psnr_db"].value)
+    assert math.isnan(figures["ssim"].value)
+    assert figures["bit_accuracy"].value == 1
+    mixed = score([row(0, 0, psnr_db=None, ssim=None), row(1, 0, ssim=0.5)], MESSAGES, None)
+    assert (mixed["ssim"].value, mixed["ssim"].n) == (0.5, 1)
+
+
+def test_visibility_is_a_median_of_percentiles_and_a_mean_of_means():
+    rows = [row(0, 0, visible_de_p99=p99, visible_de_mean=mean) for p99, mean in ((1, 1), (2, 1), (9, 4))]
+    figures = visibility([*rows, row(1, 0)])
+    assert (figures["visible_de_p99"].value, figures["visible_de_mean"].value) == (2, 2)
+    assert visibility([row(1, 0)]) == {}

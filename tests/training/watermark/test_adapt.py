@@ -8,7 +8,7 @@ import torch
 
 from privgen import Key, Watermark, load_pipeline
 from privgen.errors import PrivgenError, UsageError
-from privgen.hub import CONFIG, pipeline_of, resolve_model
+from privgen.hub import CONFIG, load_extra, pipeline_of, resolve_model
 from privgen.io.images import load_image
 from privgen.io.residual import to_canvas
 from privgen.models.autoencoder import load_autoencoder
@@ -119,10 +119,15 @@ def test_real_latent_spaces(name, real_autoencoder, photo_files):
     assert float(right.float().mean()) > 0.8
 
 
-@pytest.mark.parametrize("options", [{"n_bits": 4}, {"psnr": 0}, {"examples": 0}])
+@pytest.mark.parametrize("options", [{"n_bits": 4}, {"psnr": 0}, {"examples": 0}, {"size": 32}])
 def test_sizes_that_cannot_be(options):
     with pytest.raises(UsageError):
         CodeSize(**options)
+
+
+def test_a_size_of_your_own(tmp_path):
+    adapt_model("mini", tmp_path / "out", code=replace(CODE, size=96))
+    assert load_extra("extractor", tmp_path / "out", device="cpu").config.size == 96
 
 
 def test_too_many_bits_for_small_images(tiny_folder, tmp_path):
