@@ -78,7 +78,7 @@ def test_windows_of_an_unmarked_image_read_standard_normal_numbers(root, key_of,
     assert 50 <= len(windows) <= 150
     for window in (0, len(windows) // 2, len(windows) - 1):
         assert stats.kstest(z[:, window].double().numpy(), "norm").pvalue > 1e-3
-    assert float(z.square().mean()) == pytest.approx(1, abs=0.03)
+    assert float(z.square().mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_p_values_of_unmarked_images_are_rarely_small(scene, key_of):
