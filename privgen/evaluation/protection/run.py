@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from privgen import __version__
 from privgen.attacks.adversaries import Adversary, adversary_class, mixed
 from privgen.data.scenes import HELDOUT_NOUNS
 from privgen.data.sheets import picture
@@ -81,13 +82,20 @@ class Study:
         }
         images = {name: tensor_fingerprint(*subject.images) for name, subject in self.subjects.items()}
         methods = {name: method.made_by() for name, method in self.methods.items()}
-        shared = [plan.psnr, plan.longest, list(plan.guidance_scales), repr(plan.sampling), self.features.name]
+        shared = [
+            __version__,
+            plan.psnr,
+            plan.longest,
+            list(plan.guidance_scales),
+            repr(plan.sampling),
+            self.features.name,
+        ]
         found = {}
         for cell in self.cells():
             method = methods.get(cell.method, "")
             model = [weights[cell.model], [str(name) for name in self.models[cell.model].autoencoders]]
             adversary = [repr(self.adversary(cell)), *self.efforts(cell)]
-            parts = [shared, self.samples, model, adversary, images[cell.subject], method]
+            parts = [__version__, shared, self.samples, model, adversary, images[cell.subject], method]
             found[cell] = settings_fingerprint(*parts)[:16]
         return found
 

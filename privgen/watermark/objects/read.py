@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ FPR = 1e-6
 """Probability that some key is found in an image without marks, if nothing else is asked for."""
 
 _MANY, _KEPT = 1_000, 200  # with more keys than that, only so many are looked at in all windows
+_CLEAR = 1.4  # a search ends with a correlation of so many times what suffices
 _LOW = 17.0  # cycles a tile; half of the harmonics are below
 
 
@@ -122,7 +123,7 @@ class Locator:
         pasted: dict[int, Pasted] = {}
         if search and (missing := [k for k, p in enumerate(p_raw.tolist()) if p * len(p_raw) > self.fpr]):
             searching = ObjectSearch(pixels)
-            enough = least_z(self.fpr / len(p_raw), 2 * searching.tries)
+            enough = _CLEAR * least_z(self.fpr / len(p_raw), 2 * searching.tries)
             for k, item in zip(missing, searching([self.patterns[k] for k in missing], enough), strict=True):
                 p = float(chance(torch.tensor([item.z]), 2 * searching.tries)[0])
                 if p < p_raw[k]:
@@ -195,12 +196,15 @@ def _outline_of_pasted(
     searching: ObjectSearch, item: Pasted, pattern: Pattern, evidence: Tensor
 ) -> tuple[Outline, Tensor, str]:
     """The outline of an object that a search found, its bits, and how it lies."""
-    reading = searching.read(item, pattern)
-    waves = searching.waves(reading, item.window, pattern)
-    outline = outline_of(evidence, waves, reading.pose.tile, item.window)
     size = (evidence.shape[0], evidence.shape[1])
-    logits = reading.logits
-    return outline, (logits > 0).long(), in_words(reading.pose, lattice_of(size).tile(size))
+    window = item.window
+    for _ in range(2):  # the second time in the box alone
+        reading = searching.read(replace(item, window=window), pattern)
+        waves = searching.waves(reading, window, pattern)
+        outline = outline_of(evidence, waves, reading.pose.tile, window)
+        left, top, right, bottom = outline.box
+        window = (int(left * size[1]), int(top * size[0]), math.ceil(right * size[1]), math.ceil(bottom * size[0]))
+    return outline, (reading.logits > 0).long(), in_words(reading.pose, lattice_of(size).tile(size))
 
 
 def _nowhere(start: tuple[int, int, int, int], size: tuple[int, int]) -> Outline:

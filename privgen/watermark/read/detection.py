@@ -68,7 +68,7 @@ class KeyMatch:
         matches: bits that agree with the key's.
         p_value: probability that an image without the mark agrees as well or better, read like this. Of a tile it is
             corrected for the poses that were tried.
-        p_adjusted: the same, corrected for the number of keys, of kinds of marks, and of poses that were tried.
+        p_adjusted: the same, corrected for the number of keys (Holm), of kinds of marks, and of poses that were tried.
         detected: whether p_adjusted <= fpr.
     """
 

@@ -20,7 +20,7 @@ N = 64
 NEGATIVES = 4
 """Of these, photographs that are read without a mark too."""
 
-SLOW_N = 8
+SLOW_N = 4
 """Photographs that slow baselines are measured on, at most."""
 
 METHODS = (NAME, *BASELINES)
