@@ -23,6 +23,8 @@ from privgen.watermark.objects.write import ObjectMark, mark_objects
 REDRAWN = 0.2
 """Last fraction of the steps, in which mini redraws a drawn scene."""
 STEPS, GUIDANCE = 25, 3.0
+OVERLAP = 0.4
+"""Fraction of the object behind that the one in front covers, where two overlap."""
 PHOTO_SIDE = 512
 """Short side in pixels of photographs."""
 AREAS = (0.05, 0.1, 0.2, 0.3)
@@ -56,13 +58,18 @@ class Case:
 
 
 def overlapping_spec(seed: int) -> SceneSpec:
-    """A scene with two objects, of which the front one covers about 40 % of the square of the other."""
+    """A scene with two objects, of which the front one covers about `OVERLAP` of the other."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    first, second = rng.choice(len(NOUNS), size=2, replace=False)
+    first, second = (NOUNS[i] for i in rng.choice(len(NOUNS), size=2, replace=False))
     base = sample_spec(seed, count=2, patterned=False, textured=False)
     x, y, side = 0.38 + rng.uniform(-0.03, 0.03), 0.5 + rng.uniform(-0.03, 0.03), 0.5
-    objects = (Placed(NOUNS[first], x, y, side), Placed(NOUNS[second], x + 0.6 * side, y, side))
-    return SceneSpec(objects, base.colour, light=base.light)
+    behind = Placed(first, x, y, side)
+    whole = draw(SceneSpec((behind,), base.colour)).masks[0].sum()
+    for distance in np.arange(0.7, 0, -0.05):
+        spec = SceneSpec((behind, Placed(second, x + float(distance) * side, y, side)), base.colour, light=base.light)
+        if draw(spec).masks[0].sum() <= (1 - OVERLAP) * whole:
+            break
+    return spec
 
 
 def scene_cases(pipe: Any, specs: Sequence[SceneSpec], seed: int) -> Iterator[Case]:

@@ -75,7 +75,7 @@ def test_overlapping_scenes_overlap():
     scene = draw(overlapping_spec(5))
     back = draw(type(scene.spec)(scene.spec.objects[:1], scene.spec.colour))
     kept = scene.masks[0].sum() / back.masks[0].sum()
-    assert 0.4 < kept < 0.9
+    assert 0.4 < kept <= 0.6
     assert len(heldout_specs("overlap", 3, 0)) == 3
     assert len(heldout_specs("three_objects", 2, 0)[0].objects) == 3
 
