@@ -49,8 +49,13 @@ class Reading:
     def of_area(self, area: float) -> "Reading":
         """The same for those objects alone that cover about this fraction of the image."""
         some = [i for i, own in enumerate(self.areas) if abs(own / area - 1) < _NEAR]
-        parts = (tuple(values[i] for i in some) for values in (self.matches, self.p_values, self.overlaps, self.areas))
-        return Reading(*parts, self.strangers)
+        return Reading(
+            tuple(self.matches[i] for i in some),
+            tuple(self.p_values[i] for i in some),
+            tuple(self.overlaps[i] for i in some),
+            tuple(self.areas[i] for i in some),
+            self.strangers,
+        )
 
 
 def read(

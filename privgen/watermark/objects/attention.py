@@ -26,7 +26,7 @@ LATE = 0.8
 FINEST = 48
 """Side of the finest attention maps that are used if there are coarser ones: those of larger layers are noise."""
 
-_COPY = 128  # short side of the copy of an image in which a guided filter is fitted
+_COPY = 64  # short side of the copy of an image in which a guided filter is fitted
 _WINDOW = 1 / 8  # radius of its windows, as a fraction of the short side
 _SMOOTHNESS = 1e-3  # variance of colours below which its windows are even
 
