@@ -89,7 +89,7 @@ def with_soft_seams(masks: Tensor) -> Tensor:
     height, width = masks.shape[1:]
     reach = max(1, round(SEAM * min(height, width) / 2))
     padded = pad(masks[None], (reach,) * 4, mode="replicate")
-    return avg_pool2d(padded, 2 * reach + 1, 1)[0]
+    return avg_pool2d(avg_pool2d(padded, (2 * reach + 1, 1), 1), (1, 2 * reach + 1), 1)[0]
 
 
 def open_mask(value: Any) -> Tensor:

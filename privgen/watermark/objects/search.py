@@ -26,6 +26,7 @@ Window = tuple[int, int, int, int]
 """Left, top, right and bottom edge, in pixels."""
 
 _SIDES = ((0.5, 3), (1 / 3, 5))  # of windows, over the image's; and how many along each side
+_SMALLEST = 24  # pixels along the short side of a window
 _FEWEST, _MOST = 1.2, 8.0  # tiles along the short side of a window
 _POSES, _FEWEST_POSES = 1_200, 300  # that are tried roughly in a window: for all keys, and at least for each
 _CANDIDATES = 24  # of these, that are looked at closely for each key
@@ -59,17 +60,18 @@ class ObjectSearch:
     def __init__(self, pixels: Tensor) -> None:
         self.grey = working_copy(pixels)
         height, width = self.grey.shape
-        self.windows: list[Window] = [(0, 0, width, height)]
+        windows: list[Window] = [(0, 0, width, height)]
         for fraction, count in _SIDES:
             high, wide = round(fraction * height), round(fraction * width)
             for row in range(count):
                 for column in range(count):
                     top = round((height - high) * row / (count - 1))
                     left = round((width - wide) * column / (count - 1))
-                    self.windows.append((left, top, left + wide, top + high))
+                    windows.append((left, top, left + wide, top + high))
+        self.whole, self.windows = windows[0], [window for window in windows if min(_size(window)) >= _SMALLEST]
         upright_too = sum(len(_upright(_size(window))) for window in self.windows)
         turned = FINER**2 * sum(len(_any_angle(_size(window))) for window in self.windows)
-        self.tries = (upright_too + turned) * len(FACES) * SHIFTS**2 * len(BANDS)
+        self.tries = max(1, (upright_too + turned) * len(FACES) * SHIFTS**2 * len(BANDS))
 
     def __call__(self, patterns: Sequence[Pattern], enough: float) -> list[Pasted]:
         """Return the best that is found for each key.
@@ -80,7 +82,7 @@ class ObjectSearch:
         """
         faces = [torch.stack([pattern.face(*face).template for face in FACES]) for pattern in patterns]
         templates = torch.stack(faces).to(self.grey.device)
-        best = [Pasted(0.0, self.windows[0], as_is((_GRID, _GRID)), 0)] * len(patterns)
+        best = [Pasted(0.0, self.whole, as_is((_GRID, _GRID)), 0)] * len(patterns)
         for window in self.windows:
             if all(found.z >= enough for found in best):
                 break

@@ -15,7 +15,7 @@ from privgen.watermark.objects.place import lattice_of
 from privgen.watermark.objects.read import Located, locate
 from privgen.watermark.objects.windows import bit_logits, evidence_of, whole_evidence
 from privgen.watermark.tile.embed import PSNR as REST_PSNR
-from privgen.watermark.tile.embed import amplitudes_of_mark, tile_residual, weighted_waves
+from privgen.watermark.tile.embed import amplitudes_of_mark, tile_residual, tolerated, weighted_waves
 from privgen.watermark.tile.pattern import pattern_of
 from privgen.watermark.tile.spectrum import check_image
 
@@ -178,7 +178,7 @@ class _Part:
         self.top, self.left = (max(0, int(edge[0]) - TOLERANCE_REACH) for edge in (rows, columns))
         bottom, right = int(rows[-1]) + 1 + TOLERANCE_REACH, int(columns[-1]) + 1 + TOLERANCE_REACH
         self.crop = (slice(self.top, bottom), slice(self.left, right))
-        self.plain, self.seam = plain[:, *self.crop], seam[self.crop]
+        self.seam, self.weight = seam[self.crop], tolerated(plain[:, *self.crop])
         self.amplitudes = amplitudes_of_mark(self.pattern, self.lattice.slope, plain.device)
         self.gains = torch.ones(len(self.pattern.bits), device=plain.device)
 
@@ -187,7 +187,8 @@ class _Part:
         tile = self.lattice.tile(self.size)
         amplitudes = self.amplitudes * self.gains[self.pattern.owner.to(self.gains.device)]
         place = (self.left / tile % 1, self.top / tile % 1)
-        residual = weighted_waves(self.plain, amplitudes, tile, place) * self.seam
+        size = (self.seam.shape[0], self.seam.shape[1])
+        residual = weighted_waves(self.weight, size, amplitudes, tile, place) * self.seam
         where = (self.seam > 0, self.mask[self.crop] >= 0.5)
         marked[:, *self.crop], self.met = add_inside(marked[:, *self.crop], residual, where, self.psnr, levels)
 

@@ -74,7 +74,8 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     """
     height, width = check_image(pixels).shape[1:]
     amplitudes = amplitudes_of_mark(pattern, _SLOPE, pixels.device)
-    return weighted_waves(pixels, amplitudes, min(height, width) / TILES, PLACES[_choice(pixels, pattern)])
+    place = PLACES[_choice(pixels, pattern)]
+    return weighted_waves(tolerated(pixels), (height, width), amplitudes, min(height, width) / TILES, place)
 
 
 def amplitudes_of_mark(pattern: Pattern, slope: float, device: torch.device) -> Tensor:
@@ -90,13 +91,12 @@ def amplitudes_of_mark(pattern: Pattern, slope: float, device: torch.device) -> 
     return limit_peaks(pattern.template.to(device) * cycles.pow(slope), _PEAK, _ROUNDS)
 
 
-def weighted_waves(pixels: Tensor, amplitudes: Tensor, tile: float, place: Place) -> Tensor:
+def weighted_waves(weight: Tensor, size: tuple[int, int], amplitudes: Tensor, tile: float, place: Place) -> Tensor:
     """Return waves of a tile, weighted by what the eye tolerates in an image.
 
-    The weight makes the lightness change by about the same amount everywhere, and a little more in texture.
-
     Args:
-        pixels: (3, H, W) in [0, 1].
+        weight: (h, w), see `tolerated`.
+        size: height and width of the image.
         amplitudes: (M,) complex64 of the harmonics.
         tile: side of the tile in pixels.
         place: where the upper left corner of the image lies in a tile.
@@ -104,12 +104,11 @@ def weighted_waves(pixels: Tensor, amplitudes: Tensor, tile: float, place: Place
     Returns:
         (3, H, W) float32; the three channels are equal and share their memory.
     """
-    height, width = check_image(pixels).shape[1:]
-    across, down = harmonics_on(pixels.device)
+    height, width = size
+    across, down = harmonics_on(weight.device)
     phase = 2 * math.pi * (place[0] * across.float() + place[1] * down.float())
     amplitudes = amplitudes * torch.polar(torch.ones_like(phase), phase)
-    weight = _tolerated(pixels)
-    residual = torch.empty(height, width, dtype=torch.float32, device=pixels.device)
+    residual = torch.empty(height, width, dtype=torch.float32, device=weight.device)
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         strip = range(top, min(top + rows, height))
@@ -125,10 +124,14 @@ def _choice(pixels: Tensor, pattern: Pattern) -> int:
     return digest[0] % len(PLACES)
 
 
-def _tolerated(pixels: Tensor) -> Tensor:
-    """How much change the eye tolerates, (h, w) at the size of the image or of a smaller copy.
+def tolerated(pixels: Tensor) -> Tensor:
+    """Return how much change the eye tolerates, (h, w) at the size of the image or of a smaller copy.
 
-    It is the inverse slope of lightness, and up to half more in texture.
+    It is the inverse slope of lightness, so that a mark with this weight changes the lightness by about the same
+    amount everywhere, and up to half more in texture.
+
+    Args:
+        pixels: (3, H, W) in [0, 1].
     """
     height, width = pixels.shape[1:]
     shrunk = min(1.0, (_COPY / (height * width)) ** 0.5)

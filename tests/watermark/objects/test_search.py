@@ -57,3 +57,11 @@ def test_a_crop_through_an_object(marked, scene, owners, key_of):
     crop = marked.pixels[:, 9:, int(columns[0]) - 20 :]
     found = locate(crop, [owners[1], key_of(50)], search=True)
     assert [item.detected for item in found] == [True, False]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 60), (24, 24)])
+def test_tiny_images_carry_nothing(key_of, size):
+    pixels = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    marked = mark_objects(pixels, [ObjectMark("dot", key_of(1), torch.ones(size))])
+    assert marked.objects[0].note is not None
+    assert not locate(marked.pixels, [key_of(1)], search=True)[0].detected
