@@ -11,6 +11,7 @@ import click
 from privgen.cli import options
 from privgen.cli.evaluate_adaptive import adaptive
 from privgen.cli.evaluate_hallucination import hallucination
+from privgen.cli.evaluate_objects import objects
 from privgen.cli.evaluate_protection import protection
 from privgen.cli.evaluate_robustness import robustness
 from privgen.cli.evaluate_training import training
@@ -190,6 +191,7 @@ def watermark(
 
 
 evaluate.add_command(hallucination)
+evaluate.add_command(objects)
 evaluate.add_command(protection)
 evaluate.add_command(robustness)
 evaluate.add_command(training)

@@ -63,6 +63,13 @@ class Request:
             return
         marked = {"key": result.key or result.key_id, "carrier": result.carrier} if result.carrier else {}
         echo([{"file": i.file, "seed": i.seed, "status": i.status, **marked} for i in result.images])
+        for image in result.images:
+            for item in image.objects:
+                note = f"; {item.note}" if item.note else ""
+                click.echo(
+                    f"{image.file}: {item.name} of {item.key}, {item.area:.1%} of the image, "
+                    f"{item.object_psnr:.1f} dB, p = {item.p_value:.2g}{note}"
+                )
 
 
 _OPTIONS = (

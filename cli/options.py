@@ -8,7 +8,7 @@ Each function returns a decorator:
     def generate(model: str, output: Path) -> None: ...
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,6 +76,27 @@ def images() -> Decorator[Any]:
 def key(help: str = "Key file, or the name of a key: whose mark.", *, required: bool = True) -> Decorator[Any]:
     """``--key``: whose mark, as `key: str`, or `str | None` if it may be left out."""
     return click.option("--key", required=required, metavar="FILE", help=help)
+
+
+def named(values: Sequence[str], option: str) -> dict[str, str]:
+    """Return what is given as NAME=VALUE, by name.
+
+    Args:
+        values: of a repeatable option.
+        option: its name, for messages.
+
+    Raises:
+        click.UsageError: a value without a name, or a name that is given twice.
+    """
+    pairs: dict[str, str] = {}
+    for value in values:
+        name, equals, item = value.partition("=")
+        if not (name and equals and item):
+            raise click.UsageError(f"{option} {value} has no name; write {option} NAME=VALUE.")
+        if name in pairs:
+            raise click.UsageError(f"{option} names {name} twice; give it once.")
+        pairs[name] = item
+    return pairs
 
 
 def robust_steps() -> Decorator[Any]:

@@ -28,6 +28,9 @@ from privgen.io.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
 from privgen.metrics.hallucination import keep_best
 from privgen.pipelines.detecting import detecting
 from privgen.watermark.networks import Networks
+from privgen.watermark.objects.in_pipeline import Record, marking_objects
+from privgen.watermark.objects.keys import ObjectKeys
+from privgen.watermark.objects.write import MarkedObject
 from privgen.watermark.token import Token
 from privgen.watermark.write.in_pipeline import marking
 from privgen.watermark.write.mark_spec import Carrier, KeyMark
@@ -45,11 +48,13 @@ class GeneratedImage:
         file: path of the image.
         seed: seed of the image.
         status: "done", "skipped" (an earlier run of the same call made it), or "rejected" (it was not written).
+        objects: the objects that this call marked in it.
     """
 
     file: str
     seed: int
     status: Literal["done", "skipped", "rejected"]
+    objects: tuple[MarkedObject, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ class GeneratedImages:
     Attributes:
         prompt: the prompt.
         model: the model, as the caller named it.
-        key: name of the key that marks the images; None for plain images.
-        key_id: public id of the key; None for plain images.
+        key: name of the key that marks the images, or all that is outside their objects; None if there is none.
+        key_id: public id of the key; None if there is none.
         carrier: carrier of the marks; None for plain images.
         images: one entry for each image.
     """
@@ -137,29 +142,38 @@ def generate_files(
     wanted = {seed: target for seed, target in targets.items() if ledger is None or not ledger.has(target)}
     for target in wanted.values():
         refuse_existing(target, overwrite=batch.overwrite)
-    written: set[int] = set()
+    written: dict[int, tuple[MarkedObject, ...]] = {}
     if wanted:
         sampling = _complete(sampling, networks)
         about = _about(prompt, networks, sampling, control.amplification)
-        with _marking(networks, mark), progress_bar(len(wanted), "generate", shown=batch.progress) as bar:
-            for seed, pixels in _sampled(networks.pipeline, prompt, list(wanted), sampling, control, bar):
+        with (
+            _marking(networks, mark) as record,
+            progress_bar(len(wanted), "generate", shown=batch.progress) as bar,
+        ):
+            made = _sampled(networks.pipeline, prompt, list(wanted), sampling, control, bar)
+            for index, (seed, pixels) in enumerate(made):
                 data = _encode(pixels, wanted[seed].suffix, {**about, "seed": seed})
                 if ledger is None:
                     write_bytes(wanted[seed], data, overwrite=batch.overwrite)
                 else:
                     ledger.write(wanted[seed], data, overwrite=batch.overwrite)
-                written.add(seed)
-    made = tuple(
-        GeneratedImage(str(target), s, "done" if s in written else "rejected" if s in wanted else "skipped")
+                written[seed] = ()
+                if record and not control.reject:  # the record is of the batch that has just been made
+                    written[seed] = tuple(item.without_mask() for item in record[index % (sampling.batch_size or 1)])
+    images = tuple(
+        GeneratedImage(
+            str(target), s, "done" if s in written else "rejected" if s in wanted else "skipped", written.get(s, ())
+        )
         for s, target in targets.items()
     )
+    owner = None if mark is None else mark.key if mark.objects is None else mark.objects.rest
     return GeneratedImages(
         prompt=prompt,
         model=str(networks.model),
-        key=None if mark is None or mark.key is None else mark.key.name,
-        key_id=None if mark is None else mark.key_id,
+        key=None if owner is None else owner.name,
+        key_id=None if mark is None else mark.key_id or None,
         carrier=None if mark is None else mark.spec.carrier,
-        images=made,
+        images=images,
     )
 
 
@@ -169,6 +183,8 @@ def _work(
     """Fingerprint everything that a file depends on, except its seed and the version of this package."""
     source = resolve_model(networks.model) if networks.model is not None else _weights_of(networks)
     key = None if mark is None else [mark.key_id, asdict(mark.spec), _token_fingerprint(mark.token)]
+    if mark is not None and mark.objects is not None:
+        key = [*(key or []), _objects_fingerprint(mark.objects)]
     amplification = None if control.amplification is None else asdict(control.amplification)
     return settings_fingerprint(prompt, source, asdict(replace(sampling, batch_size=None)), key, amplification)
 
@@ -180,9 +196,17 @@ def _token_fingerprint(token: Token | None) -> str | None:
     return settings_fingerprint(tensor_fingerprint(*parts), token.tau)
 
 
-def _marking(networks: Networks, mark: KeyMark | None) -> AbstractContextManager[None]:
+def _objects_fingerprint(objects: ObjectKeys) -> str:
+    owners = {name: key.key_id for name, key in objects.keys.items()}
+    masks = {name: tensor_fingerprint(mask) for name, mask in objects.masks.items()}
+    return settings_fingerprint(owners, masks, objects.psnr)
+
+
+def _marking(networks: Networks, mark: KeyMark | None) -> AbstractContextManager[Record | None]:
     if mark is None:
         return nullcontext()
+    if mark.objects is not None:
+        return marking_objects(networks.pipeline, mark.objects)
     keys = [] if mark.key is None else [mark.key]
     return marking(networks.pipeline, keys, networks, mark.spec, mark.token)
 

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,14 @@ from torch import Tensor
 
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
+from privgen.watermark.objects.in_pipeline import Record, marking_call
+from privgen.watermark.objects.keys import ObjectKeys
+from privgen.watermark.objects.masks import open_mask
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
 from privgen.watermark.token import Token
-from privgen.watermark.write.in_pipeline import CallMark, bind_call, marked_arguments
-from privgen.watermark.write.mark_spec import MarkSpec, NetworkCarrier
+from privgen.watermark.write.in_pipeline import CallMark, marked_arguments
+from privgen.watermark.write.mark_spec import Carrier, MarkSpec, NetworkCarrier
+from privgen.watermark.write.replacing import bind_call
 
 
 _PLAIN = inspect.signature(StableDiffusionPipeline.__call__)
@@ -34,14 +38,16 @@ class StableDiffusionWatermarkPipelineOutput(BaseOutput):
         images: as Stable Diffusion returns them: B Pillow images, or an array or tensor for other output types.
         nsfw_content_detected: for each image whether the safety checker found it unsafe; None without a checker.
         key_ids: for each image the public id of its key; None if images are not marked. (The field is not called
-            `keys`, because that would hide the method that this class inherits from dict.)
+            `keys`, because that would hide the method that this class inherits from dict.) With objects, None.
         carrier: carrier of the marks; None if images are not marked.
+        objects: for each image the objects that are marked, with their masks; None if none was named.
     """
 
     images: list[PIL.Image.Image] | NDArray[np.generic] | Tensor
     nsfw_content_detected: list[bool] | None
     key_ids: list[str] | None = None
-    carrier: NetworkCarrier | None = None
+    carrier: Carrier | None = None
+    objects: Record | None = None
 
 
 def _with_plain_signature(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,6 +93,8 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
         latent_mapper: LatentMapperLike | None = None,
         extractor: ExtractorLike | None = None,
         robust_steps: int = 0,
+        objects: Mapping[str, Key] | None = None,
+        masks: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> "StableDiffusionWatermarkPipelineOutput | tuple[Any, ...]":
         """Generate images. Without a key or token they equal those of `StableDiffusionPipeline` bit for bit.
@@ -105,10 +113,13 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             extractor: used instead of the attribute.
             robust_steps: number of steps that fit the residual of the carrier latent to its image, so that it survives
                 regeneration; see `privgen.watermark.write.robust_mark`.
+            objects: the key of each object, by the word of the prompt that names it; see `privgen.Watermark.on`. They
+                are marked with tiles. `key` is then for all that is outside them.
+            masks: masks of objects, by the same words, used instead of attention; see `privgen.Watermark.on`.
             **kwargs: keyword arguments of `StableDiffusionPipeline`.
 
         Returns:
-            The output; if `return_dict` is False, the tuple of its four fields.
+            The output; if `return_dict` is False, the tuple of its five fields.
 
         Raises:
             TypeError: an argument is unknown. (`StableDiffusionPipeline` ignores unknown arguments.)
@@ -116,6 +127,17 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             ValueError: a value is out of range, the shapes do not fit, or no timestep is at or below tau.
         """
         call = _bind(self, args, kwargs)
+        return_dict, call["return_dict"] = call["return_dict"], False
+        if objects is not None:
+            if keys is not None or token is not None:
+                raise UsageError("With objects, give one key for all that is outside them, or none.")
+            opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
+            with marking_call(self, call, ObjectKeys(objects, opened, key)) as made:
+                images, unsafe = super().__call__(**call)
+            marked = (images, unsafe, None, "tile", made)
+            return StableDiffusionWatermarkPipelineOutput(*marked) if return_dict else marked
+        if masks:
+            raise UsageError("Masks are of objects; say with objects which key owns which.")
         mark = CallMark(
             keys=_given_keys(key, keys, token),
             spec=MarkSpec(carrier, tau=tau, robust_steps=robust_steps),
@@ -124,13 +146,12 @@ class StableDiffusionWatermarkPipeline(StableDiffusionPipeline):
             latent_mapper=self.latent_mapper if latent_mapper is None else latent_mapper,
             extractor=self.extractor if extractor is None else extractor,
         )
-        return_dict, call["return_dict"] = call["return_dict"], False
         ids = None
         if mark.keys or token is not None:
             ids, changes = marked_arguments(self, call, mark)
             call |= changes
         images, unsafe = super().__call__(**call)
-        output = (images, unsafe, ids, carrier if ids is not None else None)
+        output = (images, unsafe, ids, carrier if ids is not None else None, None)
         return StableDiffusionWatermarkPipelineOutput(*output) if return_dict else output
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:

@@ -43,5 +43,12 @@ def test_demo(example, tmp_path):
         assert page.width > 1000
 
 
+def test_two_owners(example, tmp_path):
+    found = example("two_owners").main(tmp_path / "owners")
+    assert {region.key for region in found.regions} == {"alice", "bob"}
+    with Image.open(tmp_path / "owners" / "two_owners.png") as page:
+        assert page.width > 1000
+
+
 def test_the_picture_of_the_readme_is_small(root):
     assert 0 < (root / "docs" / "images" / "demo.png").stat().st_size < 300_000

@@ -4,7 +4,7 @@ All other files ask here, so that none of them knows a number of one model.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -89,10 +89,14 @@ class TextEncoder:
     Attributes:
         name: of the component, such as "text_encoder".
         tokenizer: name of its tokenizer's component.
+        prompt: name of the argument of the pipeline's call that it reads, which is "prompt" where that is left out.
+        start: place of its first token among those that the image attends to; None if the image attends to none.
     """
 
     name: str
     tokenizer: str
+    prompt: str
+    start: int | None = 0
 
     def width(self, pipe: Any) -> int:
         """Numbers of one embedding in its input table."""
@@ -124,16 +128,21 @@ class Family:
     text_encoders: tuple[TextEncoder, ...]
 
 
-_ENCODERS = tuple(TextEncoder(f"text_encoder{n}", f"tokenizer{n}") for n in ("", "_2", "_3"))
+_CLIP, _CLIP_2, _T5_2, _T5_3 = (
+    TextEncoder(f"text_encoder{n}", f"tokenizer{n}", f"prompt{n}", start)
+    for n, start in (("", 0), ("_2", 0), ("_2", 0), ("_3", 77))
+)
 
 FAMILIES: Mapping[FamilyName, Family] = {
     family.name: family
     for family in (
         # Stable Diffusion 1 and 2, and mini.
-        Family("stable-diffusion", "unet", "cross", "attn2", _ENCODERS[:1]),
-        Family("stable-diffusion-xl", "unet", "cross", "attn2", _ENCODERS[:2]),
-        Family("stable-diffusion-3", "transformer", "joint", "attn", _ENCODERS),
-        Family("flux", "transformer", "joint", "attn", _ENCODERS[:2]),
+        Family("stable-diffusion", "unet", "cross", "attn2", (_CLIP,)),
+        Family("stable-diffusion-xl", "unet", "cross", "attn2", (_CLIP, _CLIP_2)),
+        # The tokens of T5 follow the 77 of both CLIPs, which lie side by side.
+        Family("stable-diffusion-3", "transformer", "joint", "attn", (_CLIP, _CLIP_2, _T5_3)),
+        # CLIP says only in one vector what the whole prompt says.
+        Family("flux", "transformer", "joint", "attn", (replace(_CLIP, start=None), _T5_2)),
     )
 }
 """The families by name."""
@@ -164,7 +173,11 @@ def family_of(pipe: Any) -> Family:
     Raises:
         UsageError: none of `FAMILIES` has these components.
     """
-    has = {name for name in ("unet", "transformer", *(e.name for e in _ENCODERS)) if hasattr(pipe, name)}
+    has = {
+        name
+        for name in ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+        if hasattr(pipe, name)
+    }
     for family in FAMILIES.values():
         if has == {family.denoiser, *(encoder.name for encoder in family.text_encoders)}:
             return family

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,6 +11,10 @@ from privgen.hub import Placement
 from privgen.io.image_like import open_images
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
+from privgen.watermark.objects.in_pipeline import marking_objects
+from privgen.watermark.objects.keys import ObjectKeys
+from privgen.watermark.objects.masks import open_mask
+from privgen.watermark.objects.write import mark_objects, marks_of
 from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec
 from privgen.watermark.read.p_values import Test
 from privgen.watermark.token import Token
@@ -72,21 +76,31 @@ class Watermark:
     def embed(
         self,
         images: Images,
-        key: Key | Sequence[Key],
+        key: Key | Sequence[Key] | None = None,
         *,
+        objects: Mapping[str, Key] | None = None,
+        masks: Mapping[str, Any] | None = None,
         psnr: float | None = None,
         carrier: Carrier | None = None,
         robust_steps: int = 0,
         check: bool = True,
     ) -> Images:
-        """Mark images at their own sizes.
+        """Mark images at their own sizes, or objects in one image.
+
+            mark.embed(image, objects={"cat": alice, "dog": bob}, masks={"cat": cat_mask, "dog": "dog.png"})
 
         Args:
             images: a Pillow image, a path, an array or a tensor; a list of these; or a batch. See
                 `privgen.io.image_like.ImagesLike`.
-            key: whose mark: one key for all images, or one for each.
+            key: whose mark: one key for all images, or one for each. With objects, the one key for all that is outside
+                them; None leaves that as it is, bit for bit.
+            objects: the key of each object of one image, by a name of yours.
+            masks: of the objects, by the same names: Pillow images, paths, arrays (H, W) or tensors (H, W), light
+                where the object is. Where masks overlap, a pixel belongs to the object with the larger value, and to
+                the last one of equals.
             psnr: quality of the result against the image, in dB; higher is fainter; None is what suits the carrier, 42
-                with a tile and 38.1 without.
+                with a tile and 38.1 without. With objects, the quality inside each mask; None is 31 to 37, by the
+                object's size.
             carrier: what the mark is written with: "tile" needs no network and is found in crops, borders, turned and
                 mirrored images; "latent" survives an autoencoder better; "tile+latent" is both; "token" writes with
                 text. None is "tile+latent", or "tile" where the model has no networks of privgen's.
@@ -98,7 +112,7 @@ class Watermark:
             What came in, marked: the same type, size, mode, number type and device. A path gives a Pillow image.
 
         Warns:
-            UserWarning: an image is too small or too plain to carry the mark.
+            UserWarning: an image or an object is too small or too plain to carry the mark.
 
         Raises:
             PrivgenError: an image or a network cannot be read.
@@ -106,6 +120,25 @@ class Watermark:
             ValueError: an array or tensor of another shape, type or range.
         """
         given = open_images(images)
+        if objects is not None:
+            if carrier not in (None, "tile") or robust_steps:
+                raise UsageError("Objects are marked with tiles; leave carrier and robust_steps out.")
+            if not given.single:
+                raise UsageError("Masks are of one image; mark the objects of one image at a time.")
+            if not isinstance(key, Key | None):
+                raise UsageError("With objects, key is the one key for all that is outside them, or None.")
+            opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
+            pixels, levels = given.images[0].pixels, given.levels[0]
+            done = mark_objects(pixels, marks_of(objects, opened), psnr=psnr, rest=key, levels=levels, check=check)
+            for item in done.objects:
+                if item.note:
+                    warnings.warn(f"{item.name}: {item.note}", stacklevel=2)
+            with_objects: Images = given.restore([done.pixels])
+            return with_objects
+        if masks:
+            raise UsageError("Masks are of objects; say with objects which key owns which.")
+        if key is None:
+            raise UsageError("Say whose mark: give a key, or objects.")
         keys = [key] if isinstance(key, Key) else list(key)
         if len(keys) not in (1, len(given.images)):
             raise UsageError(f"expected one key, or one for each of {len(given.images)} images, got {len(keys)}")
@@ -128,6 +161,7 @@ class Watermark:
         fpr: float = FPR,
         test: Test = "weighted",
         carrier: Carrier | None = None,
+        locate: bool = False,
     ) -> Any:
         """Say whose mark images carry.
 
@@ -140,9 +174,12 @@ class Watermark:
             fpr: probability that an unmarked image is called marked, whatever the number of keys.
             test: see `privgen.watermark.read.detection.DetectSpec`.
             carrier: the marks that are looked for; None is all that the model can read.
+            locate: also look for marked objects, and say which part of the image belongs to which key. With `search`,
+                objects are also found in crops, and where they were cut out, scaled or turned, and pasted.
 
         Returns:
-            For one image a `Detection`, with `.detected`, `.key`, `.p_value` and `.regions`, which prints as one line.
+            For one image a `Detection`, with `.detected`, `.key`, `.p_value` and `.regions`, which prints as one line;
+            each region has a `.box`, a `.p_value`, and with `locate` a `.mask`.
             For several a list of them.
 
         Raises:
@@ -151,9 +188,8 @@ class Watermark:
             ValueError: an array or tensor of another shape, type or range.
         """
         given = open_images(images)
-        detector = Detector(
-            self.networks, [keys] if isinstance(keys, Key) else list(keys), DetectSpec(fpr, search, test, carrier)
-        )
+        spec = DetectSpec(fpr, search, test, carrier, locate)
+        detector = Detector(self.networks, [keys] if isinstance(keys, Key) else list(keys), spec)
         found: list[Detection] = detector([image.pixels for image in given.images])
         return found[0] if given.single else found
 
@@ -161,43 +197,70 @@ class Watermark:
     def on(
         self,
         pipe: Any,
-        key: Key | Token | Sequence[Key],
+        key: Key | Token | Sequence[Key] | None = None,
         *,
+        objects: Mapping[str, Key] | None = None,
+        masks: Mapping[str, Any] | None = None,
         carrier: Carrier | None = None,
         tau: float | None = None,
         robust_steps: int = 0,
         psnr: float | None = None,
     ) -> Iterator[Any]:
-        """Have a pipeline mark all images that it generates inside the block.
+        """Have a pipeline mark all images that it generates inside the block, or objects in them.
 
             with mark.on(pipe, key):
                 images = pipe("a cat").images
 
+            with mark.on(pipe, objects={"cat": alice, "pineapple": bob}):
+                output = pipe("a cat and a pineapple on a blue background")
+            output.images[0]
+            output.objects[0][0].mask  # where the cat is, (height, width)
+
         The pipeline is as before when the block ends, also after an exception. Without the mark, images are bit for
-        bit those of the pipeline.
+        bit those of the pipeline; so is all that is outside the slightly grown masks of objects.
 
         Args:
             pipe: any Diffusers text-to-image pipeline that decodes latents; for the carrier "latent", its autoencoder
                 has the latents that the networks were made for; for the carrier "token", and with `tau`, it is of the
-                Stable Diffusion 1 or 2 family.
+                Stable Diffusion 1 or 2 family; for objects without masks, of a family of `privgen.models.family`.
             key: whose mark: one key for all images, or one for each image of a call, in their order. A token writes
-                the mark of its own key.
+                the mark of its own key. With objects, the one key for all that is outside them; None leaves that as
+                it is.
+            objects: the key of each object, by the word of the prompt that names it. Attention to the word says where
+                the object is, and a tile is written there. Outputs of the pipeline get one more attribute, `objects`:
+                for each image a tuple of `privgen.watermark.objects.in_pipeline.GeneratedObject`, with `.mask`,
+                `.area` and `.p_value`.
+            masks: masks of objects, by the same words, which are used instead of attention: Pillow images, paths,
+                arrays (H, W) or tensors (H, W), light where the object is.
             carrier: "latent" adds a pattern to the latents, "token" lets text write the mark, "tile" adds a pattern to
                 the decoded image, "tile+latent" both patterns. None is the model's own choice, or "tile" where the
-                model has no networks of privgen's.
+                model has no networks of privgen's. Objects have tiles.
             tau: the mark acts on timesteps t <= tau, of 1000; None is what suits the carrier.
             robust_steps: see `embed`.
-            psnr: quality of the tile, in dB; None is 42.
+            psnr: quality of the tile, in dB; None is 42. With objects, the quality inside each mask; None is 31 to 37,
+                by the object's size.
 
         Yields:
             The pipeline.
 
         Raises:
-            PrivgenError: a network cannot be read.
-            UsageError: a pipeline that cannot be marked so, or values that exclude each other.
+            PrivgenError: a network or a mask cannot be read.
+            UsageError: a pipeline that cannot be marked so, a word that is not in the prompt, or values that exclude
+                each other.
         """
+        if objects is not None:
+            if carrier not in (None, "tile") or tau is not None or robust_steps:
+                raise UsageError("Objects are marked with tiles; leave carrier, tau and robust_steps out.")
+            if not isinstance(key, Key | None):
+                raise UsageError("With objects, key is the one key for all that is outside them, or None.")
+            opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
+            with marking_objects(pipe, ObjectKeys(objects, opened, key, psnr)):
+                yield pipe
+            return
+        if masks:
+            raise UsageError("Masks are of objects; say with objects which key owns which.")
         spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps)
         token = key if isinstance(key, Token) else None
-        keys = [] if isinstance(key, Token) else [key] if isinstance(key, Key) else list(key)
+        keys = [] if key is None or isinstance(key, Token) else [key] if isinstance(key, Key) else list(key)
         with marking(pipe, keys, self.networks, spec, token):
             yield pipe

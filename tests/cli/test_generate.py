@@ -21,7 +21,7 @@ def test_writes_one_image(generate):
     result = generate("-o", "new/cat.png", "--seed", "7", "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
-    assert record["images"] == [{"file": "new/cat.png", "seed": 7, "status": "done"}]
+    assert record["images"] == [{"file": "new/cat.png", "seed": 7, "status": "done", "objects": []}]
     assert (record["prompt"], record["key"], record["carrier"]) == ("a cat", None, None)
     assert load_image("new/cat.png").pixels.shape == (3, 32, 32)
 

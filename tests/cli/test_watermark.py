@@ -243,3 +243,46 @@ def test_generate_writes_nothing_of_the_key(cli, folder, marked_model):
     content = (folder / "cat.png").read_bytes()
     for hidden in ("alice", key.key_id, key.secret.hex(), "".join(map(str, key.bits()))):
         assert hidden.encode() not in content
+
+
+def test_objects_of_generated_images(cli, keys_for_objects, tmp_path):
+    alice, bob = keys_for_objects
+    words = ("watermark", "generate", "a cat and a pineapple on a blue background", "--steps", "3", "--json")
+    owners = ("--object", f"cat={alice}", "--object", f"pineapple={bob}")
+    result = cli(*words, *owners, "-o", tmp_path / "two.png")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["key"], record["key_id"], record["carrier"]) == (None, None, "tile")
+    [image] = record["images"]
+    assert [(item["name"], item["key"]) for item in image["objects"]] == [("cat", "alice"), ("pineapple", "bob")]
+    assert all(0 < item["area"] < 0.5 and "mask" not in item for item in image["objects"])
+    assert f"detect {tmp_path / 'two.png'} --locate --key {alice} --key {bob}" in result.stderr
+
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (8, 8, 72, 72))
+    mask.save(tmp_path / "mask.png")
+    more = ("--mask", f"corner={tmp_path / 'mask.png'}", "--key", bob, "-o", tmp_path / "n", "--n", "2")
+    record = json.loads(cli(*words, "--object", f"corner={alice}", *more).stdout)
+    assert record["key"] == "bob"
+    assert [image["objects"][0]["area"] for image in record["images"]] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--object", "dog=ALICE"), 'has no word "dog"'),
+        (("--object", "cat"), "write --object NAME=VALUE"),
+        (("--mask", "cat=mask.png", "--key", "ALICE"), "--mask needs --object"),
+        (("--object", "cat=ALICE", "--carrier", "latent"), "Objects are marked with tiles"),
+    ],
+)
+def test_wrong_objects(cli, keys_for_objects, tmp_path, options, message):
+    given = [option.replace("ALICE", str(keys_for_objects[0])) for option in options]
+    result = cli("watermark", "generate", "a cat", "--steps", "1", "-o", tmp_path / "x.png", *given)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.fixture
+def keys_for_objects(tmp_path):
+    return [Key.new(name).save(tmp_path / f"{name}.key") for name in ("alice", "bob")]

@@ -114,9 +114,10 @@ def test_the_output_says_whose_images_they_are(pipe, carrier):
 @pytest.mark.parametrize("options", [{}, {"key": ALICE}])
 def test_the_tuple_is_the_output(pipe, options):
     output = generate(pipe, **options)
-    images, unsafe, key_ids, carrier = generate(pipe, return_dict=False, **options)
+    images, unsafe, key_ids, carrier, objects = generate(pipe, return_dict=False, **options)
     assert torch.equal(images, output.images)
     assert (unsafe, key_ids, carrier) == (output.nsfw_content_detected, output.key_ids, output.carrier)
+    assert objects is output.objects is None
 
 
 @pytest.mark.parametrize("carrier", ["token", "latent"])
@@ -227,6 +228,8 @@ def test_the_signature_is_stable_diffusions_and_ours():
         "latent_mapper",
         "extractor",
         "robust_steps",
+        "objects",
+        "masks",
     ]
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in own)
 

@@ -1,18 +1,19 @@
 """Whose mark image files carry."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from privgen.errors import UsageError
-from privgen.io.batches import FILE_ERRORS, progress_bar, reason
+from privgen.io.batches import FILE_ERRORS, name_outputs, progress_bar, reason
 from privgen.io.files import iter_image_files
-from privgen.io.images import load_image
+from privgen.io.images import from_pil, load_image, save_image
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
+from privgen.watermark.objects.overlay import overlay
 from privgen.watermark.read.detection import Detection, Detector, DetectSpec, detection_record
 
 
@@ -47,6 +48,19 @@ class DetectedFile:
         return {"file": self.file, **found, "notes": list(self.notes), "error": self.error}
 
 
+@dataclass(frozen=True)
+class Overlays:
+    """Where pictures go that show who owns what in an image.
+
+    Attributes:
+        folder: for the pictures, PNG files with the names of the images; made if missing.
+        overwrite: replace files that exist.
+    """
+
+    folder: Path
+    overwrite: bool = False
+
+
 def detect_files(
     paths: Iterable[str | os.PathLike[str]],
     keys: Sequence[Key],
@@ -54,6 +68,7 @@ def detect_files(
     networks: Networks | None = None,
     spec: DetectSpec | None = None,
     progress: bool = False,
+    overlays: Overlays | None = None,
     report: Callable[[DetectedFile], None] = lambda file: None,
 ) -> tuple[DetectedFile, ...]:
     """Say whose mark image files carry.
@@ -66,6 +81,7 @@ def detect_files(
         networks: of the model that reads; by default those of mini.
         spec: how marks are detected.
         progress: show a bar on standard error, if that is a terminal.
+        overlays: draw who owns what, of each file in which a key is found.
         report: called with each file when it is done.
 
     Returns:
@@ -78,11 +94,12 @@ def detect_files(
     sources = iter_image_files(paths)
     if not sources:
         raise UsageError("Name at least one image.")
+    targets = {} if overlays is None else name_outputs(sources, overlays.folder)
     detector = Detector(networks or Networks(), keys, spec)
     found, remaining = [], iter(sources)
     with progress_bar(len(sources), "detect", shown=progress) as bar:
         while chunk := list(islice(remaining, BATCH_SIZE)):
-            for file in _detect_chunk(chunk, detector):
+            for file in _detect_chunk(chunk, detector, targets, overwrite=overlays is not None and overlays.overwrite):
                 with bar.external_write_mode():
                     report(file)
                 found.append(file)
@@ -90,7 +107,10 @@ def detect_files(
     return tuple(found)
 
 
-def _detect_chunk(chunk: Sequence[Path], detector: Detector) -> Iterator[DetectedFile]:
+def _detect_chunk(
+    chunk: Sequence[Path], detector: Detector, targets: Mapping[Path, Path], *, overwrite: bool
+) -> Iterator[DetectedFile]:
+    """Detect marks in some files; where a file has a target, draw who owns what."""
     files, pixels = {}, {}
     for path in chunk:
         try:
@@ -102,4 +122,9 @@ def _detect_chunk(chunk: Sequence[Path], detector: Detector) -> Iterator[Detecte
     if pixels:
         for path, detection in zip(pixels, detector(list(pixels.values())), strict=True):
             files[path] = replace(files[path], detection=detection)
+            if path in targets and detection.regions:
+                try:
+                    save_image(from_pil(overlay(pixels[path], detection.regions)), targets[path], overwrite=overwrite)
+                except FILE_ERRORS as error:
+                    files[path] = replace(files[path], error=reason(error))
     yield from files.values()

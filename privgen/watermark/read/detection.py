@@ -10,8 +10,8 @@ from torch import Tensor
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
-from privgen.watermark.read.kinds import ExtractorReader, Kind, KindReader, Reading, TileReader
-from privgen.watermark.read.p_values import TESTS, Test
+from privgen.watermark.read.kinds import ExtractorReader, Kind, KindReader, ObjectReader, Reading, TileReader
+from privgen.watermark.read.p_values import TESTS, Test, adjust
 from privgen.watermark.regions import WHOLE_IMAGE, Region
 from privgen.watermark.write.mark_spec import CARRIERS, Carrier
 
@@ -34,6 +34,8 @@ class DetectSpec:
             the bits that agree; see `privgen.watermark.read.p_values`.
         carrier: the marks that are looked for; None is all that the model can read. Marks of the carriers "token" and
             "latent" are read alike. Each of the two kinds gets half of the rate.
+        locate: also look for marked objects, and say which part of the image belongs to which key. They are one more
+            kind, and all kinds get equal parts of the rate.
 
     Raises:
         UsageError: a value out of its range.
@@ -43,6 +45,7 @@ class DetectSpec:
     search: bool = False
     test: Test = "weighted"
     carrier: Carrier | None = None
+    locate: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.fpr < 1:
@@ -65,7 +68,7 @@ class KeyMatch:
         matches: bits that agree with the key's.
         p_value: probability that an image without the mark agrees as well or better, read like this. Of a tile it is
             corrected for the poses that were tried.
-        p_adjusted: the same, corrected for the number of keys, of kinds of marks, and of poses that were tried.
+        p_adjusted: the same, corrected for the number of keys (Holm), of kinds of marks, and of poses that were tried.
         detected: whether p_adjusted <= fpr.
     """
 
@@ -95,7 +98,8 @@ class Detection:
         key_id: its public id.
         p_value: of the best match, corrected for the number of keys and of poses that were tried: the probability that
             an image without any of the marks matches so well.
-        regions: the parts of the image that keys own; the whole image for each key that is detected.
+        regions: the parts of the image that keys own, with boxes and masks if they were looked for; the whole image
+            for each other key that is detected.
         best: the key that matches best, whether it is detected or not.
         keys: one entry for each key, in the order given.
         n_bits: number of bits that were read.
@@ -120,6 +124,8 @@ class Detection:
     pose: str | None = None
 
     def __str__(self) -> str:
+        if self.spec.locate and self.detected:
+            return "; ".join(map(self._owner, self.regions))
         several = len(self.keys) > 1
         corrected = f" for {len(self.keys)} keys" if several else ""
         # The bits of a tile are read where its key correlates best, so half of them and more agree by chance.
@@ -139,6 +145,11 @@ class Detection:
             else (f"the mark of {self.best.key}")
         )
         return f"does not carry {which} ({figures})"
+
+    def _owner(self, region: Region) -> str:
+        """Who owns a region, in words."""
+        pose = f"; {region.pose}" if region.pose else ""
+        return f"{region.key} owns {region.place()} ({region.matches} bits, p = {region.p_value:.2g}{pose})"
 
 
 class Detector:
@@ -160,12 +171,14 @@ class Detector:
         self.spec = spec or DetectSpec()
         if not self.keys:
             raise UsageError("Name at least one key.")
+        tiles = self.spec.carrier in (None, "tile", "tile+latent")
+        extracts = networks.can_read if self.spec.carrier is None else self.spec.carrier != "tile"
         readers: list[KindReader] = []
-        if self.spec.carrier in (None, "tile", "tile+latent"):
+        if self.spec.locate:
+            readers.append(ObjectReader(self.keys, self.spec.fpr / (1 + tiles + extracts)))
+        if tiles:
             readers.append(TileReader(self.keys))
-        if self.spec.carrier in ("token", "latent", "tile+latent") or (
-            self.spec.carrier is None and networks.can_read
-        ):
+        if extracts:
             search = self.spec.search and (self.spec.carrier is not None or networks.can_search)
             readers.append(ExtractorReader(networks, self.keys, self.spec.test, search=search))
         self.readers = tuple(readers)
@@ -200,13 +213,19 @@ class Detector:
 
     def _detection(self, readings: Sequence[Sequence[Reading]]) -> Detection:
         """What one image says; readings are listed by kind, then by key."""
-        candidates = len(self.keys) * len(readings)
-        chosen = [min(read, key=lambda reading: reading.order) for read in zip(*readings, strict=True)]
+        by_key = list(zip(*readings, strict=True))
+        chosen = [min(read, key=lambda reading: reading.order) for read in by_key]
+        adjusted = adjust([min(1.0, len(readings) * reading.p_value) for reading in chosen], "holm").tolist()
         matches = []
-        for key, reading in zip(self.keys, chosen, strict=True):
-            adjusted = min(1.0, candidates * reading.p_value)
-            figures = (reading.matches, reading.p_uncorrected, adjusted, adjusted <= self.spec.fpr)
+        for key, reading, p in zip(self.keys, chosen, adjusted, strict=True):
+            figures = (reading.matches, reading.p_uncorrected, p, p <= self.spec.fpr)
             matches.append(KeyMatch(key.name, key.key_id, reading.kind, *figures))
+        regions = [
+            region
+            for match, read in zip(matches, by_key, strict=True)
+            if match.detected
+            for region in _regions(match, read, self.spec.fpr / len(self.keys))
+        ]
         index = min(range(len(chosen)), key=lambda i: chosen[i].order)
         best, reading = matches[index], chosen[index]
         return Detection(
@@ -214,7 +233,7 @@ class Detector:
             key=best.key if best.detected else None,
             key_id=best.key_id if best.detected else None,
             p_value=best.p_adjusted,
-            regions=tuple(Region(m.key, m.key_id, WHOLE_IMAGE, m.p_adjusted) for m in matches if m.detected),
+            regions=tuple(regions),
             best=best,
             keys=tuple(matches),
             n_bits=len(reading.bits),
@@ -223,6 +242,32 @@ class Detector:
             spec=self.spec,
             pose=reading.pose if best.detected else None,
         )
+
+
+def _regions(match: KeyMatch, readings: Sequence[Reading], rate: float) -> list[Region]:
+    """The regions of a key that is detected: what was located, and the whole image if it carries the mark, too.
+
+    Args:
+        match: of the key.
+        readings: of the key, one for each kind.
+        rate: p-value, corrected for kinds, up to which a reading tells of the whole image.
+    """
+    kinds, regions, whole = len(readings), [], []
+    for reading in readings:
+        part = reading.part
+        if part is None:
+            whole.append(reading)
+            continue
+        p = min(1.0, kinds * part.p_value)
+        planes = {"mask": part.mask, "heat": part.heat}
+        regions.append(Region(match.key, match.key_id, part.box, p, **planes, matches=part.matches, pose=part.pose))
+    if regions:  # a search for whole images finds the tiles of objects, too, in a pose that is not the object's
+        whole = [reading for reading in whole if kinds * reading.p_value <= rate and reading.pose is None]
+    if whole:
+        best = min(whole, key=lambda reading: reading.order)
+        p = match.p_adjusted
+        regions.append(Region(match.key, match.key_id, WHOLE_IMAGE, p, matches=best.matches, pose=best.pose))
+    return regions
 
 
 def detection_record(detection: Detection) -> dict[str, Any]:
@@ -242,7 +287,8 @@ def detection_record(detection: Detection) -> dict[str, Any]:
         "threshold": detection.threshold,
         "test": spec.test,
         "search": spec.search,
+        "locate": spec.locate,
         "pose": detection.pose,
-        "regions": [vars(region) for region in detection.regions],
+        "regions": [region.record() for region in detection.regions],
         "keys": [vars(match) for match in detection.keys],
     }

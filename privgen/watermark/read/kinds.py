@@ -1,7 +1,7 @@
-"""The two kinds of marks that images are read for: tiles, and patterns that an extractor reads."""
+"""The kinds of marks that images are read for: tiles, tiles of objects, and patterns that an extractor reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
+from privgen.watermark.objects.read import Located, Locator
 from privgen.watermark.protocols import N_BITS, config_value
 from privgen.watermark.read.logits import read_logits, to_reader
 from privgen.watermark.read.p_values import KeyTest, Test, match_keys, p_value, threshold_matches
@@ -32,6 +33,7 @@ class Reading:
         p_uncorrected: the same without the poses of an extractor's search.
         pose: in words, how the image differs from the marked one; None for the image as it is.
         threshold: matches that suffice if all bits are read equally clearly; None for tiles.
+        part: where the mark is, if it was looked for in parts of the image.
     """
 
     kind: Kind
@@ -41,6 +43,7 @@ class Reading:
     p_uncorrected: float
     pose: str | None = None
     threshold: int | None = None
+    part: Located | None = field(default=None, repr=False)
 
     @property
     def order(self) -> tuple[float, float]:
@@ -90,6 +93,31 @@ class TileReader:
             for match in found:
                 pose = None if str(match.pose) == "as it was marked" else str(match.pose)
                 row.append(Reading("tile", match.bits, match.matches, match.p_value, match.p_value, pose))
+            readings.append(row)
+        return readings
+
+
+class ObjectReader:
+    """Reads tiles of objects, in parts of images.
+
+    Args:
+        keys: to look for.
+        fpr: probability that some key is found in an image without marks.
+    """
+
+    least = 0.0
+
+    def __init__(self, keys: Sequence[Key], fpr: float) -> None:
+        self.locator = Locator(keys, fpr)
+
+    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[list[Reading]]:
+        """Read images; see `KindReader`."""
+        readings = []
+        for pixels, wanted in zip(images, search, strict=True):
+            row = []
+            for found in self.locator(pixels, search=wanted):
+                part = found if found.detected else None
+                row.append(Reading("tile", found.bits, found.matches, found.p_raw, found.p_raw, found.pose, part=part))
             readings.append(row)
         return readings
 

@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from privgen.io.pixels import resize
 from privgen.io.residual import ChangedImage, add_residual
 from privgen.metrics.visibility import texture_factor, tolerance
-from privgen.watermark.tile.pattern import PLACES, Pattern
+from privgen.watermark.tile.pattern import PLACES, Pattern, Place
 from privgen.watermark.tile.poses import TILES
 from privgen.watermark.tile.spectrum import check_image
 from privgen.watermark.tile.wave import harmonics_on, limit_peaks, sheet
@@ -63,8 +63,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     """Return the mark of a key for an image, before it is scaled to a quality.
 
     The tile is repeated `TILES` times along the short side. Where it begins is one of the `PLACES`, which the key and
-    the image choose together. It is weighted so that the lightness changes by about the same amount everywhere, a
-    little more in texture.
+    the image choose together.
 
     Args:
         pixels: (3, H, W) in [0, 1].
@@ -74,18 +73,46 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
         (3, H, W) float32; the three channels are equal and share their memory.
     """
     height, width = check_image(pixels).shape[1:]
-    across, down = harmonics_on(pixels.device)
-    cycles = torch.hypot(across.float(), down.float())
-    amplitudes = limit_peaks(pattern.template.to(pixels.device) * cycles.pow(_SLOPE), _PEAK, _ROUNDS)
+    amplitudes = amplitudes_of_mark(pattern, _SLOPE, pixels.device)
     place = PLACES[_choice(pixels, pattern)]
+    return weighted_waves(tolerated(pixels), (height, width), amplitudes, min(height, width) / TILES, place)
+
+
+def amplitudes_of_mark(pattern: Pattern, slope: float, device: torch.device) -> Tensor:
+    """Return the amplitudes (M,) complex64 of a key's tile, with low peaks.
+
+    Args:
+        pattern: of the key.
+        slope: an amplitude falls or rises with the frequency to this power.
+        device: of the result.
+    """
+    across, down = harmonics_on(device)
+    cycles = torch.hypot(across.float(), down.float())
+    return limit_peaks(pattern.template.to(device) * cycles.pow(slope), _PEAK, _ROUNDS)
+
+
+def weighted_waves(weight: Tensor, size: tuple[int, int], amplitudes: Tensor, tile: float, place: Place) -> Tensor:
+    """Return waves of a tile, weighted by what the eye tolerates in an image.
+
+    Args:
+        weight: (h, w), see `tolerated`.
+        size: height and width of the image.
+        amplitudes: (M,) complex64 of the harmonics.
+        tile: side of the tile in pixels.
+        place: where the upper left corner of the image lies in a tile.
+
+    Returns:
+        (3, H, W) float32; the three channels are equal and share their memory.
+    """
+    height, width = size
+    across, down = harmonics_on(weight.device)
     phase = 2 * math.pi * (place[0] * across.float() + place[1] * down.float())
     amplitudes = amplitudes * torch.polar(torch.ones_like(phase), phase)
-    weight = _tolerated(pixels)
-    residual = torch.empty(height, width, dtype=torch.float32, device=pixels.device)
+    residual = torch.empty(height, width, dtype=torch.float32, device=weight.device)
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         strip = range(top, min(top + rows, height))
-        waves = sheet(amplitudes, strip, width, min(height, width) / TILES)
+        waves = sheet(amplitudes, strip, width, tile)
         torch.mul(waves, _enlarged(weight, strip, (height, width)), out=residual[top : strip.stop])
     return residual.expand(3, -1, -1)
 
@@ -97,10 +124,14 @@ def _choice(pixels: Tensor, pattern: Pattern) -> int:
     return digest[0] % len(PLACES)
 
 
-def _tolerated(pixels: Tensor) -> Tensor:
-    """How much change the eye tolerates, (h, w) at the size of the image or of a smaller copy.
+def tolerated(pixels: Tensor) -> Tensor:
+    """Return how much change the eye tolerates, (h, w) at the size of the image or of a smaller copy.
 
-    It is the inverse slope of lightness, and up to half more in texture.
+    It is the inverse slope of lightness, so that a mark with this weight changes the lightness by about the same
+    amount everywhere, and up to half more in texture.
+
+    Args:
+        pixels: (3, H, W) in [0, 1].
     """
     height, width = pixels.shape[1:]
     shrunk = min(1.0, (_COPY / (height * width)) ** 0.5)

@@ -58,7 +58,7 @@ def spectrum_of(pixels: Tensor) -> Spectrum:
         ValueError: an image of another shape or type.
     """
     size = check_image(pixels).shape[1], pixels.shape[2]
-    evidence = _whitened(_working_copy(pixels))
+    evidence = whitened(working_copy(pixels))
     height, width = evidence.shape
     rows, columns = _fast_length(2 * height), _fast_length(2 * width)
     canvas = evidence.new_zeros(rows, columns)
@@ -137,7 +137,7 @@ def check_image(pixels: Tensor) -> Tensor:
     return pixels
 
 
-def _working_copy(pixels: Tensor) -> Tensor:
+def working_copy(pixels: Tensor) -> Tensor:
     """The luma (h, w) of a copy of bounded size."""
     height, width = pixels.shape[1:]
     block = int(math.sqrt(height * width / WORK_PIXELS) / 2)
@@ -151,13 +151,18 @@ def _working_copy(pixels: Tensor) -> Tensor:
     return resize(grey[None], (max(1, round(height * shrunk)), max(1, round(width * shrunk))))[0, 0]
 
 
-def _whitened(grey: Tensor) -> Tensor:
-    """Octaves of a plane (h, w), each divided by its local power, added up."""
+def whitened(grey: Tensor, power: float = 1.0) -> Tensor:
+    """Return the octaves of a plane (h, w), each divided by its local power, added up.
+
+    Args:
+        grey: the plane, about in [0, 1].
+        power: what the local power is raised to before; 1 is the matched filter, and with 0.5 all places weigh alike.
+    """
     rest, evidence = grey[None, None], torch.zeros_like(grey)[None, None]
     for octave in range(_OCTAVES):
         smooth = _smooth(rest, 2**octave)
         detail, rest = rest - smooth, smooth
-        evidence += detail / (_smooth(detail.square(), 2**octave) + _FLOOR)
+        evidence += detail / (_smooth(detail.square(), 2**octave) + _FLOOR) ** power
     return evidence[0, 0]
 
 

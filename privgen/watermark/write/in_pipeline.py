@@ -1,11 +1,10 @@
 """Mark the images that a Diffusers pipeline generates: the arguments of its call, or the latents that it decodes."""
 
 import copy
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from privgen.watermark.tile.pattern import pattern_of
 from privgen.watermark.token import DEFAULT_TAU, Token, encode_with_token, token_embeddings
 from privgen.watermark.write.callbacks import LatentMarkCallback, WatermarkCallback
 from privgen.watermark.write.mark_spec import Carrier, MarkSpec, NetworkCarrier, with_token_carrier
+from privgen.watermark.write.replacing import replaced_call, replaced_decode
 from privgen.watermark.write.robust_mark import RobustMarker
 
 
@@ -79,11 +79,8 @@ def marking(
     if by_call and family_of(pipe).name != "stable-diffusion":
         what = "The carrier token" if mark.spec.carrier == "token" else "tau"
         raise UsageError(f"{what} needs a model of the Stable Diffusion 1 or 2 family; use the carrier latent.")
-    own = type(pipe)
 
-    @wraps(own.__call__)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = bind_call(own, self, args, kwargs)
+    def call(own: type[DiffusionPipeline], self: Any, given: dict[str, Any]) -> Any:
         if by_call:
             return own.__call__(self, **{**given, **marked_arguments(self, given, mark)[1]})
         if given.get("output_type") == "latent":
@@ -91,12 +88,8 @@ def marking(
         with _marking_decoder(self, mark):
             return own.__call__(self, **given)
 
-    # Python looks a call up on the class, so the pipeline gets a class of its own for as long as the block lasts.
-    pipe.__class__ = type(own.__name__, (own,), {"__call__": call, "__module__": own.__module__})
-    try:
+    with replaced_call(pipe, call):
         yield
-    finally:
-        pipe.__class__ = own
 
 
 def _carrier_for(pipe: Any, networks: Networks) -> Carrier:
@@ -109,33 +102,13 @@ def _carrier_for(pipe: Any, networks: Networks) -> Carrier:
     return carrier
 
 
-def bind_call(
-    pipeline_class: type[DiffusionPipeline], pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """The arguments of a pipeline's call by name, defaults included.
-
-    Raises:
-        TypeError: an argument that the pipeline does not know.
-    """
-    signature = inspect.signature(pipeline_class.__call__)
-    bound = signature.bind(pipe, *args, **kwargs)
-    bound.apply_defaults()
-    call = dict(bound.arguments)
-    call.pop("self")
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            call |= call.pop(name)
-    return call
-
-
 @contextmanager
 def _marking_decoder(pipe: Any, mark: CallMark) -> Iterator[None]:
     """Mark all latents that the pipeline's autoencoder decodes: before it decodes them, after it, or both."""
-    vae, decode, replaced = pipe.vae, pipe.vae.decode, pipe.vae.__dict__.get("decode")
     marked_latents = None if mark.spec.network_carrier is None else _LatentMark(pipe, mark)
     within = False  # robust steps decode too, and these latents carry no mark
 
-    def marked_decode(z: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def marked_decode(decode: Callable[..., Any], z: Tensor, *args: Any, **kwargs: Any) -> Any:
         nonlocal within
         if within:
             return decode(z, *args, **kwargs)
@@ -153,14 +126,8 @@ def _marking_decoder(pipe: Any, mark: CallMark) -> Iterator[None]:
             sample.copy_(_tiled(sample, mark))
         return decoded
 
-    vae.decode = marked_decode
-    try:
+    with replaced_decode(pipe.vae, marked_decode):
         yield
-    finally:
-        if replaced is None:
-            del vae.decode
-        else:
-            vae.decode = replaced
 
 
 class _LatentMark:

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
+from privgen.watermark.objects.keys import ObjectKeys
 from privgen.watermark.token import Token, check_tau
 
 
@@ -86,16 +87,27 @@ class KeyMark:
         key: whose mark; None if a token alone says so.
         spec: how it is written.
         token: of the key, to write with instead of the token that the model's mapper makes; the carrier is "token".
+        objects: which key owns which object of the image; the carrier is "tile", and everything else says how objects
+            are marked. `key` is then None.
 
     Raises:
-        UsageError: neither key nor token, a token of another key, or a token and another carrier.
+        UsageError: neither key nor token nor objects, objects and something else, a token of another key, or a token
+            and another carrier.
     """
 
     key: Key | None
     spec: MarkSpec = field(default_factory=MarkSpec)
     token: Token | None = None
+    objects: ObjectKeys | None = None
 
     def __post_init__(self) -> None:
+        if self.objects is not None:
+            if self.key is not None or self.token is not None:
+                raise UsageError("With objects, give the key for all that is outside as their rest, and no token.")
+            if self.spec.carrier not in (None, "tile") or self.spec.tau is not None or self.spec.robust_steps:
+                raise UsageError("Objects are marked with tiles; leave carrier, tau and robust steps out.")
+            object.__setattr__(self, "spec", replace(self.spec, carrier="tile"))
+            return
         if self.token is None:
             if self.key is None:
                 raise UsageError("Give a key or a token.")
@@ -109,7 +121,9 @@ class KeyMark:
 
     @property
     def key_id(self) -> str:
-        """Public id of the key."""
+        """Public id of the key; with objects, that of the rest's, or "" if it has none."""
+        if self.objects is not None:
+            return "" if self.objects.rest is None else self.objects.rest.key_id
         owner = self.key if self.key is not None else self.token
         assert owner is not None  # checked when the value was made
         return owner.key_id

@@ -1,0 +1,1 @@
+"""How well marks of objects are written and found: each object's key, its place, and nothing outside."""

@@ -1,0 +1,257 @@
+"""Write marks inside the masks of objects: one key for each object, and nothing outside."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from privgen.errors import UsageError
+from privgen.metrics.visibility import TOLERANCE_REACH
+from privgen.watermark.key import Key
+from privgen.watermark.objects.masks import at_size, fitted, with_soft_seams, without_overlaps
+from privgen.watermark.objects.place import lattice_of
+from privgen.watermark.objects.read import Located, locate
+from privgen.watermark.objects.windows import bit_logits, evidence_of, whole_evidence
+from privgen.watermark.tile.embed import PSNR as REST_PSNR
+from privgen.watermark.tile.embed import amplitudes_of_mark, tile_residual, tolerated, weighted_waves
+from privgen.watermark.tile.pattern import pattern_of
+from privgen.watermark.tile.spectrum import check_image
+
+
+LOUDEST, FAINTEST = 31.0, 37.0
+"""Quality inside a mask, in dB, if nothing else is asked for: the first for objects of `FEW_PIXELS` and less, the
+second for those of `MANY_PIXELS` and more, and between them by the logarithm of the number of pixels."""
+FEW_PIXELS, MANY_PIXELS = 4_500, 13_000
+
+_ROUNDS = 4  # in which a mark is written and read back
+_CLEAR = 4.0  # standard deviations; a bit that is read as clearly as this needs no more
+_QUIETEST = 0.3  # gain of a bit, over that of a mark whose bits are all as loud
+_GAIN_ROUNDS, _CLOSE_DB, _LARGEST_GAIN = 8, 0.01, 16.0
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectMark:
+    """An object, and the key that is to own it.
+
+    Attributes:
+        name: the noun, or your name of the object.
+        key: whose mark.
+        mask: (H, W) in [0, 1], 1 where the object is, of any size; it is resized to the image's.
+    """
+
+    name: str
+    key: Key
+    mask: Tensor
+
+
+def marks_of(keys: Mapping[str, Key], masks: Mapping[str, Tensor]) -> list[ObjectMark]:
+    """Join keys and masks of objects by the objects' names.
+
+    Raises:
+        UsageError: no object, an object without a mask, or a mask without an object.
+    """
+    for name in keys:
+        if name not in masks:
+            raise UsageError(f"There is no mask for {name}; give one.")
+    for name in masks:
+        if name not in keys:
+            raise UsageError(f"There is a mask for {name}, but no key; say whose it is.")
+    return [ObjectMark(name, key, masks[name]) for name, key in keys.items()]
+
+
+@dataclass(frozen=True)
+class MarkedObject:
+    """What became of one object.
+
+    Attributes:
+        name: of the object.
+        key: name of the key that owns it.
+        key_id: the key's public id.
+        area: fraction of the image that its mask covers, without what others cover.
+        object_psnr: quality inside the mask, in dB.
+        p_value: of its mark, read back from the marked image without the mask.
+        matches: bits of the key that are read back.
+        note: what you should know if the mark can hardly be read back; None otherwise.
+    """
+
+    name: str
+    key: str
+    key_id: str
+    area: float
+    object_psnr: float
+    p_value: float
+    matches: int
+    note: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MarkedObjects:
+    """An image with marked objects.
+
+    Attributes:
+        pixels: (3, H, W) float32 in [0, 1].
+        objects: one entry for each object, in their order.
+    """
+
+    pixels: Tensor
+    objects: tuple[MarkedObject, ...]
+
+
+@torch.no_grad()
+def mark_objects(
+    pixels: Tensor,
+    objects: Sequence[ObjectMark],
+    *,
+    psnr: float | None = None,
+    rest: Key | None = None,
+    levels: int | None = None,
+    check: bool = True,
+) -> MarkedObjects:
+    """Mark objects of an image, each with its own key.
+
+    Where masks overlap, a pixel belongs to the object with the larger value, and to the last one of equals. Outside
+    the masks, and a narrow seam around them, pixels stay as they are, bit for bit.
+
+    Each mark is read back while it is written, and bits that the object itself disturbs are written louder than
+    others, at the same quality.
+
+    Args:
+        pixels: (3, H, W) in [0, 1].
+        objects: at least one.
+        psnr: quality inside each mask, in dB; None is `default_psnr` of the object's pixels.
+        rest: a key for all that is outside the masks, marked at 42 dB; None leaves it as it is.
+        levels: round what is marked to multiples of 1 / levels, as the file will that stores it.
+        check: locate each mark afterwards, and note which can hardly be read.
+
+    Returns:
+        The marked image, and what became of each object.
+
+    Raises:
+        UsageError: no object, a bad mask, a quality that is not positive, or an object that others cover.
+        ValueError: an image of another shape or type.
+    """
+    plain = check_image(pixels).float()
+    if not objects:
+        raise UsageError("Name at least one object.")
+    if psnr is not None and not psnr > 0:
+        raise UsageError(f"expected a quality above 0 dB, got {psnr}")
+    size = (plain.shape[1], plain.shape[2])
+    owned = without_overlaps([fitted(item.mask.to(plain.device), size, item.name) for item in objects])
+    seams = with_soft_seams(owned)
+    parts = [_Part(plain, *item, psnr) for item in zip(objects, owned, seams, strict=True)]
+    for _ in range(_ROUNDS):
+        marked = plain.clone()
+        for part in parts:
+            part.write(marked, levels)
+        evidence = evidence_of(marked)
+        clear = [part.balance(evidence) for part in parts]
+        if all(clear):
+            break
+    if rest is not None:
+        outside = 1 - seams.sum(0).clamp(max=1)
+        residual = tile_residual(plain, pattern_of(rest)) * outside
+        marked, _ = add_inside(marked, residual, (outside > 0, outside > 0), REST_PSNR, levels)
+    found = locate(marked, [item.key for item in objects]) if check else [None] * len(objects)
+    return MarkedObjects(marked, tuple(part.result(read) for part, read in zip(parts, found, strict=True)))
+
+
+def default_psnr(pixels: int) -> float:
+    """Return the quality, in dB, in which an object of so many pixels is marked if nothing else is asked for."""
+    rise = math.log(pixels / FEW_PIXELS) / math.log(MANY_PIXELS / FEW_PIXELS)
+    return LOUDEST + (FAINTEST - LOUDEST) * min(max(rise, 0.0), 1.0)
+
+
+class _Part:
+    """The part of an image that an object covers, and the mark that is being written there."""
+
+    def __init__(self, plain: Tensor, item: ObjectMark, mask: Tensor, seam: Tensor, psnr: float | None) -> None:
+        if not bool((mask >= 0.5).any()):
+            raise UsageError(f"Other masks cover all of {item.name}; give it a mask of its own.")
+        self.item, self.mask, self.pattern = item, mask, pattern_of(item.key)
+        self.size = (plain.shape[1], plain.shape[2])
+        self.lattice = lattice_of(self.size)
+        self.psnr = default_psnr(int((mask >= 0.5).sum())) if psnr is None else psnr
+        self.met = math.inf
+        rows, columns = (seam > 0).any(1).nonzero()[:, 0], (seam > 0).any(0).nonzero()[:, 0]
+        self.top, self.left = (max(0, int(edge[0]) - TOLERANCE_REACH) for edge in (rows, columns))
+        bottom, right = int(rows[-1]) + 1 + TOLERANCE_REACH, int(columns[-1]) + 1 + TOLERANCE_REACH
+        self.crop = (slice(self.top, bottom), slice(self.left, right))
+        self.seam, self.weight = seam[self.crop], tolerated(plain[:, *self.crop])
+        self.amplitudes = amplitudes_of_mark(self.pattern, self.lattice.slope, plain.device)
+        self.gains = torch.ones(len(self.pattern.bits), device=plain.device)
+
+    def write(self, marked: Tensor, levels: int | None) -> None:
+        """Write the mark into an image (3, H, W)."""
+        tile = self.lattice.tile(self.size)
+        amplitudes = self.amplitudes * self.gains[self.pattern.owner.to(self.gains.device)]
+        place = (self.left / tile % 1, self.top / tile % 1)
+        size = (self.seam.shape[0], self.seam.shape[1])
+        residual = weighted_waves(self.weight, size, amplitudes, tile, place) * self.seam
+        where = (self.seam > 0, self.mask[self.crop] >= 0.5)
+        marked[:, *self.crop], self.met = add_inside(marked[:, *self.crop], residual, where, self.psnr, levels)
+
+    def balance(self, evidence: Tensor) -> bool:
+        """Make bits louder that are read badly, and others fainter, unless all are clear; say whether they are.
+
+        Args:
+            evidence: of the marked image.
+        """
+        size = (evidence.shape[0], evidence.shape[1])
+        values = whole_evidence(evidence * at_size(self.mask, size), self.lattice.tile(size)).cpu()
+        signs = (2 * self.pattern.bits - 1).float()
+        clear = bit_logits(values, self.pattern.noise, self.pattern.owner, len(signs)) * signs
+        if float(clear.min()) >= _CLEAR:
+            return True
+        mean = float(clear.mean().clamp(min=0.5))
+        self.gains = (self.gains + ((mean - clear) / mean).to(self.gains)).clamp(_QUIETEST, 1 / _QUIETEST)
+        self.gains /= self.gains.square().mean().sqrt()
+        return False
+
+    def result(self, read: Located | None) -> MarkedObject:
+        """What became of the object, if this was read afterwards."""
+        key, area = self.item.key, float((self.mask >= 0.5).float().mean())
+        p_value, matches = (math.nan, 0) if read is None else (read.p_value, read.matches)
+        note = None
+        if read is not None and not read.detected:
+            note = f"the mark of {key.name} can hardly be read back, p = {p_value:.2g}: too small or too plain"
+        return MarkedObject(self.item.name, key.name, key.key_id, area, self.met, p_value, matches, note)
+
+
+def add_inside(
+    image: Tensor, residual: Tensor, where: tuple[Tensor, Tensor], psnr: float, levels: int | None
+) -> tuple[Tensor, float]:
+    """Add a residual, scaled so that a quality is met inside a mask.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        residual: the same shape.
+        where: (H, W) bool, which pixels may change; and (H, W) bool, where the quality is measured.
+        psnr: in dB; where clipping leaves no room, the change stays weaker.
+        levels: round what may change to multiples of 1 / levels.
+
+    Returns:
+        The image, and the quality that was met.
+    """
+    touched, inside = where
+
+    def at(gain: float) -> Tensor:
+        changed = (image + gain * residual).clamp(0, 1)
+        return torch.where(touched, changed if levels is None else (changed * levels).round() / levels, image)
+
+    def quality(changed: Tensor) -> float:
+        power = float((changed - image)[:, inside].square().mean())
+        return -10 * math.log10(power) if power > 0 else math.inf
+
+    rms = float(residual[:, inside].square().mean().sqrt())
+    if rms == 0:
+        return image, math.inf
+    first = gain = 10 ** (-psnr / 20) / rms
+    for _ in range(_GAIN_ROUNDS):  # make up for what clipping and rounding take away
+        excess = quality(at(gain)) - psnr
+        if abs(excess) < _CLOSE_DB:
+            break
+        gain = min(gain * 10 ** (min(excess, 20) / 20), _LARGEST_GAIN * first)
+    changed = at(gain)
+    return changed, quality(changed)
