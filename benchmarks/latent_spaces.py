@@ -1,8 +1,8 @@
 """Measure the marks of `privgen adapt` in real latent spaces, on held-out photographs at their own sizes.
 
-Each photograph is squeezed into the square that a model draws, marked in its latents, and the change that this makes
-is added to it at its own size, at one quality. The photographs with the most pixels are taken, none is enlarged. What
-is read is read from the files' pixels as they are, and after JPEG.
+Each photograph is resized to a canvas of its own aspect ratio, with as many pixels as the square that a model draws,
+and marked in its latents. The change that this makes is added to it at its own size, at one quality. The photographs
+with the most pixels are taken. What is read is read from the files' pixels as they are, and after JPEG.
 
     python benchmarks/latent_spaces.py --vae taesd --vae taef1 --n 12 --json
 """
@@ -24,6 +24,7 @@ from privgen.io.images import load_image
 from privgen.io.residual import add_residual, at_psnr, to_canvas
 from privgen.metrics.visibility import visible_change
 from privgen.models.autoencoder import load_autoencoder
+from privgen.models.family import Canvas
 from privgen.training.watermark.adapt import PHOTOS, Adapted, CodeSize, adapt
 from privgen.watermark.read.logits import read_logits
 from privgen.watermark.write.loudness import loud_bits
@@ -45,12 +46,12 @@ def largest(count: int) -> list[Path]:
 @torch.no_grad()
 def mark(vae: Any, made: Adapted, pixels: Tensor, bits: Tensor, psnr: float) -> Tensor:
     """A photograph with a mark, as `Watermark.embed` makes it."""
-    canvas = to_canvas([pixels], made.extractor.config.size)
+    canvas = to_canvas([pixels], Canvas.of_vae(vae, made.extractor.config.side).of_aspect(*pixels.shape[1:])[0])
     z = encode(vae, canvas)
     plain, quality = decode(vae, z), torch.tensor([psnr])
 
     def change(message: Tensor) -> Tensor:
-        return decode(vae, z + made.latent_mapper(message)) - plain
+        return decode(vae, z + made.latent_mapper(message, *z.shape[-2:])) - plain
 
     loud = loud_bits(bits, canvas, made.extractor, lambda message: at_psnr(canvas, change(message), quality))
     return add_residual(pixels, change(loud)[0], psnr=psnr, levels=255).pixels
@@ -86,7 +87,7 @@ def measure(folder: str, count: int, size: int, psnr: float) -> dict[str, Any]:
 @click.command()
 @click.option("--vae", "folders", multiple=True, required=True, help="Folder or Hub id of an autoencoder; repeatable.")
 @click.option("--n", default=12, show_default=True, help="Photographs.")
-@click.option("--size", default=512, show_default=True, help="Side of the square that a mark spans, in pixels.")
+@click.option("--size", default=512, show_default=True, help="Side of a square with as many pixels as a canvas.")
 @click.option("--psnr", default=40.0, show_default=True, help="Quality of the marks, in dB.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each autoencoder.")
 def main(folders: tuple[str, ...], n: int, size: int, psnr: float, as_json: bool) -> None:

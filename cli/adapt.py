@@ -22,13 +22,14 @@ from privgen.cli.output import echo
     "--photos",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of photographs on which the strength of marks is set.  [default: (those of the package)]",
+    help="Folder of photographs on which the decoder is measured.  [default: (those of the package)]",
 )
 @click.option(
     "--size",
     type=click.IntRange(min=64),
     metavar="PIXELS",
-    help="Side of the square in which marks are read.  [default: (that of the model's images)]",
+    help="Photographs are marked on a canvas with as many pixels as a square of this side.  [default: (that of the "
+    "model's images)]",
 )
 @options.device()
 @options.json()
@@ -45,9 +46,10 @@ def adapt(
 ) -> None:
     """Make the networks that write and read marks in the latents of a model.
 
-    Nothing is trained, so it takes minutes. Each bit is a pattern of noise over the latents, and the model's own
-    encoder reads it. The command marks photographs, and prints how many bits it reads as they are and after JPEG. The
-    folder holds these networks only, and names the model; give it to any command as --model.
+    Nothing is trained, so it takes minutes. The command measures on photographs how the decoder answers changes of
+    the latents, and makes each bit a pattern of noise whose answer is read best. It marks other photographs, and
+    prints how many bits it reads as they are and after JPEG. The folder holds these networks only, and names the
+    model; give it to any command as --model.
     """
     from privgen.hub import Placement
     from privgen.training.watermark.adapt import CodeSize

@@ -29,20 +29,21 @@ class ChangedImage:
     gain: float
 
 
-def to_canvas(images: Sequence[Tensor], size: int) -> Tensor:
-    """Resize images to the model's square.
+def to_canvas(images: Sequence[Tensor], size: int | tuple[int, int]) -> Tensor:
+    """Resize images to the model's canvas.
 
     Args:
         images: each (3, H, W) in [0, 1].
-        size: side of the square in pixels.
+        size: side of a square in pixels, or height and width.
 
     Returns:
-        (B, 3, size, size) in [0, 1].
+        (B, 3, height, width) in [0, 1].
 
     Raises:
         ValueError: an image has another shape.
     """
-    return torch.cat([resize(check_pixels(pixels)[None], (size, size)).clamp(0, 1) for pixels in images])
+    sides = (size, size) if isinstance(size, int) else size
+    return torch.cat([resize(check_pixels(pixels)[None], sides).clamp(0, 1) for pixels in images])
 
 
 def at_psnr(image: Tensor, residual: Tensor, psnr: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def add_residual(
 
     Args:
         pixels: (3, H, W) in [0, 1].
-        residual: (3, S, S), of the image resized to a square.
+        residual: (3, h, w), of the image resized to a canvas.
         psnr: quality of the result in dB, met to about 0.01 dB; None adds the residual as it is. Where clipping leaves
             no room (an image that is all white), the change stays weaker.
         grey: write the residual's luma into all channels, because the image is greyscale.

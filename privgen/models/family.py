@@ -5,6 +5,7 @@ All other files ask here, so that none of them knows a number of one model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil, log
 from typing import Any, Literal
 
 import torch
@@ -40,6 +41,31 @@ class Canvas:
     def values(self) -> int:
         """How many numbers the latents of one canvas are."""
         return self.channels * self.latents**2
+
+    def of_aspect(self, height: float, width: float, count: int = 1) -> list[tuple[int, int]]:
+        """Heights and widths in pixels of the canvases that are nearest to an image's aspect ratio, nearest first.
+
+        Their sides are multiples of a 16th of the square's, as the sizes that models are trained on; and they have
+        between .9 and 1.05 times its pixels. They are few, so a small error of the ratio mostly changes nothing.
+
+        Args:
+            height: of the image.
+            width: of the image.
+            count: how many.
+        """
+        area = (self.size / self._unit) ** 2
+        longest = round(1.05 * area)
+        sizes = [(h, w) for h in range(1, longest + 1) for w in range(ceil(0.9 * area / h), int(1.05 * area / h) + 1)]
+        sizes.sort(key=lambda size: abs(log(size[0] / size[1]) - log(height / width)))
+        return [(self._unit * h, self._unit * w) for h, w in sizes[:count]]
+
+    def rounded(self, height: float, width: float) -> tuple[int, int]:
+        """The nearest height and width that are multiples of a 16th of the square's side, in whole latents."""
+        return self._unit * max(1, round(height / self._unit)), self._unit * max(1, round(width / self._unit))
+
+    @property
+    def _unit(self) -> int:
+        return self.patch * max(1, round(self.size / (16 * self.patch)))
 
     @classmethod
     def of_vae(cls, vae: Any, size: int | None = None) -> "Canvas":

@@ -12,6 +12,15 @@ def signs(bits: Tensor) -> Tensor:
     return 2 * bits.float() - 1
 
 
+def tiled(patterns: Tensor, height: int, width: int) -> Tensor:
+    """Cut patterns (..., h, w) to a size, or repeat them up to it, from the top left corner."""
+    rows, columns = (
+        torch.arange(wanted, device=patterns.device) % side
+        for wanted, side in zip((height, width), patterns.shape[-2:], strict=True)
+    )
+    return patterns[..., rows[:, None], columns]
+
+
 class LatentMapper(ModelMixin, ConfigMixin):
     """The residual encoder R(m): maps message bits to a pattern that is added to the latents.
 
@@ -23,10 +32,11 @@ class LatentMapper(ModelMixin, ConfigMixin):
         channels: channels of the latents.
         size: side of the pattern in latents. For other sizes it is resampled, so that it spans the canvas.
         strength: RMS of the pattern, in units of scaled latents.
+        tiled: for other sizes the pattern is cut or repeated instead, so that its waves stay as they are.
     """
 
     @register_to_config
-    def __init__(self, n_bits: int, channels: int, size: int, strength: float) -> None:
+    def __init__(self, n_bits: int, channels: int, size: int, strength: float, tiled: bool = False) -> None:
         super().__init__()
         self.patterns = nn.Parameter(torch.randn(n_bits, channels, size, size) / n_bits**0.5)
 
@@ -39,7 +49,7 @@ class LatentMapper(ModelMixin, ConfigMixin):
             width: of the latents; by default the pattern's own.
 
         Returns:
-            (B, channels, height, width), each of RMS `strength` before it is resampled.
+            (B, channels, height, width), each of RMS `strength` before it is resampled, cut or repeated.
         """
         height, width = height or self.config.size, width or self.config.size
         residual = torch.einsum("bn,nchw->bchw", signs(bits).to(self.patterns), self.patterns)
@@ -47,6 +57,8 @@ class LatentMapper(ModelMixin, ConfigMixin):
         residual = self.config.strength * residual / (rms + 1e-8)
         if residual.shape[-2:] == (height, width):
             return residual
+        if self.config.tiled:
+            return tiled(residual, height, width)
         return F.interpolate(residual, (height, width), mode="bicubic", align_corners=False)
 
 

@@ -1,6 +1,6 @@
 """Interfaces of the networks that the watermark uses. Any object with these methods will do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +45,16 @@ class ExtractorLike(Protocol):
     def __call__(self, images: Tensor, /) -> Tensor:
         """Map (B, 3, H, W) in [0, 1] to (B, n_bits)."""
         ...
+
+
+def reader_as_drawn(extractor: ExtractorLike) -> Callable[[Tensor], Tensor]:
+    """What reads images of the very size at which they were drawn and marked.
+
+    Args:
+        extractor: one that tries several sizes has a method `read_drawn` for it, and others have not.
+    """
+    reader: Callable[[Tensor], Tensor] = getattr(extractor, "read_drawn", extractor)
+    return reader
 
 
 def config_value(network: object, name: str, default: Any) -> Any:

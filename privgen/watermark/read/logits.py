@@ -28,7 +28,9 @@ def read_logits(images: Iterable[Tensor | LoadedImage], extractor: ExtractorLike
     """
     remaining, logits = iter(images), []
     while batch := [to_reader(image, extractor) for image in islice(remaining, batch_size)]:
-        logits.append(extractor(torch.stack(batch)).float().cpu())
+        alike = len({image.shape for image in batch}) == 1  # else the extractor reads images at their own sizes
+        parts = [torch.stack(batch)] if alike else [image[None] for image in batch]
+        logits += [extractor(part).float().cpu() for part in parts]
     if not logits:
         raise ValueError("expected at least one image, got none")
     return torch.cat(logits)
@@ -42,7 +44,7 @@ def to_reader(image: Tensor | LoadedImage, extractor: ExtractorLike) -> Tensor:
         extractor: its `config.size` is the side of the square; without one the image keeps its size.
 
     Returns:
-        (3, size, size) float32. It is not clipped, because the extractor does not clip either.
+        (3, size, size) float32, or (3, H, W). It is not clipped, because the extractor does not clip either.
 
     Raises:
         ValueError: the image has another shape.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from privgen.models.mappers import signs
-from privgen.watermark.protocols import ExtractorLike
+from privgen.watermark.protocols import ExtractorLike, reader_as_drawn
 
 
 FAINTEST, LOUDEST = 0.4, 2.0
@@ -28,7 +28,7 @@ def loud_bits(bits: Tensor, canvases: Tensor, extractor: ExtractorLike, write: C
 
     Args:
         bits: (B, n_bits) of 0 and 1, or (1, n_bits) for all images.
-        canvases: (B, 3, S, S) in [0, 1], without the mark.
+        canvases: (B, 3, H, W) in [0, 1], without the mark.
         extractor: network that will read the marks.
         write: function of messages (B, n_bits) or (1, n_bits) that returns the canvases marked with them.
 
@@ -37,8 +37,8 @@ def loud_bits(bits: Tensor, canvases: Tensor, extractor: ExtractorLike, write: C
         mean squared loudness of each message is 1.
     """
     message = signs(bits).expand(len(canvases), -1)
-    before = extractor(canvases).float()
-    after = extractor(write(bits)).float()
+    read = reader_as_drawn(extractor)
+    before, after = read(canvases).float(), read(write(bits)).float()
     message = message.to(before)
     gain = (message * (after - before)).mean(dim=1, keepdim=True)
     # If the mark is not read at all, all bits get the same loudness.

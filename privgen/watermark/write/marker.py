@@ -9,7 +9,7 @@ from torch import Tensor
 from privgen.diffusion.latents import encode
 from privgen.errors import UsageError
 from privgen.io.residual import at_psnr, to_canvas
-from privgen.models.family import Canvas
+from privgen.models.family import Canvas, patch_of
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import config_value, key_bits
@@ -52,8 +52,27 @@ class Marker:
 
     @property
     def size(self) -> int:
-        """Side in pixels of the canvases."""
-        return Canvas.of_pipeline(self.networks.pipeline).size
+        """Side in pixels of the canvas of a square image."""
+        return self._canvas.size
+
+    def canvas_of(self, pixels: Tensor) -> tuple[int, int]:
+        """Height and width of an image's canvas: the model's square, or of its own aspect ratio if patterns are tiled.
+
+        Args:
+            pixels: (3, H, W).
+        """
+        return self._canvas.of_aspect(*pixels.shape[-2:])[0] if self._tiled else (self.size, self.size)
+
+    @property
+    def _canvas(self) -> Canvas:
+        pipe = self.networks.pipeline
+        if self._tiled:
+            return Canvas.of_vae(pipe.vae, self.networks.mapper("latent").config.size * patch_of(pipe.vae))
+        return Canvas.of_pipeline(pipe)
+
+    @property
+    def _tiled(self) -> bool:
+        return self.spec.network_carrier == "latent" and config_value(self.networks.mapper("latent"), "tiled", False)
 
     def changes(self, images: Sequence[Tensor], keys: Sequence[Key]) -> Iterator[Tensor]:
         """What the marks of keys change in images, one image after the other.
@@ -63,13 +82,18 @@ class Marker:
             keys: whose marks: one key for all images, or one for each.
 
         Yields:
-            (3, H, W), or (3, size, size) of the image resized to the model's square; float32, in units of pixels in
-            [0, 1], not yet scaled to a quality.
+            (3, H, W), or of the image resized to its canvas; float32, in units of pixels in [0, 1], not yet scaled to
+            a quality.
         """
-        written: Sequence[Tensor | None] = [None] * len(images)
-        if self.spec.network_carrier is not None:
-            written = list(self.residuals(to_canvas(images, self.size), keys))
         owners = keys if len(keys) == len(images) else [*keys] * len(images)
+        written: list[Tensor | None] = [None] * len(images)
+        if self.spec.network_carrier is not None:
+            sizes = [self.canvas_of(pixels) for pixels in images]
+            for size in dict.fromkeys(sizes):  # images with one canvas are marked together
+                alike = [i for i in range(len(images)) if sizes[i] == size]
+                canvases, theirs = to_canvas([images[i] for i in alike], size), [owners[i] for i in alike]
+                for i, residual in zip(alike, self.residuals(canvases, theirs), strict=True):
+                    written[i] = residual
         for pixels, key, residual in zip(images, owners, written, strict=True):
             if residual is None or self.spec.has_tile:
                 yield layered_residual(pixels, key, residual)
@@ -81,11 +105,11 @@ class Marker:
         """What the networks' marks of keys change in images.
 
         Args:
-            canvases: (B, 3, size, size) in [0, 1], images resized to the model's square.
+            canvases: (B, 3, H, W) in [0, 1], images resized to their canvas.
             keys: whose marks: one key for all images, or one for each.
 
         Returns:
-            (B, 3, size, size) float32, in units of pixels in [0, 1], not yet scaled to a quality.
+            (B, 3, H, W) float32, in units of pixels in [0, 1], not yet scaled to a quality.
         """
         networks = self.networks
         bits = key_bits(keys, networks.mapper(self._network_carrier()))

@@ -22,7 +22,7 @@ from torch.nn.functional import softplus
 from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images, frozen
 from privgen.models.mappers import signs
-from privgen.watermark.protocols import ExtractorLike
+from privgen.watermark.protocols import ExtractorLike, reader_as_drawn
 from privgen.watermark.write.with_token import plain_embeds
 
 
@@ -110,7 +110,7 @@ class RobustMarker:
 
     def _loss(self, images: Tensor, message: Tensor) -> Tensor:
         """Return the loss of reading the message: the sum over images, so that each has its own gradient."""
-        return softplus(-message * self.extractor(images).float()).mean(dim=1).sum()
+        return softplus(-message * reader_as_drawn(self.extractor)(images).float()).mean(dim=1).sum()
 
     def _regenerated(self, images: Tensor, embeds: Tensor, generator: torch.Generator) -> Tensor:
         schedule = self._schedule
