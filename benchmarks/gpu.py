@@ -38,7 +38,7 @@ from privgen.hub import DTYPES
 from privgen.io.images import load_image
 from privgen.models.family import Canvas
 from privgen.models.initialise import seeded_weights
-from privgen.models.latent_reader import FORMAT, LatentReader
+from privgen.models.latent_reader import LatentReader
 from privgen.models.mappers import LatentMapper
 from privgen.noise_assignment.assign import assign_noise
 from privgen.training.watermark.adapt import noise_patterns
@@ -301,13 +301,10 @@ def networks_of(pipe: Any) -> Networks:
     """Networks that write and read marks in the pipeline's latents, as `privgen adapt` makes them."""
     canvas = Canvas.of_pipeline(pipe)
     patterns = noise_patterns(48, canvas)
-    mapper = LatentMapper(48, canvas.channels, canvas.latents, strength=0.1, tiled=True)
+    mapper = LatentMapper(48, canvas.channels, canvas.latents, strength=0.1)
     mapper.patterns.data.copy_(patterns)
-    reader = LatentReader(48, canvas.size, canvas.patch, canvas.channels, FORMAT)
-    reader.patterns.copy_(patterns)
-    reader.answers.normal_(generator=torch.Generator().manual_seed(0))  # as good as any for random weights
-    for matrices in (reader.noise, reader.weights):
-        matrices.copy_(torch.eye(canvas.channels))
+    reader = LatentReader.from_vae(pipe.vae.float().cpu(), patterns, size=canvas.size)
+    pipe.vae.to(pipe.unet.device, pipe.unet.dtype)
     ready = [network.eval().requires_grad_(False).to(pipe.unet.device) for network in (mapper, reader)]
     return Networks.of(pipeline=pipe, latent_mapper=ready[0], extractor=ready[1])
 

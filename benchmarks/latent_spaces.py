@@ -1,8 +1,8 @@
 """Measure the marks of `privgen adapt` in real latent spaces, on held-out photographs at their own sizes.
 
-Each photograph is resized to a canvas of its own aspect ratio, with as many pixels as the square that a model draws,
-and marked in its latents. The change that this makes is added to it at its own size, at one quality. The photographs
-with the most pixels are taken. What is read is read from the files' pixels as they are, and after JPEG.
+Each photograph is resized to its canvas, as `Watermark.embed` does it, and marked in its latents. The change that
+this makes is added to it at its own size, at one quality. The photographs with the most pixels are taken. What is read
+is read from the files' pixels as they are, and after JPEG.
 
     python benchmarks/latent_spaces.py --vae taesd --vae taef1 --n 12 --json
 """
@@ -44,9 +44,11 @@ def largest(count: int) -> list[Path]:
 
 
 @torch.no_grad()
-def mark(vae: Any, made: Adapted, pixels: Tensor, bits: Tensor, psnr: float) -> Tensor:
+def mark(vae: Any, made: Adapted, size: int, pixels: Tensor, bits: Tensor, psnr: float) -> Tensor:
     """A photograph with a mark, as `Watermark.embed` makes it."""
-    canvas = to_canvas([pixels], Canvas.of_vae(vae, made.extractor.config.side).of_aspect(*pixels.shape[1:])[0])
+    square = Canvas.of_vae(vae, size)
+    own = made.latent_mapper.config.tiled
+    canvas = to_canvas([pixels], square.of_aspect(*pixels.shape[1:])[0] if own else square.size)
     z = encode(vae, canvas)
     plain, quality = decode(vae, z), torch.tensor([psnr])
 
@@ -70,7 +72,7 @@ def measure(folder: str, count: int, size: int, psnr: float) -> dict[str, Any]:
     for path in tqdm(largest(count), desc=row["vae"]):
         pixels = load_image(path).pixels
         bits = torch.randint(0, 2, (1, made.extractor.config.n_bits), generator=draws).float()
-        marked = mark(vae, made, pixels, bits, psnr)
+        marked = mark(vae, made, size, pixels, bits, psnr)
         images = {name: marked if attack is None else attack(marked) for name, attack in READINGS.items()}
         for name, image in {**images, "unmarked": pixels}.items():
             margin = (2 * bits - 1) * read_logits([image], made.extractor)

@@ -28,7 +28,7 @@ EMBEDDED = ("mini", "mini-sd")
 2, and you name an autoencoder that has them."""
 
 EXTRAS = {
-    "extractor": {"Extractor": "extractor", "LatentReader": "latent_reader"},
+    "extractor": {"Extractor": "extractor", "LatentReader": "latent_reader", "AnswerReader": "answer_reader"},
     "aligner": {"Aligner": "aligner"},
     "token_mapper": {"TokenMapper": "mappers"},
     "latent_mapper": {"LatentMapper": "mappers"},

@@ -1,7 +1,6 @@
 """Networks for the marks of any model: they write and read, and a folder of them stands for the model."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,9 +12,10 @@ from privgen.hub import CONFIG, load_extra, pipeline_of, resolve_model
 from privgen.io.images import load_image
 from privgen.io.pixels import resize
 from privgen.io.residual import to_canvas
+from privgen.models.answer_reader import AnswerReader
 from privgen.models.autoencoder import load_autoencoder
 from privgen.models.family import Canvas
-from privgen.models.latent_reader import FORMAT, LatentReader
+from privgen.models.latent_reader import LatentReader
 from privgen.training.watermark.adapt import CodeSize, adapt, noise_patterns
 from privgen.training.watermark.adapt_model import adapt_model
 from privgen.watermark.write.residual import latent_residuals
@@ -31,9 +31,9 @@ def adapted(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def taesd_marks(real_autoencoder):
-    vae = load_autoencoder(real_autoencoder("taesd"))
-    return vae, adapt(vae, 256, code=CODE)
+def flux_marks(real_autoencoder):
+    vae = load_autoencoder(real_autoencoder("taef1"))
+    return vae, adapt(vae, 256, code=replace(CODE, examples=2))
 
 
 @pytest.fixture
@@ -101,23 +101,37 @@ def test_patterns_are_orthogonal_noise_without_slow_waves():
 
 def test_logits_of_unmarked_images_are_standard_normal(photo_files):
     """For a fixed image, over random patterns."""
-    made = adapt(load_pipeline("mini").vae, 128, code=CODE).extractor
-    reader = LatentReader(200, 128, made.config.patch, made.config.latent_channels, FORMAT)
+    vae = load_pipeline("mini").vae
+    canvases = to_canvas([load_image(path).pixels for path in photo_files[:6]], 128)
+    canvas = Canvas.of_vae(vae, 128)
+    patterns = torch.randn(
+        200, canvas.channels, canvas.latents, canvas.latents, generator=torch.Generator().manual_seed(5)
+    )
+    with torch.no_grad():
+        logits = LatentReader.from_vae(vae, patterns, size=128).eval()(canvases)
+    assert logits.mean(1).abs().max() < 4 / 200**0.5
+    torch.testing.assert_close(logits.std(1), torch.ones(6), rtol=0, atol=0.2)
+
+
+def test_logits_of_decoder_answers_are_standard_normal(flux_marks, photo_files):
+    """For a fixed image without a mark, over random patterns, at any size."""
+    _, made = flux_marks
+    config = made.extractor.config
+    reader = AnswerReader(200, 256, config.patch, config.latent_channels)
     for name in ("answers", "noise", "weights"):
-        getattr(reader, name).copy_(getattr(made, name))
+        getattr(reader, name).copy_(getattr(made.extractor, name))
     reader.patterns.copy_(torch.randn(reader.patterns.shape, generator=torch.Generator().manual_seed(5)))
-    for size in (128, (96, 160)):
-        canvases = to_canvas([load_image(path).pixels for path in photo_files[:6]], size)
+    for size in (256, (192, 320)):
         with torch.no_grad():
-            logits = reader.read_drawn(canvases)
+            logits = reader.read_drawn(to_canvas([load_image(path).pixels for path in photo_files[:6]], size))
         assert logits.mean(1).abs().max() < 4 / 200**0.5
         torch.testing.assert_close(logits.std(1), torch.ones(6), rtol=0, atol=0.2)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (192, 320), (256, 384), (192, 256), (208, 168)])
-def test_sizes_other_than_the_square(size, taesd_marks, photo_files):
+def test_sizes_other_than_the_square(size, flux_marks, photo_files):
     """What was drawn at a size is read; the models' usual sizes also after it was resized."""
-    vae, made = taesd_marks
+    vae, made = flux_marks
     [canvas] = to_canvas([load_image(photo_files[3]).pixels], size)
     bits = torch.randint(0, 2, (1, CODE.n_bits), generator=torch.Generator().manual_seed(1)).float()
     with torch.no_grad():
@@ -125,17 +139,6 @@ def test_sizes_other_than_the_square(size, taesd_marks, photo_files):
         for scale in (1.0, 0.7) if size != (208, 168) else (1.0,):
             seen = resize(drawn, [round(scale * side) for side in size]).clamp(0, 1)
             assert float(((made.extractor(seen) > 0) == bits.bool()).float().mean()) > 0.8
-
-
-def test_readers_of_the_first_format_are_refused(adapted, tmp_path):
-    folder = tmp_path / "old"
-    shutil.copytree(adapted[0], folder)
-    config = folder / "privgen" / "extractor" / "config.json"
-    settings = json.loads(config.read_text())
-    del settings["version"], settings["side"], settings["patch"]
-    config.write_text(json.dumps(settings | {"size": 128, "block_out_channels": [8, 8, 8]}))
-    with pytest.raises(PrivgenError, match="run `privgen adapt` again"):
-        load_extra("extractor", folder, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["taesd", "taesd3"])
@@ -160,7 +163,7 @@ def test_sizes_that_cannot_be(options):
 
 def test_a_size_of_your_own(tmp_path):
     adapt_model("mini", tmp_path / "out", code=replace(CODE, size=96))
-    assert load_extra("extractor", tmp_path / "out", device="cpu").config.side == 96
+    assert load_extra("extractor", tmp_path / "out", device="cpu").config.size == 96
 
 
 def test_too_many_bits_for_small_images(tiny_folder, tmp_path):
