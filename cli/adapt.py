@@ -28,8 +28,8 @@ from privgen.cli.output import echo
     "--size",
     type=click.IntRange(min=64),
     metavar="PIXELS",
-    help="Photographs are marked on a canvas with as many pixels as a square of this side.  [default: (that of the "
-    "model's images)]",
+    help="Side of the square, or of a canvas with as many pixels, on which photographs are marked.  [default: (that "
+    "of the model's images)]",
 )
 @options.device()
 @options.json()
@@ -46,10 +46,10 @@ def adapt(
 ) -> None:
     """Make the networks that write and read marks in the latents of a model.
 
-    Nothing is trained, so it takes minutes. The command measures on photographs how the decoder answers changes of
-    the latents, and makes each bit a pattern of noise whose answer is read best. It marks other photographs, and
-    prints how many bits it reads as they are and after JPEG. The folder holds these networks only, and names the
-    model; give it to any command as --model.
+    Nothing is trained, so it takes minutes. Each bit is a pattern of noise over the latents. In latents of eight or
+    more channels, it is read by what decoders make of it, which the command measures on photographs; in others, the
+    model's own encoder reads it. The command marks other photographs, and prints how many bits it reads as they are
+    and after JPEG. The folder holds these networks only, and names the model; give it to any command as --model.
     """
     from privgen.hub import Placement
     from privgen.training.watermark.adapt import CodeSize
