@@ -46,7 +46,7 @@ def adapt(
 ) -> None:
     """Make the networks that write and read marks in the latents of a model.
 
-    Nothing is trained, so it takes minutes. Each bit is a pattern of noise over the latents. In latents of eight or
+    Nothing is trained, so it takes minutes. Each bit is a pattern of noise over the latents. In latents of 16 or
     more channels, it is read by what decoders make of it, which the command measures on photographs; in others, the
     model's own encoder reads it. The command marks other photographs, and prints how many bits it reads as they are
     and after JPEG. The folder holds these networks only, and names the model; give it to any command as --model.
