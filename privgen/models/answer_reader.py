@@ -24,7 +24,7 @@ are full of them."""
 REACH = 3
 """Side, in latents, of the square of pixels that one latent is taken to change."""
 
-_LARGEST = 4  # times the pixels of the model's square, of images that are read at their own size
+_RANGE = 4  # times more or fewer pixels than the model's square, at most, have the sizes that are tried
 _SURROUNDINGS = 2.0  # standard deviation, in latents, of the window in which content is levelled out
 _LEAST = 1 / 255  # what is taken for the contrast of an area without any
 _OWN = 0.5  # fraction of an image's own covariance in the noise that is expected; the rest is the usual one
@@ -76,16 +76,15 @@ class AnswerReader(ModelMixin, ConfigMixin):
         """Heights and widths in pixels at which an image may have been drawn.
 
         They are the two nearest canvases (`Canvas.of_aspect`), those with the side of the model's square as the
-        shorter or the longer one, and the image's own, unless it has far more pixels.
+        shorter or the longer one, and the image's own; but none with far more or far fewer pixels than the square.
         """
         side, patch = self.config.side, self.config.patch
         canvas = Canvas(side, patch, self.config.latent_channels)
         shorter, longer = (side / each for each in sorted((height, width)))
         found = canvas.of_aspect(height, width, count=2)
         found += [canvas.rounded(scale * height, scale * width) for scale in (shorter, longer)]
-        if height * width <= _LARGEST * side**2:
-            found.append((patch * max(1, round(height / patch)), patch * max(1, round(width / patch))))
-        return [size for size in dict.fromkeys(found) if size[0] * size[1] <= _LARGEST * side**2]
+        found.append((patch * round(height / patch), patch * round(width / patch)))
+        return [size for size in dict.fromkeys(found) if 1 / _RANGE <= size[0] * size[1] / side**2 <= _RANGE]
 
     def read_drawn(self, images: Tensor) -> Tensor:
         """Read images of the size at which they were drawn.
@@ -149,7 +148,10 @@ def ring_covariance(one: Tensor, other: Tensor) -> Tensor:
     a, b = (torch.fft.rfft2(latents, norm="ortho") for latents in (one, other))
     rings = _rings(one)
     return torch.stack(
-        [torch.einsum("bcn,bdn->cd", a[:, :, r], b[:, :, r].conj()).real / (len(a) * r.sum()) for r in rings]
+        [
+            torch.einsum("bcn,bdn->cd", a[:, :, r], b[:, :, r].conj()).real / (len(a) * r.sum().clamp(min=1))
+            for r in rings
+        ]
     )
 
 
