@@ -25,6 +25,9 @@ REACH = 3
 """Side, in latents, of the square of pixels that one latent is taken to change."""
 
 _RANGE = 4  # times more or fewer pixels than the model's square, at most, have the sizes that are tried
+_FIRST = (
+    1.5  # times the energy of its logits the nearest canvas counts: faint bits of photographs are not written loud
+)
 _SURROUNDINGS = 2.0  # standard deviation, in latents, of the window in which content is levelled out
 _LEAST = 1 / 255  # what is taken for the contrast of an area without any
 _OWN = 0.5  # fraction of an image's own covariance in the noise that is expected; the rest is the usual one
@@ -43,8 +46,8 @@ class AnswerReader(ModelMixin, ConfigMixin):
     A mark has the size of the latents that it was added to, h x w: it is what `tiled` cuts out of one field of noise,
     or repeats. So its waves are the same for each size, and the filters fit. Whoever reads an image knows its aspect
     ratio only, and tries the sizes (`sizes`) at which it may have been drawn: its own, and four that models and
-    `Watermark.embed` use. Of these it takes the reading with the largest logits. This is fair, because it does not
-    depend on any key.
+    `Watermark.embed` use. Of these it takes the reading with the largest logits, and the canvas of photographs unless
+    another's are far larger. This is fair, because it does not depend on any key.
 
     Args:
         n_bits: bits of a message.
@@ -69,7 +72,9 @@ class AnswerReader(ModelMixin, ConfigMixin):
     def forward(self, images: Tensor) -> Tensor:
         """Read images (B, 3, H, W) in [0, 1], any H and W; (B, n_bits) logits, a positive one reads as bit 1."""
         tried = torch.stack([self.read_drawn(resize(images, size)) for size in self.sizes(*images.shape[-2:])])
-        clearest = tried.detach().square().sum(2).argmax(0)
+        energy = tried.detach().square().sum(2)
+        energy[0] *= _FIRST
+        clearest = energy.argmax(0)
         return tried[clearest, torch.arange(len(images), device=tried.device)]
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
