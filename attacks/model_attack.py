@@ -16,12 +16,13 @@ from privgen.attacks.draws import Draws, spawn
 from privgen.attacks.purification.denoiser import Denoiser, freeze
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
-from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import ExtractorLike
 
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+    from privgen.watermark.networks import Networks
 
 
 PipelineLike: TypeAlias = "str | os.PathLike[str] | DiffusionPipeline"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.registry import register
-from privgen.hub import Placement
 from privgen.io.residual import add_residual
 from privgen.watermark.key import SECRET_BYTES, Key, Secret
-from privgen.watermark.networks import Networks
-from privgen.watermark.write.mark_spec import Carrier, MarkSpec
-from privgen.watermark.write.marker import Marker
+
+
+if TYPE_CHECKING:
+    from privgen.watermark.networks import Networks
+    from privgen.watermark.write.mark_spec import Carrier
+    from privgen.watermark.write.marker import Marker
 
 
 NetworksLike: TypeAlias = "str | os.PathLike[str] | Networks"
@@ -59,6 +61,8 @@ class Remarking(ModelAttack):
     carrier: Carrier | None = None
 
     def __post_init__(self) -> None:
+        from privgen.watermark.write.mark_spec import MarkSpec
+
         super().__post_init__()
         MarkSpec(self.carrier, self.psnr)  # says what is wrong with them
 
@@ -75,14 +79,20 @@ class Remarking(ModelAttack):
         return images
 
     def _marker(self) -> Marker:
+        from privgen.watermark.write.mark_spec import MarkSpec
+        from privgen.watermark.write.marker import Marker
+
         networks = self.model
-        if not isinstance(networks, Networks):
+        if isinstance(networks, (str, os.PathLike)):
             networks = _kept(os.fspath(networks), self.device, self.dtype)
         return Marker(networks, MarkSpec(self.carrier, self.psnr))
 
 
 @lru_cache(maxsize=1)
 def _kept(model: str, device: str, dtype: str) -> Networks:
+    from privgen.hub import Placement
+    from privgen.watermark.networks import Networks
+
     return Networks(model, Placement(device, dtype))
 
 

@@ -44,7 +44,7 @@ USAGE = [
     (f"{GENERATE} --amplify 2 --amplify-gate learned", "needs a network with a learned variance"),
     (f"{GENERATE} --reject-hallucinations 0.5", "A fraction of 0.5 of 1 images rejects none or all of them"),
     (f"{GENERATE} --reject-hallucinations 1", "--reject-hallucinations"),
-    ("watermark generate cat -o cat.png", "give --key or --token"),
+    ("watermark generate cat -o cat.png", "give --key, --token or --object"),
     (f"{MARKED} --carrier pigeon", "'tile', 'token', 'latent'"),
     (f"{MARKED} --carrier token --robust-steps 2", "use them with the carrier latent"),
     (f"{MARKED} --tau 500 --robust-steps 2", "leave tau out"),
