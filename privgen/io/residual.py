@@ -1,7 +1,7 @@
 """Deliver a change of an image at the image's own size: resized, scaled to a quality, and rounded as files are."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,13 +101,24 @@ def check_pixels(pixels: Tensor) -> Tensor:
 
 
 def _gain(pixels: Tensor, difference: Tensor, psnr: float, levels: int | None) -> float:
-    """The factor on the difference; a few fixed-point rounds make up for what clipping and rounding take away."""
+    """The factor on the difference, which makes up for what clipping and rounding take away."""
     rms = float(torch.linalg.vector_norm(difference)) / math.sqrt(difference.numel())
     if rms == 0:
         return 0.0
-    first = gain = 10 ** (-psnr / 20) / rms
+    return gain_for(psnr, 10 ** (-psnr / 20) / rms, lambda gain: _psnr(pixels, difference, gain, levels))
+
+
+def gain_for(psnr: float, first: float, quality: Callable[[float], float]) -> float:
+    """The gain with which a change has a quality, found from a first guess by a few fixed-point rounds.
+
+    Args:
+        psnr: the quality to meet, in dB.
+        first: the gain that would do if nothing were clipped or rounded; 16 times as much is the most.
+        quality: the quality in dB that a gain gives.
+    """
+    gain = first
     for _ in range(_ROUNDS):
-        excess = _psnr(pixels, difference, gain, levels) - psnr
+        excess = quality(gain) - psnr
         if abs(excess) < _CLOSE_DB:
             break
         gain = min(gain * 10 ** (min(excess, 20) / 20), _LARGEST_GAIN * first)

@@ -20,7 +20,7 @@ from privgen.watermark.read.p_values import Test
 from privgen.watermark.token import Token
 from privgen.watermark.write.in_pipeline import marking
 from privgen.watermark.write.mark_image import mark_loaded, unreadable_note
-from privgen.watermark.write.mark_spec import Carrier, MarkSpec
+from privgen.watermark.write.mark_spec import Carrier, KeyMark, MarkSpec
 from privgen.watermark.write.marker import Marker
 
 
@@ -62,8 +62,8 @@ class Watermark:
         """The watermark of a model. Nothing is loaded before it is needed.
 
         Args:
-            model: an embedded model's name, a folder that a pipeline was saved to, or a Hub id. It must carry networks
-                of privgen's, as "mini" does.
+            model: an embedded model's name, a folder that a pipeline was saved to, or a Hub id. Without networks of
+                privgen's in it, which "mini" has, tiles alone are written and read.
             device: see `privgen.hub.resolve_device`.
             dtype: of the pipeline's weights, see `privgen.hub.resolve_dtype`; extractors are always float32.
             revision: branch, tag or commit of a Hub id.
@@ -121,13 +121,13 @@ class Watermark:
         """
         given = open_images(images)
         if objects is not None:
-            if carrier not in (None, "tile") or robust_steps:
-                raise UsageError("Objects are marked with tiles; leave carrier and robust_steps out.")
             if not given.single:
                 raise UsageError("Masks are of one image; mark the objects of one image at a time.")
             if not isinstance(key, Key | None):
                 raise UsageError("With objects, key is the one key for all that is outside them, or None.")
             opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
+            # Refuses other carriers.
+            KeyMark(None, MarkSpec(carrier, robust_steps=robust_steps), objects=ObjectKeys(objects, opened, key, psnr))
             pixels, levels = given.images[0].pixels, given.levels[0]
             done = mark_objects(pixels, marks_of(objects, opened), psnr=psnr, rest=key, levels=levels, check=check)
             for item in done.objects:
@@ -249,12 +249,13 @@ class Watermark:
                 each other.
         """
         if objects is not None:
-            if carrier not in (None, "tile") or tau is not None or robust_steps:
-                raise UsageError("Objects are marked with tiles; leave carrier, tau and robust_steps out.")
             if not isinstance(key, Key | None):
                 raise UsageError("With objects, key is the one key for all that is outside them, or None.")
             opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
-            with marking_objects(pipe, ObjectKeys(objects, opened, key, psnr)):
+            spec = MarkSpec(carrier, tau=tau, robust_steps=robust_steps)
+            owned = ObjectKeys(objects, opened, key, psnr)
+            KeyMark(None, spec, objects=owned)  # refuses other carriers
+            with marking_objects(pipe, owned):
                 yield pipe
             return
         if masks:

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from privgen.watermark.tile.pattern import HIGHEST
 from privgen.watermark.tile.spectrum import check_image, whitened, working_copy
-from privgen.watermark.tile.wave import harmonics_on
+from privgen.watermark.tile.wave import harmonics_on, turns
 
 
 CELLS = 64
@@ -149,7 +149,8 @@ def _cell_evidence(evidence: Tensor, windows: Windows, tile: float) -> Tensor:
     """The evidence (rows, columns, M) complex64 of the cells, of about the same power at all frequencies."""
     device, top = evidence.device, int(HIGHEST)
     height, width = evidence.shape
-    horizontal, vertical = _turns(width, tile, 0, top, device), _turns(height, tile, -top, top, device)
+    horizontal = turns(0, width, 0, top, tile, device).conj()
+    vertical = turns(0, height, -top, top, tile, device).conj()
     plane = evidence.to(torch.complex64)
     columns = zip(windows.columns[:-1], windows.columns[1:], strict=True)
     across = torch.stack([plane[:, a:b] @ horizontal[a:b] for a, b in columns], dim=1)  # (h, columns, 25)
@@ -164,10 +165,3 @@ def _cell_evidence(evidence: Tensor, windows: Windows, tile: float) -> Tensor:
     sums = torch.zeros(int(HIGHEST) + 1, device=device).index_add(0, ring, power)
     counts = torch.zeros_like(sums).index_add(0, ring, (cycles < _FINEST * tile).float())
     return values / ((sums / counts.clamp(min=1))[ring] + 1e-20).sqrt()
-
-
-def _turns(length: int, tile: float, low: int, high: int, device: torch.device) -> Tensor:
-    """Unit numbers (length, high - low + 1) that undo waves of low to high cycles a tile at the centres of pixels."""
-    place = (torch.arange(length, device=device, dtype=torch.float64) + 0.5) / tile
-    phase = -2 * math.pi * (place % 1)[:, None] * torch.arange(low, high + 1, device=device)
-    return torch.polar(torch.ones_like(phase), phase).to(torch.complex64)

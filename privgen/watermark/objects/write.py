@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from privgen.errors import UsageError
+from privgen.io.residual import gain_for
 from privgen.metrics.visibility import TOLERANCE_REACH
 from privgen.watermark.key import Key
 from privgen.watermark.objects.masks import at_size, fitted, with_soft_seams, without_overlaps
@@ -28,7 +29,6 @@ FEW_PIXELS, MANY_PIXELS = 4_500, 13_000
 _ROUNDS = 4  # in which a mark is written and read back
 _CLEAR = 4.0  # standard deviations; a bit that is read as clearly as this needs no more
 _QUIETEST = 0.3  # gain of a bit, over that of a mark whose bits are all as loud
-_GAIN_ROUNDS, _CLOSE_DB, _LARGEST_GAIN = 8, 0.01, 16.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,11 +247,5 @@ def add_inside(
     rms = float(residual[:, inside].square().mean().sqrt())
     if rms == 0:
         return image, math.inf
-    first = gain = 10 ** (-psnr / 20) / rms
-    for _ in range(_GAIN_ROUNDS):  # make up for what clipping and rounding take away
-        excess = quality(at(gain)) - psnr
-        if abs(excess) < _CLOSE_DB:
-            break
-        gain = min(gain * 10 ** (min(excess, 20) / 20), _LARGEST_GAIN * first)
-    changed = at(gain)
+    changed = at(gain_for(psnr, 10 ** (-psnr / 20) / rms, lambda gain: quality(at(gain))))
     return changed, quality(changed)

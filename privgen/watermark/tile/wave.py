@@ -99,14 +99,26 @@ def sheet(amplitudes: Tensor, rows: range, width: int, tile: float) -> Tensor:
     table = amplitudes.new_zeros(2 * top + 1, top + 1)
     kept = torch.hypot(across.float(), down.float()) < _FINEST * tile
     table[(down + top)[kept], across[kept]] = amplitudes[kept]
-    vertical = _turns(rows.start, rows.stop, -top, top, tile, amplitudes.device)
-    horizontal = _turns(0, width, 0, top, tile, amplitudes.device)
+    vertical = turns(rows.start, rows.stop, -top, top, tile, amplitudes.device)
+    horizontal = turns(0, width, 0, top, tile, amplitudes.device)
     mixed = vertical @ table
     return mixed.real @ horizontal.real.T - mixed.imag @ horizontal.imag.T
 
 
-def _turns(start: int, stop: int, low: int, high: int, tile: float, device: torch.device) -> Tensor:
-    """Unit numbers (stop - start, high - low + 1) of waves of low to high cycles a tile at the centres of pixels."""
+def turns(start: int, stop: int, low: int, high: int, tile: float, device: torch.device) -> Tensor:
+    """Return waves of low to high cycles a tile, at the centres of pixels.
+
+    Args:
+        start: first pixel.
+        stop: the pixel behind the last one.
+        low: cycles of the first wave.
+        high: cycles of the last wave.
+        tile: side of the tile in pixels.
+        device: of the result.
+
+    Returns:
+        (stop - start, high - low + 1) complex64 of absolute value 1.
+    """
     place = (torch.arange(start, stop, device="cpu", dtype=torch.float64) + 0.5) / tile  # not all devices have float64
     phase = 2 * math.pi * (place % 1)[:, None] * torch.arange(low, high + 1, device="cpu")
     return torch.polar(torch.ones_like(phase), phase).to(device, torch.complex64)

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.objects.keys import ObjectKeys
+from privgen.watermark.tile.embed import PSNR as TILE_PSNR
 from privgen.watermark.token import Token, check_tau
 
 
@@ -18,8 +19,8 @@ Carrier = Literal["tile", "token", "latent", "tile+latent"]
 NETWORK_CARRIERS: tuple[NetworkCarrier, ...] = get_args(NetworkCarrier)
 CARRIERS: tuple[Carrier, ...] = get_args(Carrier)
 
-PSNR: dict[Carrier, float] = {"tile": 42.0, "tile+latent": 42.0, "token": 38.1, "latent": 38.1}
-"""Quality of a marked image against the image, in dB, if nothing else is asked for."""
+NETWORK_PSNR = 38.1
+"""Quality of an image that networks alone have marked against the image, in dB, if nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class MarkSpec:
         carrier: what the mark is written with: "tile", "token", "latent", or "tile+latent"; None is the model's own
             choice.
         psnr: quality of a marked image against the image, in dB; higher is fainter; None is what suits the carrier,
-            see `PSNR`. In generated images the carrier "tile" alone has a quality: what the other carriers write is as
-            their model makes it.
+            42 with a tile, `NETWORK_PSNR` without. In generated images only tiles have a quality: what the other
+            carriers write is as their model makes it.
         tau: the mark of a generated image acts on timesteps t <= tau, of 1000; None is what suits the carrier.
         robust_steps: gradient steps that fit the mark in the latents to its image, so that it survives regeneration
             better; 0 is none.
@@ -76,7 +77,9 @@ class MarkSpec:
     @property
     def quality(self) -> float:
         """Quality in dB, of a spec whose carrier is chosen."""
-        return PSNR[self.carrier or "tile+latent"] if self.psnr is None else self.psnr
+        if self.psnr is not None:
+            return self.psnr
+        return TILE_PSNR if self.has_tile else NETWORK_PSNR
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from privgen.watermark.protocols import config_value, key_bits
 from privgen.watermark.token import DEFAULT_TAU, token_embeddings
 from privgen.watermark.write.layers import latent_psnr, layered_residual
 from privgen.watermark.write.loudness import loud_bits
-from privgen.watermark.write.mark_spec import PSNR, Carrier, MarkSpec, NetworkCarrier
+from privgen.watermark.write.mark_spec import NETWORK_PSNR, Carrier, MarkSpec, NetworkCarrier
 from privgen.watermark.write.residual import decoded_difference, latent_residuals
 from privgen.watermark.write.robust_mark import RobustMarker
 from privgen.watermark.write.with_token import token_residuals
@@ -113,7 +113,7 @@ class Marker:
         """
         networks = self.networks
         bits = key_bits(keys, networks.mapper(self._network_carrier()))
-        psnr = latent_psnr(self.spec.quality) if self.spec.has_tile else PSNR["latent"]
+        psnr = latent_psnr(self.spec.quality) if self.spec.has_tile else NETWORK_PSNR
         quality = torch.full((len(canvases),), psnr, device=canvases.device)
 
         def marked(message: Tensor) -> Tensor:

@@ -24,10 +24,7 @@ from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.logits import read_logits
 from privgen.watermark.read.p_values import match_keys
 from privgen.watermark.watermark import Watermark
-from privgen.watermark.write.mark_spec import PSNR as PSNRS
-
-
-PSNR = PSNRS["latent"]
+from privgen.watermark.write.mark_spec import NETWORK_PSNR as PSNR
 
 
 HEADLINES = {

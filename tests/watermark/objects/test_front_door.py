@@ -55,7 +55,7 @@ def test_bad_calls(mark, picture, scene, owners):
     objects, masks = {"cat": owners[0]}, {"cat": scene[1][0]}
     with pytest.raises(UsageError, match="no mask for cat"):
         mark.embed(picture, objects=objects)
-    with pytest.raises(UsageError, match="mask for dog, but no key"):
+    with pytest.raises(UsageError, match='mask for "dog", but no key'):
         mark.embed(picture, objects=objects, masks={**masks, "dog": scene[1][1]})
     with pytest.raises(UsageError, match="one image at a time"):
         mark.embed([picture, picture], objects=objects, masks=masks)

@@ -8,11 +8,8 @@ from privgen.io.images import LoadedImage, encode_image, from_pil, load_image, t
 from privgen.io.residual import add_residual, to_canvas
 from privgen.metrics.quality import psnr
 from privgen.watermark.read.logits import read_logits
-from privgen.watermark.write.mark_spec import PSNR as PSNRS
+from privgen.watermark.write.mark_spec import NETWORK_PSNR as PSNR
 from privgen.watermark.write.residual import latent_residuals
-
-
-PSNR = PSNRS["latent"]
 
 
 SIZE = 32

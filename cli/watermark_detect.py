@@ -1,0 +1,137 @@
+"""``privgen watermark detect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from privgen.cli import options
+from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
+from privgen.cli.marks import carrier as carrier_option
+from privgen.cli.marks import say
+from privgen.cli.output import echo
+
+
+if TYPE_CHECKING:
+    from privgen.watermark.read.detect_files import DetectedFile
+    from privgen.watermark.read.p_values import Test
+    from privgen.watermark.write.mark_spec import Carrier
+
+
+@click.command(
+    epilog=options.examples(
+        "privgen watermark detect photo.png --key alice",
+        "privgen watermark detect marked --key alice --key bob --fpr 1e-9",
+        "privgen watermark detect marked --key alice.key bob.key --json",
+        "privgen watermark detect cropped.png --key alice --search",
+        "privgen watermark detect photo.png --key alice --key bob --locate --save-overlay owners",
+    )
+)
+@options.images()
+@click.option(
+    "--key",
+    "names",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Key file, or the name of a key; repeatable. Files *.key among the images are keys, too.",
+)
+@click.option(
+    "--fpr",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=1e-6,
+    show_default=True,
+    help="Probability that an unmarked image is called marked, whatever the number of keys.",
+)
+@click.option(
+    "--search",
+    is_flag=True,
+    help="Also look for marks in images that were cropped, framed, scaled or turned; this takes a second or more an "
+    "image.",
+)
+@click.option(
+    "--locate",
+    is_flag=True,
+    help="Also look for marked objects, and say which part of the image belongs to which key.",
+)
+@click.option(
+    "--save-overlay",
+    "overlays",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="With --locate: folder for pictures that show who owns what.",
+)
+@carrier_option("all that the model can read", "Look for marks of this carrier only.")
+@click.option(
+    "--test",
+    type=click.Choice(["weighted", "binomial"]),
+    default="weighted",
+    show_default=True,
+    help="Of the extractor's bits: weighted goes by how clearly each is read; binomial counts those that agree.",
+)
+@options.model()
+@options.device()
+@options.json()
+@options.overwrite()
+def detect(
+    images: tuple[Path, ...],
+    names: tuple[str, ...],
+    fpr: float,
+    search: bool,
+    locate: bool,
+    overlays: Path | None,
+    carrier: Carrier | None,
+    test: Test,
+    model: str,
+    device: str,
+    as_json: bool,
+    overwrite: bool,
+) -> None:
+    """Say whose mark images carry, and with --locate, which part of an image belongs to which key.
+
+    Exit codes: 0 every image carries the mark of one of the keys, 3 an image does not, 1 a file could not be read.
+    With --json, one object for each image, with all keys under `keys`.
+    """
+    if overlays is not None and not locate:
+        raise click.UsageError("--save-overlay needs --locate.")
+    from privgen.watermark.key import load_key
+
+    keys = [load_key(name) for name in (*names, *(str(path) for path in images if path.suffix == ".key"))]
+    pictures = [path for path in images if path.suffix != ".key"]
+    if not pictures:
+        raise click.UsageError("Name at least one image.")
+    from privgen.hub import Placement
+    from privgen.watermark.networks import Networks
+    from privgen.watermark.read.detect_files import Overlays, detect_files
+    from privgen.watermark.read.detection import DetectSpec
+
+    found = detect_files(
+        pictures,
+        keys,
+        networks=Networks(model, Placement(device)),
+        spec=DetectSpec(fpr, search, test, carrier, locate),
+        progress=True,
+        overlays=None if overlays is None else Overlays(overlays, overwrite),
+        report=lambda file: _report_detected(file, as_json=as_json),
+    )
+    if as_json:
+        echo([file.record() for file in found], as_json=True)
+    else:
+        text = f"p: how likely an image without the mark matches so well. An image is marked if p <= {fpr:g}."
+        click.echo(text, err=True)
+        if not locate and any(file.detection is not None and not file.detected for file in found):
+            click.echo("Hint: --locate also looks for marked objects.", err=True)
+        if not search and any(file.detection is not None and not file.detected for file in found):
+            click.echo("Hint: --search also looks for marks in images that were cropped, framed or turned.", err=True)
+    if any(file.error for file in found):
+        raise click.exceptions.Exit(EXIT_FAILED)
+    if not all(file.detected for file in found):
+        raise click.exceptions.Exit(EXIT_NOT_DETECTED)
+
+
+def _report_detected(file: DetectedFile, *, as_json: bool) -> None:
+    say(file.file, file.error, file.notes)
+    if not as_json and file.detection is not None:
+        click.echo(f"{file.file}: {file.detection}")

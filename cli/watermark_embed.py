@@ -1,0 +1,178 @@
+"""``privgen watermark embed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from privgen.cli import options
+from privgen.cli.errors import EXIT_FAILED
+from privgen.cli.marks import carrier as carrier_option
+from privgen.cli.marks import hint_detect, hint_locate, say
+from privgen.cli.output import echo
+
+
+if TYPE_CHECKING:
+    from privgen.io.batches import BatchOptions
+    from privgen.watermark.write.embed_files import EmbeddedFile
+    from privgen.watermark.write.mark_spec import Carrier
+
+
+@click.command(
+    epilog=options.examples(
+        "privgen watermark embed photo.jpg --key alice -o marked",
+        "privgen watermark embed photos --key alice.key -o marked --psnr 44 --json",
+        "privgen watermark embed photo.jpg --object cat=alice --mask cat=cat.png -o marked",
+    )
+)
+@options.images()
+@options.output(required=True, metavar="DIR", help="Folder for the marked images; it must not hold the inputs.")
+@options.key(
+    "Key file, or the name of a key: whose mark. With objects, the mark of all that is outside.", required=False
+)
+@click.option(
+    "--object",
+    "objects",
+    multiple=True,
+    metavar="NAME=KEY",
+    help="Mark an object of one image with a key; repeatable. The name is yours; --mask says where the object is.",
+)
+@click.option(
+    "--mask",
+    "masks",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Image that is light where the object of that name is, and dark elsewhere; repeatable.",
+)
+@carrier_option("tile+latent, or tile where the model has no networks for it")
+@click.option(
+    "--psnr",
+    type=click.FloatRange(20, 60),
+    show_default="42 with a tile, 38.1 without, 31 to 37 inside masks",
+    metavar="DB",
+    help="Quality of the marked image; higher is fainter.",
+)
+@click.option(
+    "--known",
+    "known",
+    multiple=True,
+    metavar="KEY",
+    help="Say so if an image carries the mark of this key already; repeatable. Several marks fit in one image.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["png", "same"]),
+    default="png",
+    show_default=True,
+    help="Format to write: PNG, which loses nothing, or that of the source where possible.",
+)
+@options.robust_steps()
+@options.seed("Seed of the noise that the carrier token works through.")
+@options.model()
+@options.device()
+@options.dtype()
+@options.json()
+@options.overwrite()
+def embed(
+    images: tuple[Path, ...],
+    output: Path,
+    key: str | None,
+    objects: tuple[str, ...],
+    masks: tuple[str, ...],
+    carrier: Carrier | None,
+    psnr: float | None,
+    known: tuple[str, ...],
+    kind: Literal["png", "same"],
+    robust_steps: int,
+    seed: int,
+    model: str,
+    device: str,
+    dtype: str,
+    as_json: bool,
+    overwrite: bool,
+) -> None:
+    """Mark existing images; they keep their size, transparency and precision.
+
+    Each mark is read back. The command says so if an image is too small or too plain to carry one, or carries a mark
+    of the key already.
+
+    With --object and --mask, objects of one image get marks of their own. Outside the masks, nothing changes.
+
+    If a file cannot be read or written, the command names it, does the rest, and exits with code 1. If a run was
+    interrupted, repeat it: it skips the images that it has made already.
+    """
+    if key is None and not objects:
+        raise click.UsageError("Say whose mark: give --key, or --object and --mask.")
+    if masks and not objects:
+        raise click.UsageError("--mask needs --object: say whose the object is.")
+    from privgen.io.batches import BatchOptions
+    from privgen.watermark.key import load_key
+
+    batch = BatchOptions(overwrite=overwrite, progress=True, keep_format=kind == "same")
+    if objects:
+        if len(images) != 1 or carrier not in (None, "tile") or robust_steps or known:
+            raise click.UsageError(
+                "--object marks one image, with tiles; leave --carrier, --robust-steps, --known out."
+            )
+        owners = options.named(objects, "--object")
+        _embed_objects(images[0], output, owners, options.named(masks, "--mask"), key, psnr, batch, as_json=as_json)
+        return
+    assert key is not None  # checked above
+    owner = load_key(key)
+    from privgen.hub import Placement
+    from privgen.watermark.networks import Networks
+    from privgen.watermark.write.embed_files import embed_files
+    from privgen.watermark.write.mark_spec import MarkSpec
+
+    result = embed_files(
+        images,
+        output,
+        owner,
+        networks=Networks(model, Placement(device, dtype)),
+        spec=MarkSpec(carrier, psnr, robust_steps=robust_steps, seed=seed),
+        batch=batch,
+        known=[load_key(name) for name in known],
+        report=_report_embedded,
+    )
+    record = {"key": result.key, "key_id": result.key_id, "carrier": result.carrier, "output": result.output}
+    counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
+    echo({**record, **counts, **({"files": result.files} if as_json else {})}, as_json=as_json)
+    if result.count("failed") < len(result.files):
+        hint_detect(output, key, model)
+    if result.count("failed"):
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _embed_objects(
+    image: Path,
+    output: Path,
+    owners: dict[str, str],
+    masks: dict[str, str],
+    rest: str | None,
+    psnr: float | None,
+    batch: BatchOptions,
+    *,
+    as_json: bool,
+) -> None:
+    """Mark the objects of one image, and say what became of them."""
+    from privgen.watermark.key import load_key
+    from privgen.watermark.objects.embed_file import embed_objects
+
+    keys = {name: load_key(key) for name, key in owners.items()}
+    around = None if rest is None else load_key(rest)
+    result = embed_objects(image, output, keys, masks, rest=around, psnr=psnr, batch=batch)
+    notes = [f"{item.name}: {item.note}" for item in result.objects if item.note]
+    say(result.source, None, (*result.notes, *notes))
+    if as_json:
+        echo(result, as_json=True)
+    else:
+        names = ("name", "key", "area", "object_psnr", "matches", "p_value")
+        echo([{name: getattr(item, name) for name in names} for item in result.objects])
+    hint_locate(result.output, owners.values())
+
+
+def _report_embedded(file: EmbeddedFile) -> None:
+    say(file.source, file.error, file.notes)
