@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 
-import jinja2
-
-from privgen.evaluation.intervals import Measured
+from privgen.evaluation.pages import page_template
 from privgen.evaluation.protection.charts import effort_chart
 from privgen.evaluation.protection.log import Row
 from privgen.evaluation.protection.plan import CLEAN, CONTROL, NONE
@@ -59,16 +55,10 @@ def draw_page(result: ProtectionStudy, rows: Sequence[Row]) -> str:
         result: the figures.
         rows: of all cells; some hold images.
     """
-    here = files("privgen.evaluation.protection")
-    style = files("privgen.evaluation.robustness").joinpath("page.css").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"interval": _interval, "cost": cost_text}
-    template = environment.from_string(here.joinpath("page.html.jinja").read_text(encoding="utf-8"))
+    template = page_template("privgen.evaluation.protection", "page.html.jinja")
     pairs = dict.fromkeys((setting.model, setting.adversary) for setting in result.outcomes)
     sections = [_section(result, rows, model, adversary) for model, adversary in pairs]
-    return template.render(result=result, css=style, sections=sections, note=NOTE)
+    return template.render(result=result, sections=sections, cost=cost_text, note=NOTE)
 
 
 def _section(result: ProtectionStudy, rows: Sequence[Row], model: str, adversary: str) -> Section:
@@ -93,12 +83,3 @@ def _sheets(rows: Sequence[Row]) -> list[Sheet]:
         if row.effort not in best or row.score > best[row.effort].score:
             best[row.effort] = row
     return [Sheet(title, {effort: row.sheet for effort, row in best.items()}) for title, best in found.items()]
-
-
-def _interval(measured: Measured | None) -> str:
-    """Value and interval, or the value alone where there is no interval."""
-    if measured is None or not math.isfinite(measured.value):
-        return "–"
-    if not (math.isfinite(measured.low) and math.isfinite(measured.high)):
-        return f"{measured.value:.2f}"
-    return f"{measured.value:.2f} [{measured.low:.2f}, {measured.high:.2f}]"

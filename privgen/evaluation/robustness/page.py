@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 
-import jinja2
 from torch import Tensor
 
 from privgen.data.sheets import encode_picture, picture
-from privgen.evaluation.intervals import Measured
+from privgen.evaluation.pages import page_template
 from privgen.evaluation.robustness.charts import Style, curve_chart, loss_range, styles
 from privgen.evaluation.robustness.report import NOTE, RobustnessEvaluation
 from privgen.evaluation.watermark.pictures import ENLARGED
@@ -21,6 +18,7 @@ from privgen.io.plots import png_bytes, png_uri
 COLUMNS = ("tpr_1e-3", "tpr_1e-6", "fpr_1e-3", "fpr_1e-6", "bit_accuracy", "psnr_db", "ssim", "quality_loss")
 """Figures of every attack, in the tables that are folded up."""
 
+_PACKAGE = "privgen.evaluation.robustness"
 _CHART_DPI = 180  # sharp on screens that show two dots for each CSS pixel
 
 
@@ -71,7 +69,7 @@ def draw_page(result: RobustnessEvaluation, examples: Examples) -> str:
         examples: the images.
     """
     drawn_as = styles(method.name for method in result.methods)
-    return page_template("page.html.jinja").render(
+    return page_template(_PACKAGE, "page.html.jinja").render(
         result=result,
         leading=next((method for method in result.methods if method.name == result.carrier), None),
         at_middle=sum(entry.middle for entry in result.planned),
@@ -83,28 +81,6 @@ def draw_page(result: RobustnessEvaluation, examples: Examples) -> str:
         enlarged=ENLARGED,
         note=NOTE,
     )
-
-
-def page_template(name: str) -> jinja2.Template:
-    """A template of this folder, which knows the style sheet as `css` and the filters `interval` and `number`.
-
-    Args:
-        name: path of the file, relative to this folder.
-    """
-
-    def text_of(path: str) -> str:
-        return files("privgen.evaluation.robustness").joinpath(path).read_text(encoding="utf-8")
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(text_of),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"interval": _interval, "number": _number}
-    environment.globals["css"] = text_of("page.css")
-    return environment.get_template(name)
 
 
 def _charts(result: RobustnessEvaluation, drawn_as: dict[str, Style]) -> dict[str, str]:
@@ -122,16 +98,3 @@ def enlarged_difference(marked: ExampleImage, plain: ExampleImage) -> ExampleIma
     """What a mark changes, enlarged so that you can see it, around grey."""
     title = f"{ENLARGED} x the difference of {marked.title}"
     return ExampleImage((0.5 + ENLARGED * (marked.pixels - plain.pixels)).clamp(0, 1), title)
-
-
-def _number(measured: Measured, form: str) -> str:
-    return form % measured.value if math.isfinite(measured.value) else "–"
-
-
-def _interval(measured: Measured) -> str:
-    """Value and interval, or the value alone where there is no interval."""
-    if not math.isfinite(measured.value):
-        return "–"
-    if not math.isfinite(measured.low):
-        return f"{measured.value:.3g}"
-    return f"{measured.value:.3g} [{measured.low:.3g}, {measured.high:.3g}]"

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from privgen.evaluation.pages import page_template
 from privgen.evaluation.robustness.charts import styles
 from privgen.evaluation.robustness.contestants import Contestant
 from privgen.evaluation.robustness.log import Row
-from privgen.evaluation.robustness.page import ExampleImage, enlarged_difference, page_template
+from privgen.evaluation.robustness.page import ExampleImage, enlarged_difference
 from privgen.evaluation.robustness.photographs.images import Photographs
 from privgen.evaluation.robustness.photographs.report import NOTE, PhotographsEvaluation
 from privgen.evaluation.robustness.run import Batch, Comparison
@@ -68,7 +69,7 @@ def draw_page(result: PhotographsEvaluation, examples: Sequence[ExamplePhotograp
         result: the figures.
         examples: the images.
     """
-    return page_template("photographs/page.html.jinja").render(
+    return page_template("privgen.evaluation.robustness", "photographs/page.html.jinja").render(
         result=result,
         record=result.record(),
         rates=list(RATES),
