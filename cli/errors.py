@@ -13,6 +13,7 @@ from privgen.errors import PrivgenError, UsageError
 EXIT_FAILED = click.ClickException.exit_code
 EXIT_USAGE = 2
 EXIT_NOT_DETECTED = 3
+EXIT_INTERRUPTED = 130
 
 
 class _Misused(click.ClickException):
@@ -29,6 +30,9 @@ def one_sentence_errors() -> Iterator[None]:
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted; what was finished is kept.", err=True)
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     except Exception as error:
         if os.environ.get("PRIVGEN_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()

@@ -45,7 +45,7 @@ def main() -> None:
     privgen also generates images with less hallucination, and trains the models and networks behind its commands.
 
     Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
-    3 not detected. PRIVGEN_DEBUG=1 shows the traceback of an error.
+    3 not detected, 130 interrupted. PRIVGEN_DEBUG=1 shows the traceback of an error.
     """
     # Transformers reads this when it is imported, and would say more about its packages than about your images.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from privgen.cli import options
+from privgen.cli.detections import printer
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.marks import carrier as carrier_option
 from privgen.cli.marks import say
-from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         "privgen watermark detect photo.png --key alice",
         "privgen watermark detect marked --key alice --key bob --fpr 1e-9",
         "privgen watermark detect marked --key alice.key bob.key --json",
+        "privgen watermark detect marked --key keys --csv > owners.csv",
         "privgen watermark detect cropped.png --key alice --search",
         "privgen watermark detect photo.png --key alice --key bob --locate --save-overlay owners",
     )
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="FILE",
-    help="Key file, or the name of a key; repeatable. Files *.key among the images are keys, too.",
+    help="Key file, name of a key, or folder of key files; repeatable. Files *.key among the images are keys, too.",
 )
 @click.option(
     "--fpr",
@@ -73,7 +74,10 @@ if TYPE_CHECKING:
 )
 @options.model()
 @options.device()
-@options.json()
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image as soon as it is read.")
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="Print rows of CSV, one for each region, as soon as they are read."
+)
 @options.overwrite()
 def detect(
     images: tuple[Path, ...],
@@ -87,25 +91,37 @@ def detect(
     model: str,
     device: str,
     as_json: bool,
+    as_csv: bool,
     overwrite: bool,
 ) -> None:
     """Say whose mark images carry, and with --locate, which part of an image belongs to which key.
 
+    One image gets a sentence, several get a table. Each line is printed as soon as its image is read, so nothing is
+    lost if you stop the command. With --json, a line has all keys under `keys`.
+
     Exit codes: 0 every image carries the mark of one of the keys, 3 an image does not, 1 a file could not be read.
-    With --json, one object for each image, with all keys under `keys`.
     """
     if overlays is not None and not locate:
         raise click.UsageError("--save-overlay needs --locate.")
-    from privgen.watermark.key import load_key
+    if as_json and as_csv:
+        raise click.UsageError("Give --json or --csv, not both.")
+    from privgen.io.files import iter_image_files
+    from privgen.watermark.key import load_keys
 
-    keys = [load_key(name) for name in (*names, *(str(path) for path in images if path.suffix == ".key"))]
-    pictures = [path for path in images if path.suffix != ".key"]
+    keys = load_keys([*names, *(path for path in images if path.suffix == ".key")])
+    pictures = iter_image_files([path for path in images if path.suffix != ".key"])
     if not pictures:
         raise click.UsageError("Name at least one image.")
     from privgen.hub import Placement
     from privgen.watermark.networks import Networks
     from privgen.watermark.read.detect_files import Overlays, detect_files
     from privgen.watermark.read.detection import DetectSpec
+
+    show = printer("json" if as_json else "csv" if as_csv else "text", pictures)
+
+    def report(file: DetectedFile) -> None:
+        say(file.file, file.error, file.notes)
+        show(file)
 
     found = detect_files(
         pictures,
@@ -114,24 +130,19 @@ def detect(
         spec=DetectSpec(fpr, search, test, carrier, locate),
         progress=True,
         overlays=None if overlays is None else Overlays(overlays, overwrite),
-        report=lambda file: _report_detected(file, as_json=as_json),
+        report=report,
     )
-    if as_json:
-        echo([file.record() for file in found], as_json=True)
-    else:
+    if not (as_json or as_csv):
         text = f"p: how likely an image without the mark matches so well. An image is marked if p <= {fpr:g}."
         click.echo(text, err=True)
-        if not locate and any(file.detection is not None and not file.detected for file in found):
-            click.echo("Hint: --locate also looks for marked objects.", err=True)
-        if not search and any(file.detection is not None and not file.detected for file in found):
-            click.echo("Hint: --search also looks for marks in images that were cropped, framed or turned.", err=True)
+        if not all(file.detected for file in found if file.detection is not None):
+            if not locate:
+                click.echo("Hint: --locate also looks for marked objects.", err=True)
+            if not search:
+                click.echo(
+                    "Hint: --search also looks for marks in images that were cropped, framed or turned.", err=True
+                )
     if any(file.error for file in found):
         raise click.exceptions.Exit(EXIT_FAILED)
     if not all(file.detected for file in found):
         raise click.exceptions.Exit(EXIT_NOT_DETECTED)
-
-
-def _report_detected(file: DetectedFile, *, as_json: bool) -> None:
-    say(file.file, file.error, file.notes)
-    if not as_json and file.detection is not None:
-        click.echo(f"{file.file}: {file.detection}")

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -177,6 +178,29 @@ def load_key(file_or_name: str | os.PathLike[str]) -> Key:
             f"There is no key file {path}, nor a key of that name in {key_folder()}; `privgen key new` makes one."
         )
     return Key.load(path)
+
+
+def load_keys(places: Iterable[str | os.PathLike[str]]) -> list[Key]:
+    """Load keys, each as `load_key` does, and all keys of each folder that is named.
+
+    Args:
+        places: key files, names of keys, and folders that hold files `*.key`.
+
+    Returns:
+        The keys in the order of `places`, those of a folder sorted by name.
+
+    Raises:
+        PrivgenError: a folder without keys, or `load_key` fails.
+    """
+    keys = []
+    for place in places:
+        if not Path(place).is_dir():
+            keys.append(load_key(place))
+            continue
+        if not (files := sorted(Path(place).glob(f"*{SUFFIX}"))):
+            raise PrivgenError(f"The folder {place} holds no keys; their files end in {SUFFIX}.")
+        keys += [Key.load(file) for file in files]
+    return keys
 
 
 def key_folder() -> Path:

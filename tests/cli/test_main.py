@@ -171,6 +171,11 @@ def test_errors_are_one_sentence(error, code, said):
     assert "Traceback" not in result.stderr
 
 
+def test_an_interrupt_has_an_exit_code_of_its_own():
+    result = CliRunner().invoke(failing(KeyboardInterrupt()))
+    assert (result.exit_code, result.stderr.strip()) == (130, "Interrupted; what was finished is kept.")
+
+
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("PRIVGEN_DEBUG", "1")
     result = CliRunner().invoke(failing(UsageError("not both")))

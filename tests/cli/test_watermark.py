@@ -1,5 +1,6 @@
 """``privgen watermark``: what it prints, exit codes, and that a batch survives what goes wrong in it."""
 
+import csv
 import json
 import os
 import re
@@ -85,7 +86,7 @@ def test_unreadable_key(detect, folder, sentences):
 def test_detect(detect, marked):
     result = detect("marked", "--key", "alice", "--json")
     assert result.exit_code == 0, result.output
-    records = json.loads(result.stdout)
+    records = list(map(json.loads, result.stdout.splitlines()))
     assert [record["file"] for record in records] == ["marked/a.png", "marked/b.png"]
     for record in records:
         assert set(record) >= FIELDS
@@ -101,6 +102,7 @@ def test_detect(detect, marked):
         (["marked", "--key", "alice"], 0),
         (["marked", "--key", "bob", "--key", "alice"], 0),
         (["marked", "--key", "keys/bob.key", "keys/alice.key"], 0),
+        (["marked", "--key", "keys"], 0),
         (["marked", "--key", "bob"], 3),
         (["photos", "--key", "alice"], 3),
         (["photos", "marked", "--key", "alice"], 3),
@@ -122,7 +124,7 @@ def test_exit_codes_of_detect(detect, words, code):
 def test_detect_survives_a_bad_file(detect, sentences):
     result = detect("marked/a.png", "bad.png", "marked/b.png", "--key", "alice", "--json")
     assert result.exit_code == 1
-    records = json.loads(result.stdout)
+    records = list(map(json.loads, result.stdout.splitlines()))
     assert [record["detected"] for record in records] == [True, False, True]
     error = sentences(result)[0].removeprefix("Error: ")
     assert records[1] == {"file": "bad.png", "detected": False, "notes": [], "error": error}
@@ -130,21 +132,35 @@ def test_detect_survives_a_bad_file(detect, sentences):
 
 @pytest.mark.usefixtures("marked")
 def test_detect_for_people(detect):
-    one = detect("marked/a.png", "photos/a.png", "--key", "alice").stdout.splitlines()
-    assert re.fullmatch(r"marked/a.png: carries the mark of alice \(4\d of 48 bits, p = .*e-\d+\)", one[0])
-    assert one[1].startswith("photos/a.png: does not carry the mark of alice (")
-    many = detect("marked/a.png", "photos/a.png", "--key", "alice", "--key", "bob")
-    marked, plain = many.stdout.splitlines()
-    assert marked.startswith("marked/a.png: carries the mark of alice (")
-    assert marked.endswith(" for 2 keys)")
-    assert plain.startswith("photos/a.png: does not carry any of the marks of 2 keys; best is ")
-    assert "An image is marked if p <= 1e-06." in many.stderr
-    assert "Hint: --search" in many.stderr
+    one = detect("marked/a.png", "--key", "alice").stdout
+    assert re.fullmatch(r"marked/a.png: carries the mark of alice \(4\d of 48 bits, p = .*e-\d+\)\n", one)
+    none = detect("photos/a.png", "--key", "alice", "--key", "bob")
+    assert re.fullmatch(
+        r"photos/a.png: does not carry any of the marks of 2 keys; best is \w+ \(.*for 2 keys\)\n", none.stdout
+    )
+    assert "An image is marked if p <= 1e-06." in none.stderr
+    assert "Hint: --search" in none.stderr
+    heads, marked, plain = detect("marked/a.png", "photos/a.png", "--key", "alice").stdout.splitlines()
+    assert heads.split() == ["file", "owner", "p", "where"]
+    assert re.fullmatch(r"marked/a.png +alice +\S+e-\d+ +the whole image", marked)
+    assert re.fullmatch(r"photos/a.png +- +\S+", plain)
+
+
+@pytest.mark.usefixtures("marked")
+def test_detect_as_csv(detect):
+    result = detect("marked/a.png", "bad.png", "photos/a.png", "--key", "keys", "--csv")
+    marked, bad, plain = csv.DictReader(result.stdout.splitlines())
+    assert (marked["file"], marked["owner"], marked["where"]) == ("marked/a.png", "alice", "the whole image")
+    assert float(marked["p_value"]) <= 1e-6
+    assert (bad["owner"], plain["owner"]) == ("", "")
+    assert "not an image" in bad["error"]
+    assert float(plain["p_value"]) > 1e-6
+    assert plain["best_match"] in ("alice", "bob")
 
 
 @pytest.mark.usefixtures("marked")
 def test_several_keys_are_told_apart(detect):
-    (record,) = json.loads(detect("marked/a.png", "--key", "bob", "--key", "alice", "--json").stdout)
+    record = json.loads(detect("marked/a.png", "--key", "bob", "--key", "alice", "--json").stdout)
     assert record["key"] == "alice"
     assert [(key["key"], key["detected"]) for key in record["keys"]] == [("bob", False), ("alice", True)]
     assert (
@@ -184,7 +200,7 @@ def test_turned_and_cut_out_images_are_found_by_search(cli, folder, carrier, par
     assert cli(*detect).exit_code == 3
     found = cli(*detect, "--search")
     assert found.exit_code == 0, found.output
-    cut, turned = (file["pose"] for file in json.loads(found.stdout))
+    cut, turned = (json.loads(line)["pose"] for line in found.stdout.splitlines())
     assert re.fullmatch(part, cut)
     assert re.search(r"turned by -?(9|10|11) degrees", turned)
 

@@ -30,7 +30,7 @@ def test_two_owners_in_one_image(cli, folder):
     words = ("watermark", "detect", "marked/scene.png", "--key", "alice", "--key", "bob", "--carrier", "tile")
     result = cli(*words, "--locate", "--save-overlay", "owners", "--json")
     assert result.exit_code == 0, result.output
-    [record] = json.loads(result.stdout)
+    record = json.loads(result.stdout)
     assert {region["key"] for region in record["regions"]} == {"alice", "bob"}
     left = {region["key"]: region["box"][0] for region in record["regions"]}
     assert left["alice"] < 0.3 < 0.5 < left["bob"]

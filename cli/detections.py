@@ -1,0 +1,89 @@
+"""How ``privgen watermark detect`` prints what it finds: each file as soon as it is read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import click
+
+from privgen.cli.output import to_json
+
+
+if TYPE_CHECKING:
+    from privgen.watermark.read.detect_files import DetectedFile
+
+
+Format: TypeAlias = Literal["text", "json", "csv"]
+
+COLUMNS = ("file", "owner", "p_value", "carrier", "matches", "n_bits", "where", "best_match", "error")
+"""Of --csv. A file has a row for each of its regions, and one row without an owner if no mark is found."""
+
+
+def printer(form: Format, files: Sequence[Path]) -> Callable[[DetectedFile], None]:
+    """Return what prints one file.
+
+    Args:
+        form: "text" is a sentence for one file and a table for several, "json" one line of JSON for each file, "csv"
+            rows with `COLUMNS`.
+        files: that will be read; the table is as wide as the longest name.
+    """
+    if form == "json":
+        return lambda file: click.echo(json.dumps(to_json(file.record()), ensure_ascii=False, allow_nan=False))
+    if form == "csv":
+        _echo_csv([COLUMNS])
+        return lambda file: _echo_csv([[row[name] for name in COLUMNS] for row in _rows(file)])
+    if len(files) == 1:
+        return _sentence
+    width = max(len(str(path)) for path in files)
+    click.echo(_line(width, "file", "owner", "p", "where"))
+    return lambda file: _table_rows(file, width)
+
+
+def _sentence(file: DetectedFile) -> None:
+    if file.detection is not None:
+        click.echo(f"{file.file}: {file.detection}")
+
+
+def _table_rows(file: DetectedFile, width: int) -> None:
+    name = file.file
+    for row in _rows(file) if file.detection is not None else ():
+        click.echo(_line(width, name, str(row["owner"] or "-"), f"{row['p_value']:.2g}", str(row["where"])))
+        name = ""  # once, above all regions of the file
+
+
+def _line(width: int, name: str, owner: str, p: str, where: str) -> str:
+    return f"{name:<{width}}  {owner:<16}  {p:<8}  {where}".rstrip()
+
+
+def _rows(file: DetectedFile) -> list[dict[str, object]]:
+    """The regions of a file, or what is known if there are none."""
+    blank: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"file": file.file, "error": file.error or ""}
+    found = file.detection
+    if found is None:
+        return [blank]
+    blank |= {"n_bits": found.n_bits, "best_match": found.best.key}
+    if not found.regions:
+        return [blank | {"p_value": found.p_value, "carrier": found.best.carrier, "matches": found.best.matches}]
+    carriers = {match.key_id: match.carrier for match in found.keys}
+    return [
+        blank
+        | {
+            "owner": region.key,
+            "p_value": region.p_value,
+            "carrier": carriers[region.key_id],
+            "matches": region.matches,
+            "where": "; ".join(filter(None, (region.place(), region.pose))),
+        }
+        for region in found.regions
+    ]
+
+
+def _echo_csv(rows: Sequence[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    click.echo(text.getvalue(), nl=False)
