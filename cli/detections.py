@@ -62,7 +62,7 @@ def _line(width: int, name: str, owner: str, p: str, where: str) -> str:
 
 def _rows(file: DetectedFile) -> list[dict[str, object]]:
     """The regions of a file, or what is known if there are none."""
-    blank: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"file": file.file, "error": file.error or ""}
+    blank: dict[str, object] = {**dict.fromkeys(COLUMNS, ""), "file": file.file, "error": file.error or ""}
     found = file.detection
     if found is None:
         return [blank]
