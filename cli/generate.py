@@ -58,6 +58,8 @@ class Request:
             control=control,
             batch=BatchOptions(overwrite=self.overwrite, progress=True),
         )
+        for note in result.notes:
+            click.echo(f"Note: {note}", err=True)
         if self.as_json:
             echo(result, as_json=True)
             return

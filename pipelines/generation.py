@@ -26,6 +26,7 @@ from privgen.io.files import refuse_existing, write_bytes
 from privgen.io.fingerprints import settings_fingerprint, tensor_fingerprint, weights_fingerprint
 from privgen.io.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
 from privgen.metrics.hallucination import keep_best
+from privgen.models.tokenizer import unknown_words
 from privgen.pipelines.detecting import detecting
 from privgen.watermark.networks import Networks
 from privgen.watermark.objects.in_pipeline import Record, marking_objects
@@ -68,6 +69,7 @@ class GeneratedImages:
         key_id: public id of the key; None if there is none.
         carrier: carrier of the marks; None for plain images.
         images: one entry for each image.
+        notes: what you should know, such as that the model does not know a word of the prompt.
     """
 
     prompt: str
@@ -76,6 +78,7 @@ class GeneratedImages:
     key_id: str | None
     carrier: Carrier | None
     images: tuple[GeneratedImage, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,16 @@ def generate_files(
         key_id=None if mark is None else mark.key_id or None,
         carrier=None if mark is None else mark.spec.carrier,
         images=images,
+        notes=_notes(networks, prompt) if wanted else (),
     )
+
+
+def _notes(networks: Networks, prompt: str) -> tuple[str, ...]:
+    """Say which words of a prompt the model was not taught."""
+    tokenizer = getattr(networks.pipeline, "tokenizer", None)
+    if tokenizer is None or not (unknown := unknown_words(tokenizer, prompt)):
+        return ()
+    return (f"This model was not taught {', '.join(map(repr, unknown))}, so the image will hardly show it.",)
 
 
 def _work(

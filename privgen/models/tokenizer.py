@@ -4,11 +4,14 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from privgen.data.patterns import PATTERNS, TEXTURES
 from privgen.data.scenes import COLOURS, HELDOUT_NOUNS, NOUNS
 
+
+SMALL_VOCABULARY = 10_000
+"""Tokenizers with fewer tokens do not know most of a language's words."""
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 END = "</w>"
@@ -40,6 +43,22 @@ def build_tokenizer(words: Iterable[str], max_length: int = 77) -> CLIPTokenizer
     tokens = dict.fromkeys([*signs, *(sign + END for sign in signs), *(a + b for a, b in merges), BOS, EOS])
     vocab = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=EOS, model_max_length=max_length)
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
+    """Return the words of a prompt that a tokenizer of a small vocabulary spells by letters, in lower case.
+
+    Nobody taught the model what such words mean. Large vocabularies spell rare words, too, and know what they mean; so
+    for them the list is empty.
+
+    Args:
+        tokenizer: of the model.
+        prompt: the prompt.
+    """
+    if len(tokenizer) >= SMALL_VOCABULARY:
+        return []
+    words = dict.fromkeys(re.findall(r"\w+", prompt.lower()))
+    return [word for word in words if len(tokenizer.tokenize(word)) > 1]
 
 
 def _spell(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:

@@ -5,6 +5,7 @@ from PIL import Image
 
 import privgen
 from privgen.io.images import load_image
+from privgen.models.tokenizer import build_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,18 @@ def test_says_what_made_it(generate):
 def test_for_people(generate):
     lines = generate("-o", "cat.png").stdout.splitlines()
     assert [line.split() for line in lines] == [["file", "seed", "status"], ["cat.png", "0", "done"]]
+
+
+def test_words_that_the_model_does_not_know_are_named(cli, tmp_path, tiny):
+    pipe = tiny.tiny_pipeline()
+    pipe.tokenizer = build_tokenizer(["a", "cat", "and", ","])
+    pipe.text_encoder = tiny.tiny_text_encoder("sd15", pipe.tokenizer)
+    pipe.save_pretrained(tmp_path / "few")
+    call = ("generate", "--steps", "1", "--model", str(tmp_path / "few"), "-o")
+    result = cli(*call, "zebra.png", "a Cat, and a zebra")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines()[-1].startswith("Note: This model was not taught 'zebra', so")
+    assert "Note" not in cli(*call, "cat.png", "a cat").stderr
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
