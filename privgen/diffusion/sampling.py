@@ -1,5 +1,6 @@
 """Generate images in batches, each image from its own seed."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
+
+from privgen.errors import UsageError
 
 
 STEPS = 25
@@ -55,7 +58,9 @@ def generate_batches(
 
     Raises:
         ValueError: there are not as many seeds as prompts, or the batch size is below 1.
+        UsageError: the pipeline does not generate images from a prompt alone.
     """
+    check_text_to_image(pipeline)
     sampling = sampling or Sampling()
     size = BATCH_SIZE if sampling.batch_size is None else sampling.batch_size
     scale = GUIDANCE if sampling.guidance_scale is None else sampling.guidance_scale
@@ -107,6 +112,20 @@ def generate(
             batches.append(batch)
             bar.update(len(batch))
     return torch.cat(batches)
+
+
+def check_text_to_image(pipeline: DiffusionPipeline) -> None:
+    """Check that a pipeline generates images from a prompt alone.
+
+    Raises:
+        UsageError: it does not.
+    """
+    parameters = inspect.signature(pipeline.__call__).parameters
+    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if "prompt" not in parameters or "guidance_scale" not in parameters or any(name != "prompt" for name in required):
+        raise UsageError(
+            f"A {type(pipeline).__name__} does not generate images from a prompt; name a text-to-image model."
+        )
 
 
 @contextmanager
