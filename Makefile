@@ -35,6 +35,14 @@ test-slow: $(VENV)/.dev ## Run the slow tests.
 mutants: $(VENV)/.dev ## Break the maths of the core line by line, and check that tests notice.
 	$(BIN)/python tests/mutants.py
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Damage 20,000 files, and check that reading them never crashes.
+	$(BIN)/python tests/fuzz.py
+
+.PHONY: chaos
+chaos: $(VENV)/.dev ## Kill commands 200 times, and check that nothing is lost or half-written.
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py
+
 .PHONY: check
 check: lint types ## Check style and types.
 
