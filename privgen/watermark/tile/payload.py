@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from privgen.watermark.key import Key, Secret, hkdf_sha256
-from privgen.watermark.tile.payload_code import WORD_BYTES, code_word, decode
 from privgen.watermark.tile.pattern import Pattern, harmonics, pattern_of
+from privgen.watermark.tile.payload_code import WORD_BYTES, code_word, decode
 
 
-FRACTION = 0.35
+FRACTION = 0.3
 """Fraction of the power of a mark that its payload gets."""
 
 _VALUES = 256
