@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privgen import Watermark
 from privgen.attacks import parse_attack
 from privgen.errors import UsageError
 from privgen.watermark.tile.embed import mark_image
@@ -96,3 +97,9 @@ def test_a_payload_gets_a_tile():
     carriers = {name: MarkSpec(payload=1).or_carrier(name).carrier for name in ("latent", "token", "tile")}
     assert carriers == {"latent": "tile+latent", "token": "tile", "tile": "tile"}
     assert MarkSpec().or_carrier("latent").carrier == "latent"
+
+
+def test_embed_says_if_an_image_is_too_busy_for_a_payload(owner, photo):
+    mark, pixels = Watermark.from_pretrained("mini"), photo("gcompris-fishes-fish10")
+    with pytest.warns(UserWarning, match="image 0: its payload 5 cannot be read back"):
+        mark.embed(pixels, owner, payload=5, carrier="tile", psnr=44)
