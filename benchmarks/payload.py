@@ -32,7 +32,7 @@ from privgen.watermark.tile.payload import pattern_with, read_payload
 from privgen.watermark.tile.search import FPR, detect_tiles
 
 
-ATTACKS = ("as it is", "jpeg=75", "jpeg=50", "crop=0.5", "scale=0.5", "blur=2")
+ATTACKS = ("as it is", "jpeg=75", "jpeg=50", "jpeg=20", "crop=0.5", "scale=0.5", "blur=2")
 AREAS = (0.2, 0.1, 0.05)
 PHOTOS = Path(__file__).parents[1] / "privgen/data/photos/heldout"
 

@@ -72,7 +72,7 @@ def byte_scores(key: Key, pattern: Pattern, evidence: Tensor) -> Tensor:
     """
     template, evidence = pattern.template, evidence.cpu()
     ring = torch.from_numpy(np.hypot(*harmonics().T) // _RING).long()
-    zeros = torch.zeros(int(ring.max()) + 1, device="cpu")
+    zeros = torch.zeros(int(ring.max()) + 1, dtype=torch.float32, device="cpu")
     fit = zeros.index_add(0, ring, (evidence * template.conj()).real)
     fit = fit / zeros.index_add(0, ring, template.abs().square())
     rest = evidence - fit[ring] * template
@@ -80,8 +80,9 @@ def byte_scores(key: Key, pattern: Pattern, evidence: Tensor) -> Tensor:
     rest = rest * (fit.clamp(min=0) / noise.clamp(min=1e-12))[ring]
     waves, owner = _waves(key.secret)
     products = (waves.conj() * rest).real.T
-    sums = torch.zeros(WORD_BYTES, _VALUES, device="cpu").index_add(0, owner, products)
-    power = torch.zeros(WORD_BYTES, device="cpu").index_add(0, owner, rest.abs().square())
+    zeros = torch.zeros(WORD_BYTES, dtype=torch.float32, device="cpu")
+    sums = zeros[:, None].expand(-1, _VALUES).index_add(0, owner, products)
+    power = zeros.index_add(0, owner, rest.abs().square())
     return sums / power.sqrt().clamp(min=1e-12)[:, None]
 
 

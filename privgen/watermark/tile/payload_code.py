@@ -23,7 +23,7 @@ ID_BYTES, CHECK_BYTES, PARITY_BYTES = 4, 4, 4
 WORD_BYTES = ID_BYTES + CHECK_BYTES + PARITY_BYTES
 """Length of a code word. The parity corrects two wrong bytes, four erased ones, or one and two."""
 
-_DOUBTFUL = 7  # four of so many bytes, the least certain ones, are erased at a time
+_DOUBTFUL = 9  # four of so many bytes, the least certain ones, are erased at a time
 _LABEL = b"privgen/watermark/v1/payload/check"
 _ERASED = (
     (),
