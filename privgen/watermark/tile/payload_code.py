@@ -25,11 +25,8 @@ WORD_BYTES = ID_BYTES + CHECK_BYTES + PARITY_BYTES
 
 _DOUBTFUL = 9  # four of so many bytes, the least certain ones, are erased at a time
 _LABEL = b"privgen/watermark/v1/payload/check"
-_ERASED = (
-    (),
-    (0, 1),
-    *sorted(combinations(range(_DOUBTFUL), PARITY_BYTES), key=sum),
-)  # places in the order of certainty
+# Which bytes each attempt erases, as places in the order of certainty, the least certain byte first.
+_ERASED = ((), (0, 1), *sorted(combinations(range(_DOUBTFUL), PARITY_BYTES), key=sum))
 
 FALSE_ACCEPT = len(_ERASED) * 2.0 ** (-8 * CHECK_BYTES)
 """The largest probability that an ID is read from an image that carries the key's mark and no payload, or that a wrong
