@@ -19,8 +19,9 @@ from privgen.watermark.tile.pattern import Pattern, harmonics, pattern_of
 from privgen.watermark.tile.payload_code import WORD_BYTES, code_word, decode
 
 
-FRACTION = 0.3
-"""Fraction of the power of a mark that its payload gets."""
+FRACTION = 0.4
+"""Fraction of the power of a mark that its payload gets. Its bytes need more of it than the key, which only has to be
+told from chance. Readers need not know it."""
 
 _VALUES = 256
 _LABEL = b"privgen/watermark/v1/tile/payload"

@@ -35,7 +35,7 @@ def scores_of(word, wrong=(), *, doubtful=False):
 
 def test_the_format_never_changes(owner):
     assert code_word(owner, 1234).hex() == "000004d283b48e09bec07c64"
-    carried = (pattern_with(owner, 1234).written - 0.7**0.5 * pattern_of(owner).template) / 0.6**0.5
+    carried = (pattern_with(owner, 1234).written - 0.6**0.5 * pattern_of(owner).template) / 0.8**0.5
     quarters = torch.view_as_real(carried).round().to(torch.int8)
     assert quarters.abs().sum(1).eq(1).all()
     assert hashlib.sha256(quarters.numpy().tobytes()).hexdigest()[:16] == "e08ad4cbf29eb768"
