@@ -1,7 +1,7 @@
 """Whose mark images carry: from pixels and keys to a decision with a p-value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -273,9 +273,8 @@ def _regions(match: KeyMatch, readings: Sequence[Reading], rate: float) -> list[
             whole.append(reading)
             continue
         p = min(1.0, kinds * part.p_value)
-        planes = {"mask": part.mask, "heat": part.heat}
-        region = Region(match.key, match.key_id, part.box, p, **planes, matches=part.matches, pose=part.pose)
-        regions.append(replace(region, payload=part.payload))
+        figures = (part.matches, part.pose, part.payload)
+        regions.append(Region(match.key, match.key_id, part.box, p, part.mask, part.heat, *figures))
     if regions:  # a search for whole images finds the tiles of objects, too, in a pose that is not the object's
         whole = [reading for reading in whole if kinds * reading.p_value <= rate and reading.pose is None]
     if whole:
