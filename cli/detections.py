@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Format: TypeAlias = Literal["text", "json", "csv"]
 
-COLUMNS = ("file", "owner", "p_value", "carrier", "matches", "n_bits", "where", "best_match", "error")
+COLUMNS = ("file", "owner", "p_value", "carrier", "matches", "n_bits", "payload", "where", "best_match", "error")
 """Of --csv. A file has a row for each of its regions, and one row without an owner if no mark is found."""
 
 
@@ -52,7 +52,8 @@ def _sentence(file: DetectedFile) -> None:
 def _table_rows(file: DetectedFile, width: int) -> None:
     name = file.file
     for row in _rows(file) if file.detection is not None else ():
-        click.echo(_line(width, name, str(row["owner"] or "-"), f"{row['p_value']:.2g}", str(row["where"])))
+        where = str(row["where"]) + ("" if row["payload"] == "" else f", payload {row['payload']}")
+        click.echo(_line(width, name, str(row["owner"] or "-"), f"{row['p_value']:.2g}", where))
         name = ""  # once, above all regions of the file
 
 
@@ -77,6 +78,7 @@ def _rows(file: DetectedFile) -> list[dict[str, object]]:
             "p_value": region.p_value,
             "carrier": carriers[region.key_id],
             "matches": region.matches,
+            "payload": "" if region.payload is None else region.payload,
             "where": "; ".join(filter(None, (region.place(), region.pose))),
         }
         for region in found.regions

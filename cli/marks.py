@@ -23,6 +23,12 @@ def carrier(default: str, text: str = "What writes the mark.") -> options.Decora
     return click.option("--carrier", type=kinds, show_default=default, help=text)
 
 
+def payload() -> options.Decorator[Any]:
+    """The option --payload."""
+    text = "A number of yours, such as the image's in your catalogue, that the tile carries besides the key's mark."
+    return click.option("--payload", type=click.IntRange(0, 2**32 - 1), metavar="ID", help=text)
+
+
 def say(name: str, error: str | None, notes: tuple[str, ...]) -> None:
     """Say on standard error what you should know of one file."""
     if error:

@@ -12,6 +12,7 @@ from privgen.cli.generate import Request, takes_request
 from privgen.cli.groups import Group
 from privgen.cli.marks import carrier as carrier_option
 from privgen.cli.marks import hint_detect, hint_locate
+from privgen.cli.marks import payload as payload_option
 from privgen.cli.watermark_detect import detect
 from privgen.cli.watermark_embed import embed
 
@@ -87,6 +88,7 @@ def watermark() -> None:
     metavar="DB",
     help="Quality of tiles; higher is fainter.",
 )
+@payload_option()
 @options.robust_steps()
 def generate(
     request: Request,
@@ -97,6 +99,7 @@ def generate(
     carrier: Carrier | None,
     tau: float | None,
     psnr: float | None,
+    payload: int | None,
     robust_steps: int,
 ) -> None:
     """Generate images of what PROMPT says that carry a key's mark, or in which objects carry marks of their own.
@@ -115,14 +118,14 @@ def generate(
     from privgen.watermark.write.mark_spec import KeyMark, MarkSpec
 
     token = None if token_file is None else Token.load(token_file)
-    spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps)
+    spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps, payload=payload)
     if owners:
         from privgen.watermark.objects.keys import ObjectKeys
         from privgen.watermark.objects.masks import open_mask
 
         keys = {noun: load_key(name) for noun, name in owners.items()}
         opened = {noun: open_mask(file) for noun, file in files.items()}
-        request.run(mark=KeyMark(None, spec, token, ObjectKeys(keys, opened, owner, psnr)))
+        request.run(mark=KeyMark(None, spec, token, ObjectKeys(keys, opened, owner, psnr, payload)))
         hint_locate(str(request.output), owners.values())
         return
     request.run(mark=KeyMark(owner, spec, token))

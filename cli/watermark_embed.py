@@ -11,6 +11,7 @@ from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.marks import carrier as carrier_option
 from privgen.cli.marks import hint_detect, hint_locate, say
+from privgen.cli.marks import payload as payload_option
 from privgen.cli.output import echo
 
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     epilog=options.examples(
         "privgen watermark embed photo.jpg --key alice -o marked",
         "privgen watermark embed photos --key alice.key -o marked --psnr 44 --json",
+        "privgen watermark embed photo.jpg --key alice -o marked --payload 1234",
         "privgen watermark embed photo.jpg --object cat=alice --mask cat=cat.png -o marked",
     )
 )
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     metavar="DB",
     help="Quality of the marked image; higher is fainter.",
 )
+@payload_option()
 @click.option(
     "--known",
     "known",
@@ -84,6 +87,7 @@ def embed(
     masks: tuple[str, ...],
     carrier: Carrier | None,
     psnr: float | None,
+    payload: int | None,
     known: tuple[str, ...],
     kind: Literal["png", "same"],
     robust_steps: int,
@@ -96,8 +100,8 @@ def embed(
 ) -> None:
     """Mark existing images; they keep their size, transparency and precision.
 
-    Each mark is read back. The command says so if an image is too small or too plain to carry one, or carries a mark
-    of the key already.
+    Each mark is read back. The command says so if an image is too small or too plain to carry one, or its payload, or
+    carries a mark of the key already.
 
     With --object and --mask, objects of one image get marks of their own. Outside the masks, nothing changes.
 
@@ -118,7 +122,8 @@ def embed(
                 "--object marks one image, with tiles; leave --carrier, --robust-steps, --known out."
             )
         owners = options.named(objects, "--object")
-        _embed_objects(images[0], output, owners, options.named(masks, "--mask"), key, psnr, batch, as_json=as_json)
+        files = options.named(masks, "--mask")
+        _embed_objects(images[0], output, owners, files, key, psnr, payload, batch, as_json=as_json)
         return
     assert key is not None  # checked above
     owner = load_key(key)
@@ -132,7 +137,7 @@ def embed(
         output,
         owner,
         networks=Networks(model, Placement(device, dtype)),
-        spec=MarkSpec(carrier, psnr, robust_steps=robust_steps, seed=seed),
+        spec=MarkSpec(carrier, psnr, robust_steps=robust_steps, seed=seed, payload=payload),
         batch=batch,
         known=[load_key(name) for name in known],
         report=_report_embedded,
@@ -153,6 +158,7 @@ def _embed_objects(
     masks: dict[str, str],
     rest: str | None,
     psnr: float | None,
+    payload: int | None,
     batch: BatchOptions,
     *,
     as_json: bool,
@@ -163,7 +169,7 @@ def _embed_objects(
 
     keys = {name: load_key(key) for name, key in owners.items()}
     around = None if rest is None else load_key(rest)
-    result = embed_objects(image, output, keys, masks, rest=around, psnr=psnr, batch=batch)
+    result = embed_objects(image, output, keys, masks, rest=around, psnr=psnr, payload=payload, batch=batch)
     notes = [f"{item.name}: {item.note}" for item in result.objects if item.note]
     say(result.source, None, (*result.notes, *notes))
     if as_json:

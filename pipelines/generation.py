@@ -138,7 +138,7 @@ def generate_files(
             "change it."
         )
     if mark is not None and mark.spec.carrier is None:
-        mark = replace(mark, spec=replace(mark.spec, carrier=networks.default_carrier))
+        mark = replace(mark, spec=mark.spec.or_carrier(networks.default_carrier))
     ledger = None
     if len(seeds) > 1 and not control.reject:
         ledger = Ledger(Path(output) / LEDGER, _work(prompt, networks, sampling, mark, control))
@@ -211,7 +211,7 @@ def _token_fingerprint(token: Token | None) -> str | None:
 def _objects_fingerprint(objects: ObjectKeys) -> str:
     owners = {name: key.key_id for name, key in objects.keys.items()}
     masks = {name: tensor_fingerprint(mask) for name, mask in objects.masks.items()}
-    return settings_fingerprint(owners, masks, objects.psnr)
+    return settings_fingerprint(owners, masks, objects.psnr, objects.payload)
 
 
 def _marking(networks: Networks, mark: KeyMark | None) -> AbstractContextManager[Record | None]:

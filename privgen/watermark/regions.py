@@ -19,6 +19,7 @@ class Region:
         heat: (h, w) in [0, 1], how clearly the mark is at each place; None for the whole image.
         matches: bits that agree with the key's.
         pose: in words, how the part lies in this image; None if it lies where it was marked.
+        payload: the ID that the mark carries; None if it carries none that can be read.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Region:
     heat: Tensor | None = field(default=None, repr=False, compare=False)
     matches: int = 0
     pose: str | None = None
+    payload: int | None = None
 
     @property
     def is_whole(self) -> bool:

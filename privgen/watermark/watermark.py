@@ -84,6 +84,7 @@ class Watermark:
         carrier: Carrier | None = None,
         robust_steps: int = 0,
         check: bool = True,
+        payload: int | None = None,
     ) -> Images:
         """Mark images at their own sizes, or objects in one image.
 
@@ -107,12 +108,14 @@ class Watermark:
             robust_steps: gradient steps that fit the pattern in the latents to its image, so that it survives
                 regeneration better. 10 is a good number, and each takes about as long as the whole rest.
             check: read the marks back, and warn of images that cannot carry one, such as an all-white one.
+            payload: a number of yours, 0..4294967295, such as the image's in your catalogue, that the tile carries
+                besides the key; `detect` returns it. All images and objects of the call get the same one.
 
         Returns:
             What came in, marked: the same type, size, mode, number type and device. A path gives a Pillow image.
 
         Warns:
-            UserWarning: an image or an object is too small or too plain to carry the mark.
+            UserWarning: an image or an object is too small or too plain to carry the mark, or its payload.
 
         Raises:
             PrivgenError: an image or a network cannot be read.
@@ -127,9 +130,11 @@ class Watermark:
                 raise UsageError("With objects, key is the one key for all that is outside them, or None.")
             opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
             # Refuses other carriers.
-            KeyMark(None, MarkSpec(carrier, robust_steps=robust_steps), objects=ObjectKeys(objects, opened, key, psnr))
+            owned = ObjectKeys(objects, opened, key, psnr, payload)
+            KeyMark(None, MarkSpec(carrier, robust_steps=robust_steps), objects=owned)
             pixels, levels = given.images[0].pixels, given.levels[0]
-            done = mark_objects(pixels, marks_of(objects, opened), psnr=psnr, rest=key, levels=levels, check=check)
+            there = marks_of(objects, opened)
+            done = mark_objects(pixels, there, psnr=psnr, rest=key, levels=levels, check=check, payload=payload)
             for item in done.objects:
                 if item.note:
                     warnings.warn(f"{item.name}: {item.note}", stacklevel=2)
@@ -142,7 +147,7 @@ class Watermark:
         keys = [key] if isinstance(key, Key) else list(key)
         if len(keys) not in (1, len(given.images)):
             raise UsageError(f"expected one key, or one for each of {len(given.images)} images, got {len(keys)}")
-        marker = Marker(self.networks, MarkSpec(carrier, psnr, robust_steps=robust_steps))
+        marker = Marker(self.networks, MarkSpec(carrier, psnr, robust_steps=robust_steps, payload=payload))
         marked = mark_loaded(given.images, given.levels, keys, marker)
         if check:
             owners = keys if len(keys) == len(marked) else keys * len(marked)
@@ -178,8 +183,8 @@ class Watermark:
                 objects are also found in crops, and where they were cut out, scaled or turned, and pasted.
 
         Returns:
-            For one image a `Detection`, with `.detected`, `.key`, `.p_value` and `.regions`, which prints as one line;
-            each region has a `.box`, a `.p_value`, and with `locate` a `.mask`.
+            For one image a `Detection`, with `.detected`, `.key`, `.p_value`, `.payload` and `.regions`, which prints
+            as one line; each region has a `.box`, a `.p_value`, a `.payload`, and with `locate` a `.mask`.
             For several a list of them.
 
         Raises:
@@ -205,6 +210,7 @@ class Watermark:
         tau: float | None = None,
         robust_steps: int = 0,
         psnr: float | None = None,
+        payload: int | None = None,
     ) -> Iterator[Any]:
         """Have a pipeline mark all images that it generates inside the block, or objects in them.
 
@@ -239,6 +245,8 @@ class Watermark:
             robust_steps: see `embed`.
             psnr: quality of the tile, in dB; None is 42. With objects, the quality inside each mask; None is 31 to 37,
                 by the object's size.
+            payload: a number of yours, 0..4294967295, that the tile of each image or object carries besides the key;
+                `detect` returns it. Without a carrier, the model's own choice gets a tile too.
 
         Yields:
             The pipeline.
@@ -253,14 +261,14 @@ class Watermark:
                 raise UsageError("With objects, key is the one key for all that is outside them, or None.")
             opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
             spec = MarkSpec(carrier, tau=tau, robust_steps=robust_steps)
-            owned = ObjectKeys(objects, opened, key, psnr)
+            owned = ObjectKeys(objects, opened, key, psnr, payload)
             KeyMark(None, spec, objects=owned)  # refuses other carriers
             with marking_objects(pipe, owned):
                 yield pipe
             return
         if masks:
             raise UsageError("Masks are of objects; say with objects which key owns which.")
-        spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps)
+        spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps, payload=payload)
         token = key if isinstance(key, Token) else None
         keys = [] if key is None or isinstance(key, Token) else [key] if isinstance(key, Key) else list(key)
         with marking(pipe, keys, self.networks, spec, token):

@@ -75,6 +75,22 @@ def test_existing_outputs(embed, folder, sentences):
     assert load_image(folder / "marked" / "a.png").width == load_image(folder / "photos" / "a.png").width
 
 
+def test_payload(cli, embed, detect):
+    words = ("photos/a.png", "--key", "alice", "-o", "marked", "--payload")
+    assert embed(*words, 1234).exit_code == 0
+    record = json.loads(detect("marked", "--key", "bob", "--key", "alice", "--json").stdout)
+    assert (record["key"], record["payload"]) == ("alice", 1234)
+    assert [key["payload"] for key in record["keys"]] == [None, 1234]
+    assert [region["payload"] for region in record["regions"]] == [1234]
+    assert ", payload 1234)" in detect("marked", "--key", "alice").stdout
+    assert "the whole image, payload 1234\n" in detect("marked", "photos", "--key", "alice").stdout
+    rows = csv.DictReader(detect("marked", "photos/b.png", "--key", "alice", "--csv").stdout.splitlines())
+    assert [row["payload"] for row in rows] == ["1234", ""]
+    other = embed(*words, 1235)
+    assert other.exit_code == 1, "what carries another ID is not skipped"
+    assert "exists" in other.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
 def test_unreadable_key(detect, folder, sentences):
     (folder / "keys" / "alice.key").chmod(0)

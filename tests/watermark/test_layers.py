@@ -135,6 +135,14 @@ def test_both_layers_on_generated_images(mark, pipe):
     assert mark.detect(both, ALICE, carrier="tile")[0].detected
 
 
+def test_payloads_of_generated_images(mark, pipe):
+    # The tiny model's images are small and noisy; a loud mark gets through.
+    with mark.on(pipe, ALICE, psnr=24, payload=2**31 + 5):
+        images = pipe("a cat", height=128, width=128, num_inference_steps=2).images
+    found = mark.detect(images[0], [BOB, ALICE])
+    assert (found.key, found.payload) == ("alice", 2**31 + 5)
+
+
 def test_a_pipeline_whose_latents_the_networks_do_not_know_gets_tiles(pipe):
     mark = Watermark.from_pretrained("mini")  # of eight channels; the pipeline has four
     with mark.on(pipe, ALICE, psnr=32):

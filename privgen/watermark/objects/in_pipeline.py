@@ -17,7 +17,7 @@ from privgen.watermark.objects.masks import fitted
 from privgen.watermark.objects.words import prompts_of_call, word_places
 from privgen.watermark.objects.write import MarkedObject, ObjectMark, mark_objects
 from privgen.watermark.tile.embed import mark_image
-from privgen.watermark.tile.pattern import pattern_of
+from privgen.watermark.tile.payload import pattern_with
 from privgen.watermark.write.replacing import replaced_call, replaced_decode
 
 
@@ -126,10 +126,10 @@ def _mark_one(image: Tensor, objects: ObjectKeys, masks: Mapping[str, Tensor]) -
     marked: dict[str, MarkedObject] = {}
     pixels = plain
     if there:
-        result = mark_objects(plain, there, psnr=objects.psnr, rest=objects.rest)
+        result = mark_objects(plain, there, psnr=objects.psnr, rest=objects.rest, payload=objects.payload)
         pixels, marked = result.pixels, {item.name: item for item in result.objects}
     elif objects.rest is not None:
-        pixels = mark_image(plain, pattern_of(objects.rest)).pixels
+        pixels = mark_image(plain, pattern_with(objects.rest, objects.payload)).pixels
     # What has no mark keeps its values: the way to [0, 1] and back would round them.
     image.copy_(torch.where(pixels != plain, pixels.to(plain) * 2 - 1, image.float()))
     note = "the image attends to it nowhere more than to the other objects; give its mask"

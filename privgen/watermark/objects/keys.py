@@ -8,6 +8,7 @@ from torch import Tensor
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.objects.masks import check_mask
+from privgen.watermark.tile.payload_code import check_payload
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,15 +22,18 @@ class ObjectKeys:
         rest: key for all that is outside the objects; None leaves it as it is.
         psnr: quality inside the masks, in dB; None is what suits the objects' sizes, see
             `privgen.watermark.objects.write.mark_objects`.
+        payload: an ID, 0..4294967295, that all of the marks carry; None is none.
 
     Raises:
-        UsageError: no object, a mask of no object, a bad mask, or a quality that is not positive.
+        UsageError: no object, a mask of no object, a bad mask, a quality that is not positive, or a payload out of its
+            range.
     """
 
     keys: Mapping[str, Key]
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     rest: Key | None = None
     psnr: float | None = None
+    payload: int | None = None
 
     def __post_init__(self) -> None:
         if not self.keys:
@@ -40,6 +44,8 @@ class ObjectKeys:
             check_mask(mask, name)
         if self.psnr is not None and not self.psnr > 0:
             raise UsageError(f"expected a quality above 0 dB, got {self.psnr}")
+        if self.payload is not None:
+            check_payload(self.payload)
 
     @property
     def words(self) -> list[str]:

@@ -25,6 +25,7 @@ from privgen.watermark.objects.windows import (
 )
 from privgen.watermark.read.p_values import adjust
 from privgen.watermark.tile.pattern import Pattern, count_below, pattern_of
+from privgen.watermark.tile.payload import read_payload
 from privgen.watermark.tile.wave import sheet
 
 
@@ -55,6 +56,7 @@ class Located:
         matches: how many of them agree with the key's.
         detected: whether p_value is at most the rate that was asked for.
         pose: in words, how the object lies in this image; None if it lies where it was marked.
+        payload: the ID that the mark carries; None if it carries none that can be read.
     """
 
     key: str
@@ -68,6 +70,7 @@ class Located:
     matches: int
     detected: bool
     pose: str | None = None
+    payload: int | None = None
 
 
 @torch.no_grad()
@@ -106,7 +109,7 @@ class Locator:
             raise UsageError("Name at least one key.")
         if not 0 < fpr < 1:
             raise UsageError(f"expected a false-positive rate in (0, 1), got {fpr}")
-        self.fpr = fpr
+        self.fpr, self.keys = fpr, tuple(keys)
         self.patterns = [pattern_of(key) for key in keys]
         self.templates = torch.stack([pattern.template for pattern in self.patterns])
         self.low = self.templates[:, : count_below(_LOW)].contiguous()
@@ -133,16 +136,18 @@ class Locator:
         for k, (pattern, p) in enumerate(zip(self.patterns, p_values.tolist(), strict=True)):
             lattice, window = divmod(int(place[k]), len(windows))
             start, tile = windows.pixels(window), LATTICES[lattice].tile(size)
-            pose = None
-            if k in pasted and p <= self.fpr:
-                outline, bits, pose = _outline_of_pasted(searching, pasted[k], pattern, evidence)
-            elif p <= self.fpr:
+            if p > self.fpr:
+                outline = _nowhere(pasted[k].window if k in pasted else start, size)
+                found.append(_located(pattern, outline, (float(p_raw[k]), p), None))
+                continue
+            if k in pasted:
+                outline, inside = _outline_of_pasted(searching, pasted[k], pattern, evidence)
+            else:
                 waves = sheet(self.templates[k].to(evidence.device), range(size[0]), size[1], tile)
                 outline = outline_of(evidence, waves, tile, start)
-                bits = bits_in(evidence, pattern, tile, outline)
-            else:
-                outline, bits = _nowhere(pasted[k].window if k in pasted else start, size), None
-            found.append(_located(pattern, outline, (float(p_raw[k]), p), bits, p <= self.fpr, pose))
+                inside = _inside(evidence, pattern, tile, outline)
+            payload = read_payload(self.keys[k], pattern, inside.values)
+            found.append(replace(_located(pattern, outline, (float(p_raw[k]), p), inside), payload=payload))
         return found
 
     def _scores(self, rows: Tensor, windows: Windows, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -185,17 +190,27 @@ def least_z(p_value: float, tries: int) -> float:
     return -float(torch.special.ndtri(torch.tensor(p_value / tries, dtype=torch.float64)))
 
 
-def bits_in(evidence: Tensor, pattern: Pattern, tile: float, outline: Outline) -> Tensor:
-    """Return the bits (n_bits,) that are read inside an outline."""
+@dataclass(frozen=True, eq=False)
+class _Inside:
+    """What is read inside an outline: the bits (n_bits,), the evidence (M,) of the tile as written, and the pose."""
+
+    bits: Tensor
+    values: Tensor
+    pose: str | None = None
+
+
+def _inside(evidence: Tensor, pattern: Pattern, tile: float, outline: Outline) -> _Inside:
+    """Read inside the outline of an object that lies where it was marked."""
     mask = interpolate(outline.mask[None, None], size=tuple(evidence.shape), mode="bilinear", align_corners=False)
     values = whole_evidence(evidence * mask[0, 0].to(evidence.device), tile).cpu()
-    return (bit_logits(values, pattern.noise, pattern.owner, len(pattern.bits)) > 0).long()
+    logits = bit_logits(values, pattern.noise, pattern.owner, len(pattern.bits))
+    return _Inside((logits > 0).long(), values)
 
 
 def _outline_of_pasted(
     searching: ObjectSearch, item: Pasted, pattern: Pattern, evidence: Tensor
-) -> tuple[Outline, Tensor, str]:
-    """The outline of an object that a search found, its bits, and how it lies."""
+) -> tuple[Outline, _Inside]:
+    """The outline of an object that a search found, and what is read inside."""
     size = (evidence.shape[0], evidence.shape[1])
     window = item.window
     for _ in range(2):  # the second time in the box alone
@@ -204,7 +219,8 @@ def _outline_of_pasted(
         outline = outline_of(evidence, waves, reading.pose.tile, window)
         left, top, right, bottom = outline.box
         window = (int(left * size[1]), int(top * size[0]), math.ceil(right * size[1]), math.ceil(bottom * size[0]))
-    return outline, (reading.logits > 0).long(), in_words(reading.pose, lattice_of(size).tile(size))
+    pose = in_words(reading.pose, lattice_of(size).tile(size))
+    return outline, _Inside((reading.logits > 0).long(), reading.evidence, pose)
 
 
 def _nowhere(start: tuple[int, int, int, int], size: tuple[int, int]) -> Outline:
@@ -218,11 +234,12 @@ def _located(
     pattern: Pattern,
     outline: Outline,
     p_values: tuple[float, float],
-    bits: Tensor | None,
-    detected: bool,
-    pose: str | None,
+    inside: _Inside | None,
 ) -> Located:
-    text = "" if bits is None else "".join(map(str, bits.tolist()))
-    matches = 0 if bits is None else int((bits == pattern.bits).sum())
+    """What is known of a key; nothing is read inside if it is not detected."""
     where = (outline.box, outline.mask, outline.heat)
-    return Located(pattern.name, pattern.key_id, *where, *p_values, text, matches, detected, pose)
+    if inside is None:
+        return Located(pattern.name, pattern.key_id, *where, *p_values, "", 0, False)
+    text = "".join(map(str, inside.bits.tolist()))
+    matches = int((inside.bits == pattern.bits).sum())
+    return Located(pattern.name, pattern.key_id, *where, *p_values, text, matches, True, inside.pose)

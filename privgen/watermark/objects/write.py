@@ -17,7 +17,7 @@ from privgen.watermark.objects.read import Located, locate
 from privgen.watermark.objects.windows import bit_logits, evidence_of, whole_evidence
 from privgen.watermark.tile.embed import PSNR as REST_PSNR
 from privgen.watermark.tile.embed import amplitudes_of_mark, tile_residual, tolerated, weighted_waves
-from privgen.watermark.tile.pattern import pattern_of
+from privgen.watermark.tile.payload import pattern_with
 from privgen.watermark.tile.spectrum import check_image
 
 
@@ -108,6 +108,7 @@ def mark_objects(
     rest: Key | None = None,
     levels: int | None = None,
     check: bool = True,
+    payload: int | None = None,
 ) -> MarkedObjects:
     """Mark objects of an image, each with its own key.
 
@@ -124,6 +125,7 @@ def mark_objects(
         rest: a key for all that is outside the masks, marked at 42 dB; None leaves it as it is.
         levels: round what is marked to multiples of 1 / levels, as the file will that stores it.
         check: locate each mark afterwards, and note which can hardly be read.
+        payload: an ID, 0..4294967295, that all of the marks carry; see `privgen.watermark.tile.payload`.
 
     Returns:
         The marked image, and what became of each object.
@@ -140,7 +142,7 @@ def mark_objects(
     size = (plain.shape[1], plain.shape[2])
     owned = without_overlaps([fitted(item.mask.to(plain.device), size, item.name) for item in objects])
     seams = with_soft_seams(owned)
-    parts = [_Part(plain, *item, psnr) for item in zip(objects, owned, seams, strict=True)]
+    parts = [_Part(plain, *item, psnr, payload) for item in zip(objects, owned, seams, strict=True)]
     for _ in range(_ROUNDS):
         marked = plain.clone()
         for part in parts:
@@ -151,7 +153,7 @@ def mark_objects(
             break
     if rest is not None:
         outside = 1 - seams.sum(0).clamp(max=1)
-        residual = tile_residual(plain, pattern_of(rest)) * outside
+        residual = tile_residual(plain, pattern_with(rest, payload)) * outside
         marked, _ = add_inside(marked, residual, (outside > 0, outside > 0), REST_PSNR, levels)
     found = locate(marked, [item.key for item in objects]) if check else [None] * len(objects)
     return MarkedObjects(marked, tuple(part.result(read) for part, read in zip(parts, found, strict=True)))
@@ -166,10 +168,13 @@ def default_psnr(pixels: int) -> float:
 class _Part:
     """The part of an image that an object covers, and the mark that is being written there."""
 
-    def __init__(self, plain: Tensor, item: ObjectMark, mask: Tensor, seam: Tensor, psnr: float | None) -> None:
+    def __init__(
+        self, plain: Tensor, item: ObjectMark, mask: Tensor, seam: Tensor, psnr: float | None, payload: int | None
+    ) -> None:
         if not bool((mask >= 0.5).any()):
             raise UsageError(f"Other masks cover all of {item.name}; give it a mask of its own.")
-        self.item, self.mask, self.pattern = item, mask, pattern_of(item.key)
+        self.item, self.mask, self.payload = item, mask, payload
+        self.pattern = pattern_with(item.key, payload)
         self.size = (plain.shape[1], plain.shape[2])
         self.lattice = lattice_of(self.size)
         self.psnr = default_psnr(int((mask >= 0.5).sum())) if psnr is None else psnr
@@ -216,6 +221,8 @@ class _Part:
         note = None
         if read is not None and not read.detected:
             note = f"the mark of {key.name} can hardly be read back, p = {p_value:.2g}: too small or too plain"
+        elif read is not None and self.payload is not None and read.payload != self.payload:
+            note = f"the payload of {key.name} cannot be read back: the object is too small or too plain"
         return MarkedObject(self.item.name, key.name, key.key_id, area, self.met, p_value, matches, note)
 
 

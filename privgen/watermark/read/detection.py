@@ -70,6 +70,7 @@ class KeyMatch:
             corrected for the poses that were tried.
         p_adjusted: the same, corrected for the number of keys (Holm), of kinds of marks, and of poses that were tried.
         detected: whether p_adjusted <= fpr.
+        payload: the ID that a tile of the key carries; None if it carries none that can be read.
     """
 
     key: str
@@ -79,6 +80,7 @@ class KeyMatch:
     p_value: float
     p_adjusted: float
     detected: bool
+    payload: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Detection:
             were looked for, which are not told by the number of their bits.
         spec: how it was detected.
         pose: in words, which part of the marked image this is and how it is turned; None for the image as it is.
+        payload: the ID that the tile of the best key carries; None if it carries none that can be read. A wrong ID is
+            read with a probability of at most `privgen.watermark.tile.payload_code.FALSE_ACCEPT`.
     """
 
     detected: bool
@@ -122,6 +126,7 @@ class Detection:
     threshold: int | None
     spec: DetectSpec
     pose: str | None = None
+    payload: int | None = None
 
     def __str__(self) -> str:
         if self.spec.locate and self.detected:
@@ -136,6 +141,7 @@ class Detection:
         if self.detected:
             others = [match.key for match in self.keys if match.detected and match.key != self.key]
             pose = f"; {self.pose}" if self.pose else ""
+            figures += _payload_in_words(self.payload)
             return (
                 f"carries the mark of {self.key} ({figures}{pose}){'; also of ' if others else ''}{', '.join(others)}"
             )
@@ -149,7 +155,12 @@ class Detection:
     def _owner(self, region: Region) -> str:
         """Who owns a region, in words."""
         pose = f"; {region.pose}" if region.pose else ""
-        return f"{region.key} owns {region.place()} ({region.matches} bits, p = {region.p_value:.2g}{pose})"
+        figures = f"{region.matches} bits, p = {region.p_value:.2g}{_payload_in_words(region.payload)}"
+        return f"{region.key} owns {region.place()} ({figures}{pose})"
+
+
+def _payload_in_words(payload: int | None) -> str:
+    return "" if payload is None else f", payload {payload}"
 
 
 class Detector:
@@ -217,8 +228,10 @@ class Detector:
         chosen = [min(read, key=lambda reading: reading.order) for read in by_key]
         adjusted = adjust([min(1.0, len(readings) * reading.p_value) for reading in chosen], "holm").tolist()
         matches = []
-        for key, reading, p in zip(self.keys, chosen, adjusted, strict=True):
-            figures = (reading.matches, reading.p_uncorrected, p, p <= self.spec.fpr)
+        for key, read, reading, p in zip(self.keys, by_key, chosen, adjusted, strict=True):
+            detected = p <= self.spec.fpr
+            payloads = [kind.payload for kind in (reading, *read) if kind.payload is not None and detected]
+            figures = (reading.matches, reading.p_uncorrected, p, detected, payloads[0] if payloads else None)
             matches.append(KeyMatch(key.name, key.key_id, reading.kind, *figures))
         regions = [
             region
@@ -241,6 +254,7 @@ class Detector:
             threshold=next((row[index].threshold for row in readings if row[index].threshold is not None), None),
             spec=self.spec,
             pose=reading.pose if best.detected else None,
+            payload=best.payload,
         )
 
 
@@ -259,14 +273,16 @@ def _regions(match: KeyMatch, readings: Sequence[Reading], rate: float) -> list[
             whole.append(reading)
             continue
         p = min(1.0, kinds * part.p_value)
-        planes = {"mask": part.mask, "heat": part.heat}
-        regions.append(Region(match.key, match.key_id, part.box, p, **planes, matches=part.matches, pose=part.pose))
+        figures = (part.matches, part.pose, part.payload)
+        regions.append(Region(match.key, match.key_id, part.box, p, part.mask, part.heat, *figures))
     if regions:  # a search for whole images finds the tiles of objects, too, in a pose that is not the object's
         whole = [reading for reading in whole if kinds * reading.p_value <= rate and reading.pose is None]
     if whole:
         best = min(whole, key=lambda reading: reading.order)
-        p = match.p_adjusted
-        regions.append(Region(match.key, match.key_id, WHOLE_IMAGE, p, matches=best.matches, pose=best.pose))
+        p, payload = match.p_adjusted, next((kind.payload for kind in whole if kind.payload is not None), None)
+        regions.append(
+            Region(match.key, match.key_id, WHOLE_IMAGE, p, matches=best.matches, pose=best.pose, payload=payload)
+        )
     return regions
 
 
@@ -289,6 +305,7 @@ def detection_record(detection: Detection) -> dict[str, Any]:
         "search": spec.search,
         "locate": spec.locate,
         "pose": detection.pose,
+        "payload": detection.payload,
         "regions": [region.record() for region in detection.regions],
         "keys": [vars(match) for match in detection.keys],
     }

@@ -15,6 +15,7 @@ from privgen.watermark.read.logits import read_logits, to_reader
 from privgen.watermark.read.p_values import KeyTest, Test, match_keys, p_value, threshold_matches
 from privgen.watermark.read.search import WHOLE, AlignedReader
 from privgen.watermark.tile.pattern import pattern_of
+from privgen.watermark.tile.payload import read_payload
 from privgen.watermark.tile.search import detect_tiles
 
 
@@ -34,6 +35,7 @@ class Reading:
         pose: in words, how the image differs from the marked one; None for the image as it is.
         threshold: matches that suffice if all bits are read equally clearly; None for tiles.
         part: where the mark is, if it was looked for in parts of the image.
+        payload: the ID that the mark carries; None if there is none, or the mark is not clear.
     """
 
     kind: Kind
@@ -44,6 +46,7 @@ class Reading:
     pose: str | None = None
     threshold: int | None = None
     part: Located | None = field(default=None, repr=False)
+    payload: int | None = None
 
     @property
     def order(self) -> tuple[float, float]:
@@ -81,6 +84,7 @@ class TileReader:
     least = 0.0
 
     def __init__(self, keys: Sequence[Key]) -> None:
+        self.keys = tuple(keys)
         self.patterns = [pattern_of(key) for key in keys]
 
     def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[list[Reading]]:
@@ -90,9 +94,11 @@ class TileReader:
         for pixels, wanted in zip(images, search, strict=True):
             [found] = detect_tiles([pixels], self.patterns, search=wanted, fpr=fpr)
             row = []
-            for match in found:
+            for key, pattern, match in zip(self.keys, self.patterns, found, strict=True):
                 pose = None if str(match.pose) == "as it was marked" else str(match.pose)
-                row.append(Reading("tile", match.bits, match.matches, match.p_value, match.p_value, pose))
+                payload = read_payload(key, pattern, match.evidence) if match.p_value <= fpr else None
+                figures = (match.bits, match.matches, match.p_value, match.p_value, pose)
+                row.append(Reading("tile", *figures, payload=payload))
             readings.append(row)
         return readings
 
@@ -117,7 +123,8 @@ class ObjectReader:
             row = []
             for found in self.locator(pixels, search=wanted):
                 part = found if found.detected else None
-                row.append(Reading("tile", found.bits, found.matches, found.p_raw, found.p_raw, found.pose, part=part))
+                figures = (found.bits, found.matches, found.p_raw, found.p_raw, found.pose)
+                row.append(Reading("tile", *figures, part=part, payload=found.payload))
             readings.append(row)
         return readings
 

@@ -88,7 +88,8 @@ def amplitudes_of_mark(pattern: Pattern, slope: float, device: torch.device) -> 
     """
     across, down = harmonics_on(device)
     cycles = torch.hypot(across.float(), down.float())
-    return limit_peaks(pattern.template.to(device) * cycles.pow(slope), _PEAK, _ROUNDS)
+    written = pattern.template if pattern.written is None else pattern.written
+    return limit_peaks(written.to(device) * cycles.pow(slope), _PEAK, _ROUNDS)
 
 
 def weighted_waves(weight: Tensor, size: tuple[int, int], amplitudes: Tensor, tile: float, place: Place) -> Tensor:

@@ -83,6 +83,7 @@ class Pattern:
         noise: (M,) complex64, one number for each of the `harmonics()`, without the message: independent, complex
             normal, with real and imaginary parts of variance 1.
         owner: (M,) int64, the bit that each harmonic carries.
+        written: (M,) complex64, what is written if a payload goes with the message; None is the template alone.
     """
 
     name: str
@@ -90,13 +91,14 @@ class Pattern:
     bits: Tensor
     noise: Tensor
     owner: Tensor
+    written: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Pattern({self.name!r}, key_id={self.key_id!r}, n_bits={len(self.bits)})"
 
     @property
     def template(self) -> Tensor:
-        """The noise times the message, (M,) complex64: what a marked image carries."""
+        """The noise times the message, (M,) complex64: what is looked for in an image."""
         return self.noise * (2 * self.bits - 1)[self.owner]
 
     @cached_property
@@ -116,7 +118,16 @@ class Pattern:
         """
         source, conjugate = _moves(turns, mirrored)
         noise = self.noise[source]
-        return replace(self, noise=torch.where(conjugate, noise.conj(), noise), owner=self.owner[source])
+        noise = torch.where(conjugate, noise.conj(), noise)
+        return replace(self, noise=noise, owner=self.owner[source], written=None)
+
+
+def without_face(values: Tensor, face: Face) -> Tensor:
+    """Return numbers (M,) at the harmonics of a face as numbers at the harmonics of the tile itself."""
+    source, conjugate = (moves.to(values.device) for moves in _moves(*face))
+    moved = torch.empty_like(values)
+    moved[source] = torch.where(conjugate, values.conj(), values)
+    return moved
 
 
 def mirrored_and_turned(across: float, down: float, face: Face) -> tuple[float, float]:

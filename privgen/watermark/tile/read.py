@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from privgen.watermark.tile.pattern import HIGHEST, Face, Pattern, count_below, undone
+from privgen.watermark.tile.pattern import HIGHEST, Face, Pattern, count_below, undone, without_face
 from privgen.watermark.tile.poses import BESIDE_SCALE, TILES, Poses
 from privgen.watermark.tile.spectrum import Spectrum, sample
 from privgen.watermark.tile.wave import grid_of, half_plane, harmonics_on, laid_out
@@ -147,11 +147,14 @@ class Reading:
         z: correlation with the whole pattern, in standard deviations.
         logits: (n_bits,) float32, on the CPU: the same for each bit, positive for 1.
         pose: of the tile.
+        evidence: (M,) complex64, on the CPU: the spectrum at the harmonics of the tile as it was written, neither
+            turned nor mirrored nor shifted.
     """
 
     z: float
     logits: Tensor
     pose: TilePose
+    evidence: Tensor
 
 
 @torch.no_grad()
@@ -181,18 +184,21 @@ def read_pose(spectrum: Spectrum, pose: Poses, pattern: Pattern, face: Face, *, 
 def _read_bits(spectrum: Spectrum, pose: Poses, seen: Pattern, face: Face, band: float) -> Reading:
     """Read the bits of a face from the harmonics of a band, at the best shift."""
     device, count, fine = spectrum.plane.device, count_below(band), _FINER_SHIFTS * SHIFTS
-    values = sample(spectrum, pose.to(device), count)[0]
+    every = sample(spectrum, pose.to(device), count_below(HIGHEST))[0]
+    values = every[:count]
     products = values * seen.noise[:count].conj().to(device)
     owner, signs = seen.owner[:count].to(device), (2 * seen.bits - 1).to(device)
     row, column = divmod(int(grid_of(products * signs[owner], fine).argmax()), fine)
-    across, down = (wave[:count] for wave in harmonics_on(device))
+    across, down = harmonics_on(device)
     phase = 2 * math.pi / fine * (across * column + down * row).float()
-    real = (products * torch.polar(torch.ones_like(phase), phase)).real
+    back = torch.polar(torch.ones_like(phase), phase)
+    real = (products * back[:count]).real
     power = torch.view_as_real(values).square().sum(-1)
     zeros = torch.zeros(len(signs), dtype=torch.float32, device=device)
     logits = zeros.index_add(0, owner, real) / zeros.index_add(0, owner, power).sqrt().clamp(min=1e-9)
     z = float((real * signs[owner]).sum() / power.sum().sqrt().clamp(min=1e-9))
-    return Reading(z, logits.cpu(), _pose_of(spectrum, pose, face, (-column / fine, -row / fine)))
+    place = _pose_of(spectrum, pose, face, (-column / fine, -row / fine))
+    return Reading(z, logits.cpu(), place, without_face(every * back, face).cpu())
 
 
 def _pose_of(spectrum: Spectrum, pose: Poses, face: Face, shift: tuple[float, float]) -> TilePose:

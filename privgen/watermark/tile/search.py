@@ -15,7 +15,7 @@ Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class TileMatch:
             best, so more than half agree by chance, about 38 of 48 after a search: decide by the p-value.
         logits: (n_bits,) float32; one is above 0 where 1 was read, and its size is in standard deviations.
         pose: how the marked image lies in this one.
+        evidence: (M,) complex64, the image's spectrum at the harmonics of the tile as it was written.
     """
 
     key: str
@@ -64,6 +65,7 @@ class TileMatch:
     matches: int
     logits: Tensor
     pose: TilePose
+    evidence: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,4 +200,5 @@ def _match(spectrum: Spectrum, pattern: Pattern, best: _Found, fpr: float) -> Ti
         matches=int((bits == pattern.bits).sum()),
         logits=reading.logits,
         pose=reading.pose,
+        evidence=reading.evidence,
     )

@@ -151,4 +151,6 @@ def _made_by(key: Key, marker: Marker) -> str:
     tile = f", tile={TILE}" if spec.has_tile else ""
     noise = f", seed={spec.seed}" if carrier == "token" else ""
     robust = f", robust_steps={spec.robust_steps}" if spec.robust_steps else ""
-    return f"networks={prefix}, key={key.key_id}, carrier={marker.carrier}, psnr={spec.quality:g}{tile}{noise}{robust}"
+    payload = "" if spec.payload is None else f", payload={spec.payload}"
+    written = f"carrier={marker.carrier}, psnr={spec.quality:g}{tile}{noise}{robust}{payload}"
+    return f"networks={prefix}, key={key.key_id}, {written}"

@@ -19,7 +19,7 @@ from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike, config_value, key_bits
 from privgen.watermark.tile.embed import mark_image
-from privgen.watermark.tile.pattern import pattern_of
+from privgen.watermark.tile.payload import pattern_with
 from privgen.watermark.token import DEFAULT_TAU, Token, encode_with_token, token_embeddings
 from privgen.watermark.write.callbacks import LatentMarkCallback, WatermarkCallback
 from privgen.watermark.write.mark_spec import Carrier, MarkSpec, NetworkCarrier, with_token_carrier
@@ -67,7 +67,7 @@ def marking(
     if token is not None:
         mark = CallMark((), with_token_carrier(spec), token)
     elif keys:
-        spec = replace(spec, carrier=spec.carrier or _carrier_for(pipe, networks))
+        spec = spec if spec.carrier is not None else spec.or_carrier(_carrier_for(pipe, networks))
         extractor = networks.extractor if spec.robust_steps else None
         mark = CallMark(tuple(keys), spec, extractor=extractor)
         if spec.network_carrier is not None:
@@ -154,10 +154,11 @@ class _LatentMark:
 @torch.no_grad()
 def _tiled(sample: Tensor, mark: CallMark) -> Tensor:
     """Decoded images (B, 3, H, W) in [-1, 1] with the tiles of their keys."""
-    keys = mark.keys if len(mark.keys) == len(sample) else mark.keys * len(sample)
+    patterns = [pattern_with(key, mark.spec.payload) for key in mark.keys]
+    patterns = patterns if len(patterns) == len(sample) else patterns * len(sample)
     marked = [
-        mark_image((image.float() / 2 + 0.5).clamp(0, 1), pattern_of(key), psnr=mark.spec.quality).pixels
-        for image, key in zip(sample, keys, strict=True)
+        mark_image((image.float() / 2 + 0.5).clamp(0, 1), pattern, psnr=mark.spec.quality).pixels
+        for image, pattern in zip(sample, patterns, strict=True)
     ]
     return torch.stack(marked).mul(2).sub(1).to(sample)
 

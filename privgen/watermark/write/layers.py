@@ -12,7 +12,7 @@ from torch import Tensor
 from privgen.io.pixels import resize
 from privgen.watermark.key import Key
 from privgen.watermark.tile.embed import tile_residual
-from privgen.watermark.tile.pattern import pattern_of
+from privgen.watermark.tile.payload import pattern_with
 
 
 LATENT_FRACTION = 0.2
@@ -25,7 +25,7 @@ def latent_psnr(psnr: float) -> float:
 
 
 @torch.no_grad()
-def layered_residual(pixels: Tensor, key: Key, latent: Tensor | None) -> Tensor:
+def layered_residual(pixels: Tensor, key: Key, latent: Tensor | None, payload: int | None = None) -> Tensor:
     """Return the mark of a key for an image, before it is scaled to a quality.
 
     Args:
@@ -33,11 +33,12 @@ def layered_residual(pixels: Tensor, key: Key, latent: Tensor | None) -> Tensor:
         key: whose mark.
         latent: (3, S, S), what the pattern in the latents changes in the image resized to a square; None for a tile
             alone.
+        payload: the ID that the tile carries; None is none.
 
     Returns:
         (3, H, W) float32.
     """
-    tile = tile_residual(pixels, pattern_of(key))
+    tile = tile_residual(pixels, pattern_with(key, payload))
     if latent is None:
         return tile
     below = resize(latent[None].to(tile), tuple(pixels.shape[1:]))[0]

@@ -31,7 +31,7 @@ def mark_loaded(
 
 
 def unreadable_note(pixels: Tensor, key: Key, marker: Marker) -> tuple[int, tuple[str, ...]]:
-    """How many bits of a key's mark are read back, and a note if the mark cannot be found.
+    """How many bits of a key's mark are read back, and a note if the mark or its payload cannot be found.
 
     Args:
         pixels: (3, H, W) in [0, 1], marked.
@@ -39,11 +39,13 @@ def unreadable_note(pixels: Tensor, key: Key, marker: Marker) -> tuple[int, tupl
         marker: wrote the mark.
     """
     [found] = Detector(marker.networks, [key], DetectSpec(carrier=marker.carrier))([pixels])
-    if found.detected:
-        return found.best.matches, ()
-    return found.best.matches, (
-        f"its mark can hardly be read back, {found.best.matches} of {found.n_bits} bits: too small or too plain",
-    )
+    matches, payload = found.best.matches, marker.spec.payload
+    if not found.detected:
+        note = f"its mark can hardly be read back, {matches} of {found.n_bits} bits: too small or too plain"
+        return matches, (note,)
+    if payload is not None and found.payload != payload:
+        return matches, (f"its payload {payload} cannot be read back: too small or too plain",)
+    return matches, ()
 
 
 def already_marked_note(pixels: Tensor, keys: Sequence[Key], networks: Networks) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.objects.keys import ObjectKeys
 from privgen.watermark.tile.embed import PSNR as TILE_PSNR
+from privgen.watermark.tile.payload_code import check_payload
 from privgen.watermark.token import Token, check_tau
 
 
@@ -37,6 +38,8 @@ class MarkSpec:
         robust_steps: gradient steps that fit the mark in the latents to its image, so that it survives regeneration
             better; 0 is none.
         seed: of the noise that the carrier "token" works through on existing images.
+        payload: an ID, 0..4294967295, that the tile carries besides the key's message; None is none. See
+            `privgen.watermark.tile.payload`.
 
     Raises:
         UsageError: a value out of its range, or values that exclude each other.
@@ -47,6 +50,7 @@ class MarkSpec:
     tau: float | None = None
     robust_steps: int = 0
     seed: int = 0
+    payload: int | None = None
 
     def __post_init__(self) -> None:
         if self.carrier not in (None, *CARRIERS):
@@ -63,6 +67,24 @@ class MarkSpec:
             raise UsageError("Robust steps fit a mark that is added after the last step; leave tau out.")
         if self.tau is not None and self.has_tile:
             raise UsageError("A tile is added to the finished image; leave tau out, or use another carrier.")
+        if self.payload is not None:
+            check_payload(self.payload)
+            if self.carrier in ("latent", "token"):
+                raise UsageError("A payload is written in a tile; use the carrier tile or tile+latent.")
+
+    def or_carrier(self, default: Carrier) -> "MarkSpec":
+        """Return the spec with a carrier: its own, or a default if it names none.
+
+        A payload needs a tile. So with a payload the default "latent" becomes "tile+latent", and "token" a tile alone.
+
+        Args:
+            default: the carrier if the spec names none.
+        """
+        if self.carrier is not None:
+            return self
+        if self.payload is not None:
+            default = "tile+latent" if default == "latent" else "tile" if default == "token" else default
+        return replace(self, carrier=default)
 
     @property
     def has_tile(self) -> bool:

@@ -1,7 +1,7 @@
 """Marks on existing images: from keys and canvases to what the mark changes in them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Marker:
 
     def __post_init__(self) -> None:
         if self.spec.carrier is None:
-            object.__setattr__(self, "spec", replace(self.spec, carrier=self.networks.layers))
+            object.__setattr__(self, "spec", self.spec.or_carrier(self.networks.layers))
         if self.spec.robust_steps:
             self._robust_marker()  # say now, not after the first image, if there cannot be one
 
@@ -96,7 +96,7 @@ class Marker:
                     written[i] = residual
         for pixels, key, residual in zip(images, owners, written, strict=True):
             if residual is None or self.spec.has_tile:
-                yield layered_residual(pixels, key, residual)
+                yield layered_residual(pixels, key, residual, self.spec.payload)
             else:
                 yield residual
 

@@ -39,6 +39,15 @@ def test_a_key_for_the_rest_owns_the_whole_image(mark, picture, scene, owners):
     assert {region.key: region.is_whole for region in found.regions} == {"alice": False, "bob": True}
 
 
+def test_objects_carry_a_payload(mark, picture, scene, owners):
+    masks = {"cat": scene[1][0], "dog": scene[1][1]}
+    objects = dict(zip(masks, owners, strict=True))
+    marked = mark.embed(picture, objects=objects, masks=masks, psnr=27, payload=99)
+    found = mark.detect(marked, owners, locate=True, carrier="tile")
+    assert [region.payload for region in found.regions] == [99, 99]
+    assert str(found).count(", payload 99)") == 2
+
+
 def test_kinds_of_masks(tmp_path, scene):
     expected = (scene[1][0] > 0.5).float()
     array = expected.numpy()
