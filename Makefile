@@ -1,6 +1,7 @@
 # From a clean checkout, `make demo` shows what privgen does and `make test` checks all of it.
 # Both make a virtual environment in .venv first. Variables that may be given on the command line:
 #   PYTHON       Python 3.11 or newer for the environment
+#   ARGS         options of `make fuzz` and `make chaos`
 #   TORCH_INDEX  package index for PyTorch, for example its CPU-only one; empty means the configured index
 
 SHELL := /bin/bash
@@ -37,11 +38,11 @@ mutants: $(VENV)/.dev ## Break the maths of the core line by line, and check tha
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## Damage 20,000 files, and check that reading them never crashes.
-	$(BIN)/python tests/fuzz.py
+	$(BIN)/python tests/fuzz.py $(ARGS)
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## Kill commands 200 times, and check that nothing is lost or half-written.
-	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py $(ARGS)
 
 .PHONY: check
 check: lint types ## Check style and types.
