@@ -22,6 +22,10 @@ ImagesLike: TypeAlias = "ImageLike | Sequence[ImageLike]"
 """One image, a list of images, or a batch: an array (B, H, W, C) or a tensor (B, C, H, W)."""
 
 
+_TURNED = ("transparency", "exif", "xmp")  # what Pillow says of an image that its new pixels do not hold to
+_FROM_RGB = ("RGBX", "RGBa", "YCbCr", "HSV")  # modes of Pillow that come back, with errors of rounding
+
+
 @dataclass(frozen=True, eq=False)
 class GivenImages:
     """Images that a caller gave, decoded, and the way back to the caller's type.
@@ -101,13 +105,16 @@ def _from_loaded(loaded: LoadedImage, given: Image.Image | None) -> _One:
         if deep_grey:
             return Image.fromarray(_to_numbers(_grey(pixels), np.dtype(np.uint16))[0])
         image = to_pil(loaded.with_pixels(pixels))
-        if given is not None and given.mode != "CMYK":
-            # EXIF comes back below, without the orientation, which the pixels have now.
-            image.info = {name: item for name, item in given.info.items() if name not in ("transparency", "exif")}
-        elif loaded.icc_profile:
-            image.info["icc_profile"] = loaded.icc_profile
-        if loaded.exif:
-            image.info["exif"] = loaded.exif
+        if given is not None and given.mode in _FROM_RGB and image.mode in ("RGB", "RGBA"):
+            image = image.convert(given.mode)
+        said = loaded.metadata.info()
+        if given is not None:
+            # The pixels are upright, and CMYK has become sRGB: what is said of them comes from `loaded`.
+            kept = {str(name): item for name, item in given.info.items() if name not in _TURNED}
+            said = kept | {name: said[name] for name in _TURNED if name in said}
+        if loaded.mode == "CMYK":
+            said.pop("icc_profile", None)
+        image.info = said
         return image
 
     return _One(loaded, 65535 if deep_grey else 255, restore)

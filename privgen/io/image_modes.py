@@ -1,11 +1,10 @@
-"""Modes and metadata of Pillow: turn any opened image into plain samples, and keep the EXIF data that still fits."""
+"""Modes of Pillow: turn any opened image into plain samples."""
 
 import io
-import struct
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from privgen.errors import PrivgenError
 
@@ -17,12 +16,6 @@ MIN_SIDE = 16
 MAX_ASPECT = 50
 
 _DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
-# Pillow takes all tags of a TIFF file for EXIF data. These describe the structure of the one file only.
-_TIFF_STRUCTURE = frozenset(
-    {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 292, 293, 297, 301, 317, 318, 319, 320}
-    | {321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532}
-    | {700, 33723, 34377, 34675, 37724}
-)
 
 
 def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
@@ -71,22 +64,6 @@ def samples_of(image: Image.Image, name: str) -> tuple[Samples, Notes]:
     plain, notes = _plain(upright, name)
     samples = np.asarray(plain)
     return samples.reshape(plain.height, plain.width, -1), notes
-
-
-def exif_of(image: Image.Image) -> tuple[bytes | None, Notes]:
-    """Return the EXIF block that fits the upright pixels, and notes.
-
-    Orientation, thumbnail and the structure of a TIFF file are left out.
-    """
-    try:
-        exif = Image.Exif()
-        exif.load(image.getexif().tobytes())
-        for tag in (ExifTags.Base.Orientation, *(_TIFF_STRUCTURE if image.format == "TIFF" else ())):
-            exif.pop(tag, None)
-        return (exif.tobytes() if len(exif) else None), ()
-    except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):
-        # Cameras and editors write broken blocks, which Pillow reports in all these ways.
-        return None, ("its EXIF data cannot be read and is not kept",)
 
 
 def frame_notes(image: Image.Image) -> Notes:

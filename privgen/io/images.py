@@ -9,26 +9,30 @@ import os
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
+import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from privgen.errors import PrivgenError
 from privgen.io import image_modes
-from privgen.io.files import refuse_existing, write_bytes
-from privgen.io.images_16bit import encode_png, encode_tiff, is_16bit_colour, read_16bit
+from privgen.io.codecs import Coding, encode, read_coding
+from privgen.io.files import RAW_SUFFIXES, refuse_existing, write_bytes
+from privgen.io.images_16bit import is_16bit_colour, read_16bit
+from privgen.io.metadata import Keeping, Metadata, read_metadata
 from privgen.io.pixels import luma
 
 
 MAX_PIXELS = 89_478_485
 """Largest number of pixels that Pillow itself decodes without a warning: 256 MiB of RGB."""
 
-SAVE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
+SAVE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".avif": "AVIF"}
 SAVE_FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG") | dict.fromkeys((".tif", ".tiff"), "TIFF")
 """Name that Pillow gives a format, by the suffix of the file to write."""
 
@@ -36,6 +40,8 @@ _READ_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JP
 _READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM"
 # What decoders raise for files that are damaged, or not what they claim to be.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zlib.error)
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 _STRIP = 256  # rows that are rounded at a time
 
@@ -53,8 +59,8 @@ class LoadedImage:
         bits: precision of a channel in the file, 8 or 16.
         mode: mode of the file in the terms of Pillow, such as "RGB", "P" or "CMYK".
         format: format of the file in the terms of Pillow; None for an image that was never a file.
-        icc_profile: colour profile of the pixels.
-        exif: EXIF block without the orientation, because the pixels are upright already.
+        metadata: what the file says beside its pixels.
+        coding: how the file is coded, beyond its format.
         notes: what the user should know, such as that only the first frame of an animation was read.
     """
 
@@ -64,8 +70,8 @@ class LoadedImage:
     bits: int = 8
     mode: str = "RGB"
     format: str | None = None
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+    coding: Coding = field(default_factory=Coding)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -115,6 +121,8 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     try:
         if not path.is_file():
             raise PrivgenError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; check the path.")
+        if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would read the small preview in it
+            raise PrivgenError(f"{path} is a camera's raw file; develop it, and take the TIFF or JPEG file.")
         Image.init()
         formats = tuple(name for name in _READ_FORMATS if name in Image.OPEN)
         with warnings.catch_warnings():
@@ -123,12 +131,11 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             with Image.open(path, formats=formats) as image:
                 image_modes.check_size(image.size, str(path), max_pixels)
-                return _from_pil(image, str(path), path if is_16bit_colour(path, image) else None)
+                return _from_pil(image, str(path), path)
     except Image.DecompressionBombError as error:
         raise PrivgenError(f"{path} has more pixels than can be decoded safely; make it smaller.") from error
     except UnidentifiedImageError as error:
-        why = "is empty" if path.stat().st_size == 0 else f"is not an image in {_READABLE}"
-        raise PrivgenError(f"{path} {why}; convert it to PNG or JPEG.") from error
+        raise PrivgenError(f"{path} {_why_not(path)}") from error
     except PermissionError as error:
         raise PrivgenError(f"{path} may not be read: permission denied; change its permissions.") from error
     except MemoryError as error:
@@ -151,6 +158,22 @@ def from_pil(image: Image.Image, *, name: str = "image") -> LoadedImage:
     return _from_pil(image, name)
 
 
+def from_bytes(data: bytes) -> LoadedImage:
+    """Decode a file of at most 8 bits a channel that `encode_image` has made.
+
+    Args:
+        data: content of the file.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        return from_pil(image)
+
+
+def can_write(suffix: str) -> bool:
+    """Whether images can be written in the format of a suffix. AVIF depends on how Pillow was built."""
+    Image.init()
+    return SAVE_FORMATS.get(suffix.lower()) in Image.SAVE
+
+
 def to_pil(image: LoadedImage | torch.Tensor) -> Image.Image:
     """Make a Pillow image with 8 bits a channel, of mode L, LA, RGB or RGBA.
 
@@ -167,16 +190,18 @@ def save_image(
     *,
     like: LoadedImage | None = None,
     overwrite: bool = False,
-    quality: int = 95,
+    quality: int | None = None,
+    metadata: Keeping = "keep",
 ) -> Path:
     """Write an image file whole or not at all, in the format of its suffix.
 
     Args:
         image: a loaded image, or pixels (3, height, width) in [0, 1]. Values outside are clipped.
-        path: a path that ends in .png, .jpg, .jpeg, .jpe, .webp, .tif, .tiff or .bmp. Missing folders are made.
-        like: take alpha, greyness, precision, colour profile and EXIF from this image; by default from `image`.
+        path: a path that ends in .png, .jpg, .jpeg, .jpe, .webp, .avif, .tif, .tiff or .bmp. Missing folders are made.
+        like: take alpha, greyness, precision, metadata and coding from this image; by default from `image`.
         overwrite: replace an existing file instead of refusing.
-        quality: 1..100 for JPEG and WebP; 100 makes WebP lossless.
+        quality: see `encode_image`.
+        metadata: "keep", "strip" or "private"; see `privgen.io.metadata.Metadata.filtered`.
 
     Returns:
         The path.
@@ -188,12 +213,15 @@ def save_image(
     kind = SAVE_FORMATS.get(target.suffix.lower())
     if kind is None:
         raise PrivgenError(f"{target} has no suffix of an image to write; use one of {', '.join(SAVE_FORMATS)}.")
+    if not can_write(target.suffix):
+        raise PrivgenError(f"{target} cannot be written, because this Pillow lacks {kind}; choose another suffix.")
     refuse_existing(target, overwrite=overwrite)
     loaded = image if isinstance(image, LoadedImage) else LoadedImage(image)
     if like is not None:
         loaded = replace(like, pixels=loaded.pixels)
     if not bool(loaded.pixels.isfinite().all()):
         raise PrivgenError(f"{target} was not written: its pixels are NaN or infinite; use a wider dtype.")
+    loaded = replace(loaded, metadata=loaded.metadata.filtered(metadata))
     try:
         data = encode_image(loaded, kind, quality=quality)
     except (OSError, ValueError, struct.error) as error:
@@ -202,13 +230,14 @@ def save_image(
     return target
 
 
-def encode_image(image: LoadedImage, kind: str, *, quality: int = 95) -> bytes:
+def encode_image(image: LoadedImage, kind: str, *, quality: int | None = None) -> bytes:
     """Encode an image as a file in memory.
 
     Args:
         image: the image.
-        kind: format of the file: "PNG", "JPEG", "WEBP", "TIFF" or "BMP".
-        quality: 1..100 for JPEG and WebP; 100 makes WebP lossless.
+        kind: format of the file: "PNG", "JPEG", "WEBP", "AVIF", "TIFF" or "BMP".
+        quality: 1..100 for JPEG, WebP and AVIF; 100 makes WebP lossless. None keeps the quantisation tables and the
+            resolution of the colours of a JPEG file, keeps lossless WebP lossless, and is 95 for all else.
 
     Raises:
         ValueError: the format cannot hold the transparency, size or metadata of the image, or its pixels are NaN or
@@ -218,29 +247,24 @@ def encode_image(image: LoadedImage, kind: str, *, quality: int = 95) -> bytes:
         if round(255 * float(image.alpha.min())) < 255:
             raise ValueError("it cannot hold transparency")
         image = replace(image, alpha=None)
-    metadata = {"icc_profile": _fitting_profile(image, kind), "exif": image.exif}
-    if image.bits == 16 and kind in ("PNG", "TIFF"):
-        encode = encode_png if kind == "PNG" else encode_tiff
-        return encode(_samples_of(image, np.uint16), **metadata)
-    options: dict[str, dict[str, Any]] = {
-        "JPEG": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
-        "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True},
-        # libtiff compresses, but refuses the EXIF directory.
-        "TIFF": {"compression": "raw" if image.exif else "tiff_deflate"},
-    }
-    known: dict[str, Any] = {key: value for key, value in metadata.items() if value}
-    file = io.BytesIO()
-    _pil_of(_samples_of(image, np.uint8)).save(file, format=kind, **options.get(kind, {}), **known)
-    return file.getvalue()
+    metadata = replace(image.metadata, icc_profile=_fitting_profile(image, kind))
+    deep = image.bits == 16 and kind in ("PNG", "TIFF")
+    samples = _samples_of(image, np.uint16) if deep else _samples_of(image, np.uint8)
+    return encode(samples, kind, metadata, image.coding, quality)
 
 
-def _from_pil(image: Image.Image, name: str, deep: Path | None = None) -> LoadedImage:
-    """Take over an image. `deep` is its file, if that has 16 bits where Pillow reads 8."""
+def _from_pil(image: Image.Image, name: str, path: Path | None = None) -> LoadedImage:
+    """Take over an image. `path` is its file, if it has one."""
     notes = image_modes.frame_notes(image)
-    if deep is None:
+    with suppress(*_DECODE_ERRORS):  # damaged EXIF data costs only itself: Pillow does not try to read it again
+        image.getexif()
+    deep = path is not None and is_16bit_colour(path, image)
+    if path is not None and deep:
+        samples, mode_notes = read_16bit(path, image)
+    else:
         image.load()
-    exif, exif_notes = image_modes.exif_of(image)
-    samples, mode_notes = image_modes.samples_of(image, name) if deep is None else read_16bit(deep, image)
+        samples, mode_notes = image_modes.samples_of(image, name)
+    metadata, metadata_notes = read_metadata(image, path)
     planes = torch.from_numpy(samples.astype(np.float32) / np.iinfo(samples.dtype).max).permute(2, 0, 1).contiguous()
     channels = planes.shape[0]
     return LoadedImage(
@@ -250,10 +274,26 @@ def _from_pil(image: Image.Image, name: str, deep: Path | None = None) -> Loaded
         bits=8 * samples.itemsize,
         mode=image.mode,
         format=image.format,
-        icc_profile=image.info.get("icc_profile") or None,
-        exif=exif,
-        notes=(*notes, *exif_notes, *mode_notes),
+        metadata=metadata,
+        coding=read_coding(image, path),
+        notes=(*notes, *metadata_notes, *mode_notes),
     )
+
+
+def _why_not(path: Path) -> str:
+    """Why Pillow does not know a file, as the end of a sentence."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        return "is empty; convert it to PNG or JPEG."
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return "is a HEIC file; convert it to PNG or JPEG."
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        with suppress(Exception), tifffile.TiffFile(path) as tiff:  # tifffile raises many kinds for damaged files
+            kind = tiff.pages.first.dtype
+            if kind is not None and kind.name not in ("uint8", "uint16"):
+                return f"has samples of type {kind}, whose range is unknown; convert it to 8 or 16 bits a channel."
+    return f"is not an image in {_READABLE}; convert it to PNG or JPEG."
 
 
 def _samples_of(image: LoadedImage, kind: type[_Integer]) -> NDArray[_Integer]:
@@ -280,5 +320,5 @@ def _pil_of(samples: NDArray[np.uint8]) -> Image.Image:
 def _fitting_profile(image: LoadedImage, kind: str) -> bytes | None:
     """Return the colour profile if it is for the channels that the file will have."""
     grey = image.grey and kind != "WEBP"  # WebP always stores RGB
-    profile = image.icc_profile or b""
+    profile = image.metadata.icc_profile or b""
     return profile if profile[16:20] == (b"GRAY" if grey else b"RGB ") else None

@@ -1,8 +1,8 @@
 """Colour images with 16 bits a channel, which Pillow reads as 8 bits and does not write.
 
 tifffile reads TIFF. pypng takes PNG files apart and puts them together; their pixels go through the decoder of Pillow,
-which is many times faster than that of pypng. TIFF is written through the tags of Pillow, because tifffile writes no
-EXIF directory. Greyscale, which Pillow reads at 16 bits, is written here as well.
+which is many times faster than that of pypng. TIFF, of 8 bits too, is written through the tags of Pillow: tifffile
+writes no EXIF directory, and neither does libtiff. Greyscale, which Pillow reads at 16 bits, is written here as well.
 
 Sources: PNG specification, third edition (W3C, 2025), sections 5, 9 and 11; TIFF 6.0 (Adobe, 1992), sections 2 and 18.
 """
@@ -20,7 +20,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from privgen.io.exif import copy_tags
 from privgen.io.image_modes import Notes, Samples, samples_of
+from privgen.io.metadata import Metadata
 
 
 Samples16 = NDArray[np.uint16]
@@ -33,6 +35,9 @@ _READ = (1, *_DEFLATE, 32773)  # uncompressed, deflate and PackBits
 _READ_WITH_IMAGECODECS = (5, 34925, 50000)  # LZW, LZMA and Zstandard
 _PREMULTIPLIED = (1,)  # kind of alpha with which colours have been multiplied
 _LARGE_TILE = 4096**2
+_NOTHING = Metadata()
+_XMP, _IPTC = 700, 33723
+_BYTE, _UNDEFINED, _INCH = 1, 7, 2  # types of tags, and a unit of resolution
 
 
 def is_16bit_colour(path: Path, image: Image.Image) -> bool:
@@ -79,13 +84,11 @@ def read_16bit(path: Path, image: Image.Image) -> tuple[Samples, Notes]:
     return _read_tiff(path, image), ()
 
 
-def encode_png(samples: Samples16, *, icc_profile: bytes | None = None, exif: bytes | None = None) -> bytes:
+def encode_png(samples: Samples16) -> bytes:
     """Encode samples as a PNG file.
 
     Args:
         samples: (height, width, channels) in 0..65535: grey, grey and alpha, RGB or RGBA.
-        icc_profile: colour profile.
-        exif: EXIF block, with or without the mark "Exif" at its beginning.
 
     Returns:
         The content of the file.
@@ -95,51 +98,51 @@ def encode_png(samples: Samples16, *, icc_profile: bytes | None = None, exif: by
     filtered = rows.copy()
     filtered[:, 1:] -= rows[:, :-1]  # filter type 1: differences to the pixel on the left, modulo 256
     lines = np.concatenate([np.ones((height, 1), np.uint8), filtered.reshape(height, -1)], axis=1)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOUR_TYPES[channels], 0, 0, 0))]
-    if icc_profile:
-        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
-    if exif:
-        chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    chunks += [(b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
+    header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
     file = io.BytesIO()
-    png.write_chunks(file, chunks)
+    png.write_chunks(file, [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")])
     return file.getvalue()
 
 
-def encode_tiff(samples: Samples16, *, icc_profile: bytes | None = None, exif: bytes | None = None) -> bytes:
-    """Encode samples as an uncompressed TIFF file.
+def encode_tiff(samples: Samples, metadata: Metadata = _NOTHING) -> bytes:
+    """Encode samples as a TIFF file: deflated with 8 bits a channel, uncompressed with 16.
 
     Args:
-        samples: (height, width, channels) in 0..65535: grey, grey and alpha, RGB or RGBA.
-        icc_profile: colour profile.
-        exif: EXIF block.
+        samples: (height, width, channels) of uint8 or uint16: grey, grey and alpha, RGB or RGBA.
+        metadata: what the file says.
 
     Returns:
-        The content of the file. Grey with alpha becomes RGBA, which more programs read.
+        The content of the file. Grey with alpha of 16 bits becomes RGBA, which more programs read.
     """
-    if samples.shape[2] == 2:
+    deep = samples.dtype == np.uint16
+    if deep and samples.shape[2] == 2:
         samples = samples[:, :, [0, 0, 0, 1]]
     height, width, channels = samples.shape
     tags = TiffImagePlugin.ImageFileDirectory_v2()
-    if exif:
+    if metadata.exif:
         block = Image.Exif()
-        block.load(exif)
-        for tag, value in block.items():
-            tags[tag] = block.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else value
-    data = samples.astype("<u2").tobytes()
+        block.load(metadata.exif)
+        copy_tags(block, tags)
+    if metadata.dpi:
+        tags[TiffImagePlugin.X_RESOLUTION], tags[TiffImagePlugin.Y_RESOLUTION] = metadata.dpi
+        tags[TiffImagePlugin.RESOLUTION_UNIT] = _INCH
+    data = samples.astype("<u2").tobytes() if deep else zlib.compress(samples.tobytes(), 6)
     tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH] = width, height
-    tags[TiffImagePlugin.BITSPERSAMPLE] = (16,) * channels
-    tags[TiffImagePlugin.COMPRESSION] = 1
-    tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 1 if channels == 1 else 2
+    tags[TiffImagePlugin.BITSPERSAMPLE] = (8 * samples.itemsize,) * channels
+    tags[TiffImagePlugin.COMPRESSION] = 1 if deep else _DEFLATE[0]
+    tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 1 if channels <= 2 else 2
     tags[TiffImagePlugin.SAMPLESPERPIXEL] = channels
     tags[TiffImagePlugin.ROWSPERSTRIP] = height
     tags.tagtype[TiffImagePlugin.STRIPBYTECOUNTS] = 4  # LONG
     tags[TiffImagePlugin.STRIPOFFSETS] = (0,)  # save() adds the length of the tags
     tags[TiffImagePlugin.STRIPBYTECOUNTS] = (len(data),)
-    if channels == 4:
+    if channels in (2, 4):
         tags[TiffImagePlugin.EXTRASAMPLES] = (2,)  # alpha that the colours are not multiplied with
-    if icc_profile:
-        tags[TiffImagePlugin.ICCPROFILE] = icc_profile
+    blocks = {TiffImagePlugin.ICCPROFILE: metadata.icc_profile, _XMP: metadata.xmp, _IPTC: metadata.iptc}
+    for tag, content in blocks.items():
+        if content:
+            tags.tagtype[tag] = _BYTE if tag == _XMP else _UNDEFINED
+            tags[tag] = content
     file = io.BytesIO()
     tags.save(file)
     return file.getvalue() + data

@@ -73,7 +73,7 @@ def test_exif_orientation_is_followed_and_removed(tmp_path, suffix, orientation)
     assert (loaded.width, loaded.height) == upright.size
     torch.testing.assert_close(loaded.pixels, tensor_of(upright), rtol=0, atol=0.05)
     block = Image.Exif()
-    block.load(loaded.exif)
+    block.load(loaded.metadata.exif)
     assert 0x0112 not in block
     assert block[0x010F] == "Maker"
 
@@ -165,7 +165,7 @@ def test_damaged_exif_costs_only_the_exif(tmp_path):
     picture().save(tmp_path / "a.png", exif=b"Exif\0\0XX" + bytes(20))
     loaded = load_image(tmp_path / "a.png")
     torch.testing.assert_close(loaded.pixels, tensor_of(picture()))
-    assert (loaded.exif, loaded.notes) == (None, ("its EXIF data cannot be read and is not kept",))
+    assert (loaded.metadata.exif, loaded.notes) == (None, ("its EXIF data cannot be read and is not kept",))
 
 
 # Pillow and tensors

@@ -11,8 +11,10 @@ import tifffile
 from PIL import Image
 
 from privgen.errors import PrivgenError
+from privgen.io.codecs import encode
 from privgen.io.images import load_image, save_image
-from privgen.io.images_16bit import encode_png, encode_tiff
+from privgen.io.images_16bit import encode_png
+from privgen.io.metadata import Metadata
 
 
 HEIGHT, WIDTH = 48, 64
@@ -89,8 +91,7 @@ def filtered(samples):
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_16_bits_come_back_exactly(tmp_path, channels, suffix):
     samples = deep_samples(channels)
-    encode = encode_png if suffix == "png" else encode_tiff
-    (tmp_path / f"a.{suffix}").write_bytes(encode(samples, icc_profile=PROFILE, exif=exif()))
+    (tmp_path / f"a.{suffix}").write_bytes(encode(samples, suffix.upper(), Metadata(exif(), icc_profile=PROFILE)))
     loaded = load_image(tmp_path / f"a.{suffix}")
     saved = load_image(save_image(loaded, tmp_path / f"out.{suffix}"))
     expected = samples[:, :, [0, 0, 0, 1]] if (channels, suffix) == (2, "tiff") else samples
@@ -153,27 +154,27 @@ def test_16_bit_grey_of_others(tmp_path, compression):
 def test_16_bit_colour_follows_its_orientation(tmp_path, orientation, suffix):
     samples, path = deep_samples(3), tmp_path / f"a.{suffix}"
     if suffix == "png":
-        path.write_bytes(encode_png(samples, exif=exif(orientation)))
+        path.write_bytes(encode(samples, "PNG", Metadata(exif(orientation))))
     else:
         write_tiff(path, samples, extratags=[(0x0112, "H", 1, orientation, True)])
     loaded = load_image(path)
     assert np.array_equal(samples_of(loaded), upright(samples, orientation))
     block = Image.Exif()
-    block.load(loaded.exif)
+    block.load(loaded.metadata.exif)
     assert 0x0112 not in block
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("encode", [encode_png, encode_tiff])
-def test_16_bit_files_are_what_others_read(tmp_path, channels, encode):
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_files_are_what_others_read(channels, kind):
     samples = deep_samples(channels)
-    data = encode(samples, icc_profile=PROFILE, exif=exif())
+    data = encode(samples, kind, Metadata(exif(), icc_profile=PROFILE))
     with Image.open(io.BytesIO(data)) as image:
         read = np.asarray(image)
         assert image.info["icc_profile"] == PROFILE
         assert image.getexif().get_ifd(0x8769)[0x9003] == "2024:01:02 03:04:05"
     assert np.array_equal(read, samples[:, :, 0] if channels == 1 else samples >> 8)
-    if encode is encode_tiff:
+    if kind == "TIFF":
         assert np.array_equal(tifffile.imread(io.BytesIO(data)).reshape(samples.shape), samples)
     else:
         rows = np.vstack([np.frombuffer(row, np.uint16) for row in png.Reader(bytes=data).read()[2]])
@@ -262,7 +263,7 @@ def test_a_volume_does_not_get_past_the_limits(tmp_path):
 
 def test_damaged_exif_costs_only_the_exif(tmp_path):
     samples = deep_samples(3)
-    (tmp_path / "a.png").write_bytes(encode_png(samples, exif=b"XX" + bytes(20)))
+    (tmp_path / "a.png").write_bytes(encode(samples, "PNG", Metadata(b"XX" + bytes(20))))
     loaded = load_image(tmp_path / "a.png")
-    assert (loaded.exif, loaded.notes) == (None, ("its EXIF data cannot be read and is not kept",))
+    assert (loaded.metadata.exif, loaded.notes) == (None, ("its EXIF data cannot be read and is not kept",))
     assert np.array_equal(samples_of(loaded), samples)

@@ -61,9 +61,9 @@ def test_comes_back_as_it_was(tmp_path, suffix, mode):
     if again.alpha is not None:
         torch.testing.assert_close(again.alpha, loaded.alpha, rtol=0, atol=0)
     assert again.grey == (mode[0] == "L" and suffix != "webp")
-    assert again.icc_profile == fake_profile(space)
+    assert again.metadata.icc_profile == fake_profile(space)
     block = Image.Exif()
-    block.load(again.exif)
+    block.load(again.metadata.exif)
     assert 0x0112 not in block
     assert block.get_ifd(0x8769)[0x9003] == "2024:01:02 03:04:05"
     assert block.get_ifd(0x8825)[1] == "N"
@@ -74,7 +74,7 @@ def test_jpeg_keeps_profile_and_exif(tmp_path):
     loaded = load_image(tmp_path / "a.jpg")
     again = load_image(save_image(loaded, tmp_path / "out.jpg"))
     assert (again.width, again.height) == (HEIGHT, WIDTH)
-    assert (again.icc_profile, again.exif) == (profile(), loaded.exif)
+    assert (again.metadata.icc_profile, again.metadata.exif) == (profile(), loaded.metadata.exif)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp", "PNG"])
@@ -88,7 +88,7 @@ def test_formats_by_suffix(tmp_path, suffix):
 
 def test_tiff_tags_do_not_travel(tmp_path):
     loaded = load_image(save_image(from_pil(picture()), tmp_path / "a.tiff"))
-    assert loaded.exif is None
+    assert loaded.metadata.exif is None
 
 
 def test_like_brings_everything_but_pixels(tmp_path):
@@ -98,7 +98,7 @@ def test_like_brings_everything_but_pixels(tmp_path):
     again = load_image(save_image(marked, tmp_path / "out.png", like=loaded))
     torch.testing.assert_close(again.pixels, marked, rtol=0, atol=0.5 / 255 + 1e-6)
     torch.testing.assert_close(again.alpha, loaded.alpha)
-    assert again.exif
+    assert again.metadata.exif
     with pytest.raises(ValueError, match=r"expected alpha of shape \(1, 20, 20\), got"):
         save_image(torch.zeros(3, 20, 20), tmp_path / "other.png", like=loaded)
 

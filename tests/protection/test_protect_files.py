@@ -76,7 +76,7 @@ def test_size_orientation_profile_and_metadata_are_kept(photos, tmp_path):
     protect(photos, tmp_path, batch=BatchOptions(keep_format=True))
     before, after = (load_image(folder / "b.jpg") for folder in (photos, tmp_path / "out"))
     assert before.pixels.shape == after.pixels.shape
-    assert after.icc_profile == PROFILE
+    assert after.metadata.icc_profile == PROFILE
     with Image.open(tmp_path / "out" / "b.jpg") as image:
         assert image.format == "JPEG"
         assert image.getexif()[0x010F] == "maker"
