@@ -13,7 +13,7 @@ from privgen.attacks.base import BaseAttack
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, name_outputs, progress_bar, reason
 from privgen.io.fingerprints import file_fingerprint, seed_from
-from privgen.io.images import encode_image, load_image
+from privgen.io.images import load_image
 from privgen.metrics.quality import psnr
 
 
@@ -33,6 +33,7 @@ class AttackedFile:
         status: "done", "skipped" (an earlier run with the same attack and seed made it) or "failed".
         psnr: of the attacked image against the source, in dB; None if it was not measured, if nothing changed, or if
             the attack changed the size.
+        notes: what you should know, such as that only the first frame of an animation was read.
         error: why it failed.
     """
 
@@ -40,6 +41,7 @@ class AttackedFile:
     output: str | None
     status: Status
     psnr: float | None = None
+    notes: tuple[str, ...] = ()
     error: str | None = None
 
 
@@ -87,7 +89,7 @@ def attack_files(
         paths: image files, and folders of them.
         output: folder for the results; made if missing.
         seed: of all randomness.
-        batch: how files are written; without `keep_format`.
+        batch: how files are written; without `keep_format`, and without `quality`.
         report: called with each file when it is done.
 
     Raises:
@@ -99,7 +101,7 @@ def attack_files(
     if batch.keep_format:
         raise UsageError("Attacked images are written as PNG, because a lossy format would be a second attack.")
     targets = name_outputs(paths, output)
-    ledger = Ledger(Path(output) / MANIFEST, f"{attack!r}, seed={seed}")
+    ledger = Ledger(Path(output) / MANIFEST, f"{attack!r}, seed={seed}{batch.made_by()}")
     digests = {source: file_fingerprint(source) for source in targets}
     made = {source for source, target in targets.items() if ledger.has(target, digests[source])}
     foreign = [target for source, target in targets.items() if source not in made and target.exists()]
@@ -114,9 +116,9 @@ def attack_files(
     with progress_bar(len(targets), "attack", shown=batch.progress) as bar:
         for source, target in targets.items():
             if source in made:
-                files.append(AttackedFile(str(source), str(target), "skipped"))
+                files.append(AttackedFile(str(source), str(target), "skipped", ledger.figures(target).get("psnr")))
             else:
-                files.append(_attack_file(attack, source, target, ledger, digests[source], seed))
+                files.append(_attack_file(attack, source, target, ledger, digests[source], seed, batch))
             with bar.external_write_mode():
                 report(files[-1])
             bar.update()
@@ -124,16 +126,24 @@ def attack_files(
 
 
 def _attack_file(
-    attack: BaseAttack, source: Path, target: Path, ledger: Ledger, digest: str, seed: int
+    attack: BaseAttack,
+    source: Path,
+    target: Path,
+    ledger: Ledger,
+    digest: str,
+    seed: int,
+    batch: BatchOptions,
 ) -> AttackedFile:
     try:
         loaded = load_image(source)
         generator = torch.Generator().manual_seed(seed_from(seed, source.name))
         with torch.no_grad():
             pixels = attack(loaded.pixels, generator=generator)
-        ledger.write(target, encode_image(loaded.with_pixels(pixels), "PNG"), digest, overwrite=True)
+        same_size = pixels.shape == loaded.pixels.shape
+        quality = float(psnr(pixels[None], loaded.pixels[None])) if same_size else math.inf
+        data, lacking = batch.encode(loaded.with_pixels(pixels), target)
+        ledger.write(target, data, digest, overwrite=True, figures={"psnr": quality})
     except FILE_ERRORS as error:
         return AttackedFile(str(source), None, "failed", error=reason(error))
-    same_size = pixels.shape == loaded.pixels.shape
-    quality = float(psnr(pixels[None], loaded.pixels[None])) if same_size else math.inf
-    return AttackedFile(str(source), str(target), "done", psnr=quality if math.isfinite(quality) else None)
+    measured = quality if math.isfinite(quality) else None
+    return AttackedFile(str(source), str(target), "done", measured, loaded.notes + lacking)

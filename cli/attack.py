@@ -15,6 +15,8 @@ from privgen.cli.output import echo
 
 if TYPE_CHECKING:
     from privgen.attacks import AttackedFile, BaseAttack
+    from privgen.io.batches import BatchOptions
+    from privgen.io.metadata import Keeping
 
 
 @click.group(
@@ -69,6 +71,7 @@ def list_(as_json: bool) -> None:
     metavar="DIR",
     help="averaging, surrogate: images without it that the attacker has.",
 )
+@options.metadata()
 @options.seed()
 @options.json()
 @options.overwrite()
@@ -78,6 +81,7 @@ def run(
     output: Path,
     marked: Path | None,
     unmarked: Path | None,
+    metadata: Keeping,
     seed: int,
     as_json: bool,
     overwrite: bool,
@@ -97,8 +101,11 @@ def run(
     If a file cannot be read, the command names it, does the rest, and exits with code 1. If a run was interrupted,
     repeat it: it skips the images that it has made already.
     """
+    from privgen.io.batches import BatchOptions
+
     chosen = parse(text, marked=marked, unmarked=unmarked)
-    attack_and_report(chosen, images, output, seed=seed, as_json=as_json, overwrite=overwrite)
+    batch = BatchOptions(overwrite=overwrite, metadata=metadata)
+    attack_and_report(chosen, images, output, seed=seed, batch=batch, as_json=as_json)
 
 
 def parse(text: str, *, marked: Path | None = None, unmarked: Path | None = None) -> BaseAttack:
@@ -127,13 +134,11 @@ def parse(text: str, *, marked: Path | None = None, unmarked: Path | None = None
 
 
 def attack_and_report(
-    chosen: BaseAttack, images: tuple[Path, ...], output: Path, *, seed: int, as_json: bool, overwrite: bool
+    chosen: BaseAttack, images: tuple[Path, ...], output: Path, *, seed: int, batch: BatchOptions, as_json: bool
 ) -> None:
     """Attack files, name each on standard error, and print how many were done, skipped and failed."""
     from privgen.attacks import attack_files
-    from privgen.io.batches import BatchOptions
 
-    batch = BatchOptions(overwrite=overwrite)
     result = attack_files(chosen, images, output, seed=seed, batch=batch, report=_report)
     summary = {"attack": result.attack, "seed": seed, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
@@ -144,3 +149,5 @@ def attack_and_report(
 
 def _report(file: AttackedFile) -> None:
     click.echo(f"{file.source}: {file.error or file.status}", err=True)
+    for note in file.notes:
+        click.echo(f"{file.source}: {note}", err=True)

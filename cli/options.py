@@ -62,6 +62,34 @@ def output(*, help: str, required: bool = False, metavar: str = "PATH", default:
     return click.option("--output", "-o", type=kind, default=default, show_default=True, metavar=metavar, help=help)
 
 
+def metadata() -> Decorator[Any]:
+    """``--metadata``: what files keep beside their pixels, as `metadata: Keeping`."""
+    text = (
+        "What files keep of EXIF, XMP, IPTC, comment, resolution and text: all, nothing, or what names neither place "
+        "nor camera. The colour profile always stays."
+    )
+    kinds = click.Choice(["keep", "strip", "private"])
+    return click.option("--metadata", type=kinds, default="keep", show_default=True, help=text)
+
+
+def quality() -> Decorator[Any]:
+    """``--quality``: of lossy files, as `quality: int | None`."""
+    text = "With --format same: quality of JPEG, WebP and AVIF files, instead of that of the source."
+    kind = click.IntRange(1, 100)
+    shown = "JPEG that of the source, others 95"
+    return click.option("--quality", type=kind, show_default=shown, metavar="1..100", help=text)
+
+
+def check_quality(quality: int | None, kind: str) -> None:
+    """Refuse ``--quality`` without ``--format same``.
+
+    Raises:
+        click.UsageError: all files become PNG files, which have no quality.
+    """
+    if quality is not None and kind != "same":
+        raise click.UsageError("--quality needs --format same: PNG files lose nothing.")
+
+
 def overwrite() -> Decorator[Any]:
     """``--overwrite``: replace files that exist, as `overwrite: bool`."""
     return click.option("--overwrite", is_flag=True, help="Replace files that exist.")

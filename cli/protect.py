@@ -13,6 +13,7 @@ from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
+    from privgen.io.metadata import Keeping
     from privgen.protection.method import Method
     from privgen.protection.protect_files import ProtectedFile
 
@@ -84,6 +85,8 @@ METHODS = ("shield", "shift", "encoder", "advdm", "mist", "sds", "aspl", "univer
     show_default=True,
     help="Format to write: PNG, which loses nothing, or that of the source where possible.",
 )
+@options.metadata()
+@options.quality()
 @click.option("--check", is_flag=True, help="Also test, on a model, whether the images are harder to learn from now.")
 @options.seed()
 @options.model()
@@ -104,6 +107,8 @@ def protect(
     prompt: str | None,
     autoencoders: tuple[str, ...],
     kind: Literal["png", "same"],
+    metadata: Keeping,
+    quality: int | None,
     check: bool,
     seed: int,
     model: str,
@@ -123,6 +128,7 @@ def protect(
     Images keep their size, transparency and precision. If a file cannot be read or written, the command names it, does
     the rest, and exits with code 1. If a run was interrupted, repeat it: it skips the images that it has made already.
     """
+    options.check_quality(quality, kind)
     from privgen.hub import Placement
     from privgen.io.batches import BatchOptions
     from privgen.protection.protect_files import protect_files
@@ -142,7 +148,9 @@ def protect(
         Protection(chosen, surrogate),
         psnr=psnr,
         seed=seed,
-        batch=BatchOptions(overwrite=overwrite, progress=True, keep_format=kind == "same"),
+        batch=BatchOptions(
+            overwrite=overwrite, progress=True, keep_format=kind == "same", metadata=metadata, quality=quality
+        ),
         report=lambda file: _report(file, as_json=as_json),
     )
     record: dict[str, Any] = {"method": result.method, "output": result.output}

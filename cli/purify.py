@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from privgen.cli import options
 from privgen.cli.attack import attack_and_report
+
+
+if TYPE_CHECKING:
+    from privgen.io.metadata import Keeping
 
 
 METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
@@ -89,6 +93,7 @@ METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
     show_default="20",
     help="regeneration, rinsing: longest denoising step, in steps of 1000.",
 )
+@options.metadata()
 @options.seed()
 @options.model()
 @options.device()
@@ -111,6 +116,7 @@ def purify(
     prompt: str | None,
     guidance_scale: float | None,
     stride: int | None,
+    metadata: Keeping,
     seed: int,
     model: str,
     device: str,
@@ -131,6 +137,7 @@ def purify(
     from dataclasses import fields
 
     from privgen.attacks import attack_class, get_attack
+    from privgen.io.batches import BatchOptions
 
     parameters = {
         "strength": strength,
@@ -157,4 +164,5 @@ def purify(
         attack = get_attack(method, **given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    attack_and_report(attack, images, output, seed=seed, as_json=as_json, overwrite=overwrite)
+    batch = BatchOptions(overwrite=overwrite, metadata=metadata)
+    attack_and_report(attack, images, output, seed=seed, batch=batch, as_json=as_json)

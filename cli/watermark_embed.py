@@ -17,6 +17,7 @@ from privgen.cli.output import echo
 
 if TYPE_CHECKING:
     from privgen.io.batches import BatchOptions
+    from privgen.io.metadata import Keeping
     from privgen.watermark.write.embed_files import EmbeddedFile
     from privgen.watermark.write.mark_spec import Carrier
 
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Format to write: PNG, which loses nothing, or that of the source where possible.",
 )
+@options.metadata()
+@options.quality()
 @options.robust_steps()
 @options.seed("Seed of the noise that the carrier token works through.")
 @options.model()
@@ -90,6 +93,8 @@ def embed(
     payload: int | None,
     known: tuple[str, ...],
     kind: Literal["png", "same"],
+    metadata: Keeping,
+    quality: int | None,
     robust_steps: int,
     seed: int,
     model: str,
@@ -112,10 +117,13 @@ def embed(
         raise click.UsageError("Say whose mark: give --key, or --object and --mask.")
     if masks and not objects:
         raise click.UsageError("--mask needs --object: say whose the object is.")
+    options.check_quality(quality, kind)
     from privgen.io.batches import BatchOptions
     from privgen.watermark.key import load_key
 
-    batch = BatchOptions(overwrite=overwrite, progress=True, keep_format=kind == "same")
+    batch = BatchOptions(
+        overwrite=overwrite, progress=True, keep_format=kind == "same", metadata=metadata, quality=quality
+    )
     if objects:
         if len(images) != 1 or carrier not in (None, "tile") or robust_steps or known:
             raise click.UsageError(

@@ -1,9 +1,10 @@
 """Batches of files: names for the outputs, errors that a batch survives, and a ledger to resume from."""
 
+import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, write_bytes
 from privgen.io.fingerprints import bytes_fingerprint, file_fingerprint
-from privgen.io.images import SAVE_FORMATS
+from privgen.io.images import SAVE_FORMATS, LoadedImage, can_write, encode_image
 from privgen.io.journal import Journal
+from privgen.io.metadata import Keeping
 
 
 FILE_ERRORS = (PrivgenError, OSError, ValueError, MemoryError, torch.OutOfMemoryError)
@@ -31,15 +33,46 @@ class BatchOptions:
         progress: show a bar on standard error, if that is a terminal.
         keep_format: write each file in the format of its source, if it can be written, even if it is lossy. By default
             all become PNG.
+        metadata: what a file keeps of its metadata; see `privgen.io.metadata.Metadata.filtered`.
+        quality: of lossy files, 1..100; None keeps that of a JPEG source. See `privgen.io.images.encode_image`.
     """
 
     overwrite: bool = False
     progress: bool = False
     keep_format: bool = False
+    metadata: Keeping = "keep"
+    quality: int | None = None
 
     def suffix(self, source: Path) -> str:
         """The suffix of the output for a source: that of the source if it is kept and can be written, else ".png"."""
-        return source.suffix if self.keep_format and source.suffix.lower() in SAVE_FORMATS else ".png"
+        return source.suffix if self.keep_format and can_write(source.suffix) else ".png"
+
+    def made_by(self) -> str:
+        """What the content of an output depends on, for a `Ledger`; empty for the defaults."""
+        metadata = "" if self.metadata == "keep" else f", metadata={self.metadata}"
+        return metadata + ("" if self.quality is None else f", quality={self.quality}")
+
+    def encode(self, image: LoadedImage, target: Path) -> tuple[bytes, tuple[str, ...]]:
+        """Encode an image for a file.
+
+        Args:
+            image: what was read from the source, with new pixels.
+            target: the file, which is not written.
+
+        Returns:
+            The content of the file, and notes on what it lacks of its source.
+
+        Raises:
+            OSError, ValueError: the format cannot hold the image.
+        """
+        kind = SAVE_FORMATS[target.suffix.lower()]
+        data = encode_image(
+            replace(image, metadata=image.metadata.filtered(self.metadata)), kind, quality=self.quality
+        )
+        notes = image.metadata.left_out
+        if self.keep_format and image.format not in (kind, "MPO", None):
+            notes += (f"it became {kind}, because {image.format} files are not written here",)
+        return data, notes
 
 
 def reason(error: BaseException) -> str:
@@ -97,13 +130,18 @@ def name_outputs(
 
 @dataclass(frozen=True)
 class _Record:
-    """A line of a ledger. Two lines stand for the same work if all but `output_sha256` are equal."""
+    """A line of a ledger. Two lines stand for the same work if all but what came out are equal."""
 
     output: str
     source_sha256: str
     made_by: str
     version: str
     output_sha256: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(value, int | float) for value in self.figures.values()):
+            raise TypeError("figures are numbers")
 
 
 class Ledger:
@@ -133,11 +171,23 @@ class Ledger:
                 without a source.
         """
         record = self._records.get(output.name)
-        if record is None or replace(record, output_sha256="") != self._plan(output, source_sha256):
+        if record is None or replace(record, output_sha256="", figures={}) != self._plan(output, source_sha256):
             return False
         return file_fingerprint(output) == record.output_sha256
 
-    def write(self, output: Path, data: bytes, source_sha256: str = "", *, overwrite: bool = False) -> None:
+    def figures(self, output: Path) -> dict[str, float]:
+        """What was measured of a file that `has` finds, by name."""
+        return dict(self._records[output.name].figures)
+
+    def write(
+        self,
+        output: Path,
+        data: bytes,
+        source_sha256: str = "",
+        *,
+        overwrite: bool = False,
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
         """Write a file whole or not at all, and note what it was made from.
 
         Args:
@@ -145,12 +195,15 @@ class Ledger:
             data: its content.
             source_sha256: see `has`.
             overwrite: replace an existing file instead of refusing.
+            figures: what was measured of it, by name.
 
         Raises:
             PrivgenError: the file exists, or it or the ledger cannot be written. The ledger then stays as it was.
         """
         refuse_existing(output, overwrite=overwrite)
-        record = replace(self._plan(output, source_sha256), output_sha256=bytes_fingerprint(data))
+        measured = {name: value for name, value in (figures or {}).items() if math.isfinite(value)}
+        plan = self._plan(output, source_sha256)
+        record = replace(plan, output_sha256=bytes_fingerprint(data), figures=measured)
         # The line comes before the file: if the run is killed in between, the fingerprint will not match.
         with self._journal.appended([asdict(record)]):
             write_bytes(output, data, overwrite=overwrite)

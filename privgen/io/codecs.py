@@ -114,7 +114,9 @@ def _saved(samples: NDArray[np.uint8], kind: str, options: dict[str, Any]) -> by
 def _jpeg_options(coding: Coding, quality: int | None, *, grey: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"progressive": True} if coding.progressive else {}
     if quality is None and len(coding.tables) == (1 if grey else 3):
-        return options | {"qtables": list(coding.tables), "subsampling": coding.subsampling}
+        shared = coding.tables[1:2] == coding.tables[2:3]  # one table for both colours, as nearly everywhere
+        tables = coding.tables[:2] if shared else coding.tables
+        return options | {"qtables": list(tables), "subsampling": coding.subsampling}
     quality = quality or QUALITY
     return options | {"quality": quality, "subsampling": _FULL if quality >= 90 else _HALF}
 

@@ -22,7 +22,8 @@ ImagesLike: TypeAlias = "ImageLike | Sequence[ImageLike]"
 """One image, a list of images, or a batch: an array (B, H, W, C) or a tensor (B, C, H, W)."""
 
 
-_TURNED = ("transparency", "exif", "xmp")  # what Pillow says of an image that its new pixels do not hold to
+# What Pillow says of an image, and is not true of its new pixels: they are upright, and transparency is a channel.
+_TURNED = frozenset({"transparency", "exif", "xmp"})
 _FROM_RGB = ("RGBX", "RGBa", "YCbCr", "HSV")  # modes of Pillow that come back, with errors of rounding
 
 
@@ -103,21 +104,26 @@ def _from_loaded(loaded: LoadedImage, given: Image.Image | None) -> _One:
 
     def restore(pixels: Tensor) -> Image.Image:
         if deep_grey:
-            return Image.fromarray(_to_numbers(_grey(pixels), np.dtype(np.uint16))[0])
-        image = to_pil(loaded.with_pixels(pixels))
+            image = Image.fromarray(_to_numbers(_grey(pixels), np.dtype(np.uint16))[0])
+        else:
+            image = to_pil(loaded.with_pixels(pixels))
         if given is not None and given.mode in _FROM_RGB and image.mode in ("RGB", "RGBA"):
             image = image.convert(given.mode)
-        said = loaded.metadata.info()
-        if given is not None:
-            # The pixels are upright, and CMYK has become sRGB: what is said of them comes from `loaded`.
-            kept = {str(name): item for name, item in given.info.items() if name not in _TURNED}
-            said = kept | {name: said[name] for name in _TURNED if name in said}
-        if loaded.mode == "CMYK":
-            said.pop("icc_profile", None)
-        image.info = said
+        image.info = _said(loaded, given)
         return image
 
     return _One(loaded, 65535 if deep_grey else 255, restore)
+
+
+def _said(loaded: LoadedImage, given: Image.Image | None) -> dict[str | tuple[int, int], Any]:
+    """What Pillow should say of an image with new pixels."""
+    said: dict[str | tuple[int, int], Any] = {} if given is None else dict(given.info)
+    for name in _TURNED:
+        said.pop(name, None)
+    said.update(loaded.metadata.info())
+    if loaded.mode == "CMYK":  # it has become sRGB
+        said.pop("icc_profile", None)
+    return said
 
 
 def _from_array(array: NDArray[Any]) -> _One:

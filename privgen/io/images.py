@@ -168,6 +168,11 @@ def from_bytes(data: bytes) -> LoadedImage:
         return from_pil(image)
 
 
+def is_lossy(path: Path) -> bool:
+    """Whether a file of that name may hold other pixels than those that were written."""
+    return SAVE_FORMATS.get(path.suffix.lower()) in ("JPEG", "WEBP", "AVIF")
+
+
 def can_write(suffix: str) -> bool:
     """Whether images can be written in the format of a suffix. AVIF depends on how Pillow was built."""
     Image.init()

@@ -114,7 +114,8 @@ def read_metadata(image: Image.Image, path: Path | None = None) -> tuple[Metadat
     text = _text_of(image)
     profiles = {name: _raw_profile(text.pop(_RAW_PROFILE + name, "")) for name in ("exif", "iptc", "8bim", "xmp")}
     text.pop(_RAW_PROFILE + "APP1", None)
-    xmp = _bytes_of(image.info.get("xmp")) or profiles["xmp"] or _bytes_of(text.pop("XML:com.adobe.xmp", None))
+    packet = _bytes_of(text.pop("XML:com.adobe.xmp", None))
+    xmp = _bytes_of(image.info.get("xmp")) or packet or profiles["xmp"]
     left_out: tuple[str, ...] = (CREDENTIALS_NOTE,) if _has_credentials(image, path, xmp) else ()
     if any(data.startswith(_XMP_EXTENSION) for _, data in getattr(image, "applist", ())):
         left_out += ("the part of its XMP data beyond 64 kB was left out",)
@@ -211,7 +212,8 @@ def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
         across, down = (float(value) for value in image.info.get("dpi", ()))
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return (across, down) if 1 <= across < 1e5 and 1 <= down < 1e5 else None
+    # Pillow says 1 of a TIFF file without a resolution.
+    return (across, down) if 1 < across < 1e5 and 1 < down < 1e5 else None
 
 
 def _has_credentials(image: Image.Image, path: Path | None, xmp: bytes | None) -> bool:

@@ -9,13 +9,15 @@ from typing import Literal
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, name_outputs, progress_bar, reason
 from privgen.io.files import refuse_existing
 from privgen.io.fingerprints import file_fingerprint, seed_from
-from privgen.io.images import SAVE_FORMATS, encode_image, load_image
+from privgen.io.images import load_image
 from privgen.protection.method import PSNR
 from privgen.protection.protection import Protection
 
 
 LEDGER = "protected.jsonl"
 """In the output folder: what its images were made from, so that an interrupted batch goes on."""
+
+_FIGURES = ("psnr", "ssim", "visible_de_p99", "seconds")
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -100,13 +102,13 @@ def protect_files(
     surrogate = protection.surrogate
     models = [surrogate.model, surrogate.vae, *surrogate.autoencoders] if protection.method.uses_model else []
     against = ", ".join(os.fspath(name) for name in models if name is not None)
-    made_by = f"{protection.method.made_by()}, models={against}, psnr={psnr:g}, seed={seed}"
+    made_by = f"{protection.method.made_by()}, models={against}, psnr={psnr:g}, seed={seed}{batch.made_by()}"
     ledger = Ledger(Path(output) / LEDGER, made_by)
     protection.method.prepare(surrogate)
     files = []
     with progress_bar(len(targets), "protect", shown=batch.progress) as bar:
         for source, target in targets.items():
-            files.append(_protect(source, target, protection, (psnr, seed), ledger, batch.overwrite))
+            files.append(_protect(source, target, protection, (psnr, seed), ledger, batch))
             with bar.external_write_mode():
                 report(files[-1])
             bar.update()
@@ -114,18 +116,25 @@ def protect_files(
 
 
 def _protect(
-    source: Path, target: Path, protection: Protection, settings: tuple[float, int], ledger: Ledger, overwrite: bool
+    source: Path,
+    target: Path,
+    protection: Protection,
+    settings: tuple[float, int],
+    ledger: Ledger,
+    batch: BatchOptions,
 ) -> ProtectedFile:
-    digest, (psnr, seed) = file_fingerprint(source), settings
+    digest = file_fingerprint(source)
     if ledger.has(target, digest):
-        return ProtectedFile(str(source), str(target), "skipped")
+        psnr, ssim, visible, seconds = (ledger.figures(target).get(name) for name in _FIGURES)
+        return ProtectedFile(str(source), str(target), "skipped", psnr, ssim, visible, seconds)
     try:
-        refuse_existing(target, overwrite=overwrite)
+        refuse_existing(target, overwrite=batch.overwrite)
         loaded = load_image(source)
-        levels = 2**loaded.bits - 1
-        pixels, figures = protection.on_loaded(loaded, levels, psnr=psnr, seed=seed_from(seed, source.name))
-        data = encode_image(replace(loaded, pixels=pixels), SAVE_FORMATS[target.suffix.lower()])
-        ledger.write(target, data, digest, overwrite=overwrite)
+        levels, (wanted, seed) = 2**loaded.bits - 1, settings
+        pixels, figures = protection.on_loaded(loaded, levels, psnr=wanted, seed=seed_from(seed, source.name))
+        data, lacking = batch.encode(replace(loaded, pixels=pixels), target)
+        known = {name: figures[name] for name in _FIGURES if figures[name] is not None}
+        ledger.write(target, data, digest, overwrite=batch.overwrite, figures=known)
     except FILE_ERRORS as error:
         return ProtectedFile(str(source), None, "failed", error=reason(error))
-    return ProtectedFile(str(source), str(target), "done", **figures, notes=loaded.notes)
+    return ProtectedFile(str(source), str(target), "done", **figures, notes=loaded.notes + lacking)

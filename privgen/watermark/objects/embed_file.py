@@ -8,7 +8,7 @@ from pathlib import Path
 from privgen.errors import UsageError
 from privgen.io.batches import BatchOptions, name_outputs
 from privgen.io.files import refuse_existing, write_bytes
-from privgen.io.images import SAVE_FORMATS, encode_image, load_image
+from privgen.io.images import load_image
 from privgen.watermark.key import Key
 from privgen.watermark.objects.masks import open_mask
 from privgen.watermark.objects.write import MarkedObject, mark_objects, marks_of
@@ -67,6 +67,6 @@ def embed_objects(
     marks = marks_of(keys, {name: open_mask(Path(mask)) for name, mask in masks.items()})
     loaded = load_image(source)
     marked = mark_objects(loaded.pixels, marks, psnr=psnr, rest=rest, levels=2**loaded.bits - 1, payload=payload)
-    data = encode_image(replace(loaded, pixels=marked.pixels), SAVE_FORMATS[target.suffix.lower()])
+    data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target)
     write_bytes(target, data, overwrite=batch.overwrite)
-    return EmbeddedObjects(str(source), str(target), marked.objects, loaded.notes)
+    return EmbeddedObjects(str(source), str(target), marked.objects, loaded.notes + lacking)

@@ -10,7 +10,7 @@ from privgen.hub import find_extra
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, name_outputs, progress_bar, reason
 from privgen.io.files import refuse_existing
 from privgen.io.fingerprints import file_fingerprint, weights_fingerprint
-from privgen.io.images import SAVE_FORMATS, encode_image, load_image
+from privgen.io.images import from_bytes, is_lossy, load_image
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.tile.pattern import VERSION as TILE
@@ -34,7 +34,7 @@ class EmbeddedFile:
         output: the marked image; None if there is none.
         status: "done", "skipped" (an earlier run with the same settings made it) or "failed".
         psnr: of the marked pixels against the source's, in dB, before lossy compression; None if it was not measured.
-        matches: bits of the key that are read from the marked pixels; None if it was not measured.
+        matches: bits of the key that are read from the marked file; None if it was not measured.
         notes: what you should know, such as that only the first frame of an animation was read.
         error: why it failed.
     """
@@ -105,11 +105,11 @@ def embed_files(
     networks, batch = networks or Networks(), batch or BatchOptions()
     targets = name_outputs(paths, output, batch.suffix)
     marker = Marker(networks, spec or MarkSpec())
-    ledger = Ledger(Path(output) / LEDGER, _made_by(key, marker))
+    ledger = Ledger(Path(output) / LEDGER, _made_by(key, marker) + batch.made_by())
     files = []
     with progress_bar(len(targets), "embed", shown=batch.progress) as bar:
         for source, target in targets.items():
-            files.append(_embed(source, target, [key, *known], marker, ledger, batch.overwrite))
+            files.append(_embed(source, target, [key, *known], marker, ledger, batch))
             with bar.external_write_mode():
                 report(files[-1])
             bar.update()
@@ -117,23 +117,29 @@ def embed_files(
 
 
 def _embed(
-    source: Path, target: Path, keys: Sequence[Key], marker: Marker, ledger: Ledger, overwrite: bool
+    source: Path, target: Path, keys: Sequence[Key], marker: Marker, ledger: Ledger, batch: BatchOptions
 ) -> EmbeddedFile:
     """Mark one file with the first of the keys, and say whether it carries marks of any of them already."""
     digest = file_fingerprint(source)
     if ledger.has(target, digest):
-        return EmbeddedFile(str(source), str(target), "skipped")
+        known = ledger.figures(target)
+        matches = int(known["matches"]) if "matches" in known else None
+        return EmbeddedFile(str(source), str(target), "skipped", known.get("psnr"), matches)
     try:
-        refuse_existing(target, overwrite=overwrite)
+        refuse_existing(target, overwrite=batch.overwrite)
         loaded = load_image(source)
         before = already_marked_note(loaded.pixels, keys, marker.networks)
         (marked,) = mark_loaded([loaded], [2**loaded.bits - 1], keys[:1], marker)
-        data = encode_image(replace(loaded, pixels=marked.pixels), SAVE_FORMATS[target.suffix.lower()])
-        ledger.write(target, data, digest, overwrite=overwrite)
-        matches, after = unreadable_note(marked.pixels, keys[0], marker)
+        data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target)
+        # A lossy file does not hold the pixels that were marked.
+        held = from_bytes(data).pixels if is_lossy(target) else marked.pixels
+        matches, after = unreadable_note(held, keys[0], marker)
+        figures = {"psnr": marked.psnr, "matches": matches}
+        ledger.write(target, data, digest, overwrite=batch.overwrite, figures=figures)
     except FILE_ERRORS as error:
         return EmbeddedFile(str(source), None, "failed", error=reason(error))
-    return EmbeddedFile(str(source), str(target), "done", marked.psnr, matches, loaded.notes + before + after)
+    notes = loaded.notes + lacking + before + after
+    return EmbeddedFile(str(source), str(target), "done", marked.psnr, matches, notes)
 
 
 def _made_by(key: Key, marker: Marker) -> str:
