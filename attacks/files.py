@@ -11,7 +11,7 @@ import torch
 
 from privgen.attacks.base import BaseAttack
 from privgen.errors import PrivgenError, UsageError
-from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, name_outputs, progress_bar, reason
+from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, names_a_file, progress_bar, reason
 from privgen.io.fingerprints import file_fingerprint, seed_from
 from privgen.io.images import load_image
 from privgen.metrics.quality import psnr
@@ -87,7 +87,7 @@ def attack_files(
     Args:
         attack: any attack.
         paths: image files, and folders of them.
-        output: folder for the results; made if missing.
+        output: folder for the results; made if missing. Or, for one image, the PNG file to write.
         seed: of all randomness.
         batch: how files are written; without `keep_format`, and without `quality`.
         report: called with each file when it is done.
@@ -100,8 +100,10 @@ def attack_files(
     batch = batch or BatchOptions()
     if batch.keep_format:
         raise UsageError("Attacked images are written as PNG, because a lossy format would be a second attack.")
-    targets = name_outputs(paths, output)
-    ledger = Ledger(Path(output) / MANIFEST, f"{attack!r}, seed={seed}{batch.made_by()}")
+    if names_a_file(output) and Path(output).suffix.lower() != ".png":
+        raise UsageError(f"{output} must end in .png, because a lossy format would be a second attack.")
+    targets = batch.outputs(paths, output)
+    ledger = Ledger.of(output, MANIFEST, f"{attack!r}, seed={seed}{batch.made_by()}")
     digests = {source: file_fingerprint(source) for source in targets}
     made = {source for source, target in targets.items() if ledger.has(target, digests[source])}
     foreign = [target for source, target in targets.items() if source not in made and target.exists()]

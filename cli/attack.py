@@ -10,7 +10,7 @@ import click
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.groups import Group
-from privgen.cli.output import echo
+from privgen.cli.output import echo, say_others
 
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def list_(as_json: bool) -> None:
 )
 @click.argument("text", metavar="NAME[=STRENGTH]")
 @options.images()
-@options.output(required=True, metavar="DIR", help="Folder for the attacked images.")
+@options.output(required=True, metavar="DIR", help="Folder for the attacked images, or a PNG file.")
 @click.option(
     "--marked",
     type=click.Path(path_type=Path),
@@ -71,6 +71,7 @@ def list_(as_json: bool) -> None:
     metavar="DIR",
     help="averaging, surrogate: images without it that the attacker has.",
 )
+@options.recursive()
 @options.metadata()
 @options.seed()
 @options.json()
@@ -81,6 +82,7 @@ def run(
     output: Path,
     marked: Path | None,
     unmarked: Path | None,
+    recursive: bool,
     metadata: Keeping,
     seed: int,
     as_json: bool,
@@ -104,7 +106,7 @@ def run(
     from privgen.io.batches import BatchOptions
 
     chosen = parse(text, marked=marked, unmarked=unmarked)
-    batch = BatchOptions(overwrite=overwrite, metadata=metadata)
+    batch = BatchOptions(overwrite=overwrite, metadata=metadata, recursive=recursive)
     attack_and_report(chosen, images, output, seed=seed, batch=batch, as_json=as_json)
 
 
@@ -140,6 +142,7 @@ def attack_and_report(
     from privgen.attacks import attack_files
 
     result = attack_files(chosen, images, output, seed=seed, batch=batch, report=_report)
+    say_others(images, recursive=batch.recursive)
     summary = {"attack": result.attack, "seed": seed, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**summary, **counts, "files": result.files} if as_json else {**summary, **counts}, as_json=as_json)

@@ -80,13 +80,18 @@ def quality() -> Decorator[Any]:
     return click.option("--quality", type=kind, show_default=shown, metavar="1..100", help=text)
 
 
-def check_quality(quality: int | None, kind: str) -> None:
-    """Refuse ``--quality`` without ``--format same``.
+def check_quality(quality: int | None, kind: str, output: Path) -> None:
+    """Refuse ``--quality`` where all files become PNG files.
+
+    Args:
+        quality: what the user wants.
+        kind: of ``--format``.
+        output: folder, or file to write.
 
     Raises:
-        click.UsageError: all files become PNG files, which have no quality.
+        click.UsageError: PNG files have no quality.
     """
-    if quality is not None and kind != "same":
+    if quality is not None and kind != "same" and output.suffix.lower() in ("", ".png"):
         raise click.UsageError("--quality needs --format same: PNG files lose nothing.")
 
 
@@ -99,6 +104,12 @@ def images() -> Decorator[Any]:
     """``IMAGE_OR_FOLDER...``: image files, and folders of them, as `images: tuple[Path, ...]`."""
     kind = click.Path(path_type=Path)
     return click.argument("images", nargs=-1, required=True, type=kind, metavar="IMAGE_OR_FOLDER...")
+
+
+def recursive() -> Decorator[Any]:
+    """``--recursive/-r``: look into folders inside folders, as `recursive: bool`."""
+    text = "Also take the images in folders inside the folders; results keep the paths below."
+    return click.option("--recursive", "-r", is_flag=True, help=text)
 
 
 def key(help: str = "Key file, or the name of a key: whose mark.", *, required: bool = True) -> Decorator[Any]:

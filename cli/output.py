@@ -3,10 +3,14 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+
+
+_NAMED = 5  # files that are named of those that were left out
 
 
 def echo(result: Any, *, as_json: bool = False) -> None:
@@ -22,6 +26,25 @@ def echo(result: Any, *, as_json: bool = False) -> None:
         click.echo(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False))
         return
     click.echo(_table(plain) if isinstance(plain, list) else _lines(plain))
+
+
+def say_others(paths: Iterable[Path], *, recursive: bool) -> None:
+    """Say in one line on standard error which files in the folders named were left out, because they are no images.
+
+    Args:
+        paths: files and folders that a command was given.
+        recursive: whether it looked into folders inside the folders.
+    """
+    from privgen.io.files import iter_image_files, iter_other_files
+
+    places = list(paths)
+    others = iter_other_files(places, recursive=recursive)
+    if not others:
+        return
+    total = len(others) + len(iter_image_files(places, recursive=recursive))
+    names = ", ".join(str(file) for file in others[:_NAMED])
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    click.echo(f"{len(others)} of {total} files skipped, which are no images that are read: {names}{more}.", err=True)
 
 
 def to_json(value: Any) -> Any:

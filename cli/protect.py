@@ -9,7 +9,7 @@ import click
 
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
-from privgen.cli.output import echo
+from privgen.cli.output import echo, say_others
 
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ METHODS = ("shield", "shift", "encoder", "advdm", "mist", "sds", "aspl", "univer
     )
 )
 @options.images()
-@options.output(required=True, metavar="DIR", help="Folder for the protected images; it must not hold the inputs.")
+@options.output(
+    required=True,
+    metavar="DIR",
+    help="Folder for the protected images; it must not hold the inputs. Or, for one image, the file to write.",
+)
 @click.option("--method", type=click.Choice(METHODS), default="shield", show_default=True, help="See above.")
 @click.option(
     "--psnr",
@@ -85,6 +89,7 @@ METHODS = ("shield", "shift", "encoder", "advdm", "mist", "sds", "aspl", "univer
     show_default=True,
     help="Format to write: PNG, which loses nothing, or that of the source where possible.",
 )
+@options.recursive()
 @options.metadata()
 @options.quality()
 @click.option("--check", is_flag=True, help="Also test, on a model, whether the images are harder to learn from now.")
@@ -107,6 +112,7 @@ def protect(
     prompt: str | None,
     autoencoders: tuple[str, ...],
     kind: Literal["png", "same"],
+    recursive: bool,
     metadata: Keeping,
     quality: int | None,
     check: bool,
@@ -128,7 +134,7 @@ def protect(
     Images keep their size, transparency and precision. If a file cannot be read or written, the command names it, does
     the rest, and exits with code 1. If a run was interrupted, repeat it: it skips the images that it has made already.
     """
-    options.check_quality(quality, kind)
+    options.check_quality(quality, kind, output)
     from privgen.hub import Placement
     from privgen.io.batches import BatchOptions
     from privgen.protection.protect_files import protect_files
@@ -140,8 +146,11 @@ def protect(
     surrogate = Surrogate(model, vae, autoencoders, Placement(device, dtype))
     if check:
         from privgen.evaluation.protection.check import can_check, check_protection
+        from privgen.io.files import iter_image_files
 
-        can_check(images)  # say now, not after the last image, if there can be no test
+        can_check(
+            iter_image_files(images, recursive=recursive)
+        )  # say now, not after the last image, if there can be no test
     result = protect_files(
         images,
         output,
@@ -149,10 +158,16 @@ def protect(
         psnr=psnr,
         seed=seed,
         batch=BatchOptions(
-            overwrite=overwrite, progress=True, keep_format=kind == "same", metadata=metadata, quality=quality
+            overwrite=overwrite,
+            progress=True,
+            keep_format=kind == "same",
+            metadata=metadata,
+            quality=quality,
+            recursive=recursive,
         ),
         report=lambda file: _report(file, as_json=as_json),
     )
+    say_others(images, recursive=recursive)
     record: dict[str, Any] = {"method": result.method, "output": result.output}
     record |= {status: result.count(status) for status in ("done", "skipped", "failed")}
     readable = [Path(file.source) for file in result.files if file.status != "failed"]

@@ -29,7 +29,7 @@ METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
     )
 )
 @options.images()
-@options.output(required=True, metavar="DIR", help="Folder for the purified images.")
+@options.output(required=True, metavar="DIR", help="Folder for the purified images, or a PNG file.")
 @click.option("--method", type=click.Choice(METHODS), default="diffpure", show_default=True, help="See above.")
 @click.option(
     "--strength",
@@ -93,6 +93,7 @@ METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
     show_default="20",
     help="regeneration, rinsing: longest denoising step, in steps of 1000.",
 )
+@options.recursive()
 @options.metadata()
 @options.seed()
 @options.model()
@@ -116,6 +117,7 @@ def purify(
     prompt: str | None,
     guidance_scale: float | None,
     stride: int | None,
+    recursive: bool,
     metadata: Keeping,
     seed: int,
     model: str,
@@ -164,5 +166,5 @@ def purify(
         attack = get_attack(method, **given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    batch = BatchOptions(overwrite=overwrite, metadata=metadata)
+    batch = BatchOptions(overwrite=overwrite, metadata=metadata, recursive=recursive)
     attack_and_report(attack, images, output, seed=seed, batch=batch, as_json=as_json)

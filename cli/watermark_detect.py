@@ -12,6 +12,7 @@ from privgen.cli.detections import printer
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.marks import carrier as carrier_option
 from privgen.cli.marks import say
+from privgen.cli.output import say_others
 
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 @click.option(
     "--csv", "as_csv", is_flag=True, help="Print rows of CSV, one for each region, as soon as they are read."
 )
+@options.recursive()
 @options.overwrite()
 def detect(
     images: tuple[Path, ...],
@@ -92,6 +94,7 @@ def detect(
     device: str,
     as_json: bool,
     as_csv: bool,
+    recursive: bool,
     overwrite: bool,
 ) -> None:
     """Say whose mark images carry, and with --locate, which part of an image belongs to which key.
@@ -109,7 +112,8 @@ def detect(
     from privgen.watermark.key import load_keys
 
     keys = load_keys([*names, *(path for path in images if path.suffix == ".key")])
-    pictures = iter_image_files([path for path in images if path.suffix != ".key"])
+    places = [path for path in images if path.suffix != ".key"]
+    pictures = iter_image_files(places, recursive=recursive)
     if not pictures:
         raise click.UsageError("Name at least one image.")
     from privgen.hub import Placement
@@ -132,6 +136,7 @@ def detect(
         overlays=None if overlays is None else Overlays(overlays, overwrite),
         report=report,
     )
+    say_others(places, recursive=recursive)
     if not (as_json or as_csv):
         text = f"p: how likely an image without the mark matches so well. An image is marked if p <= {fpr:g}."
         click.echo(text, err=True)

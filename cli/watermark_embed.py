@@ -12,7 +12,7 @@ from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.marks import carrier as carrier_option
 from privgen.cli.marks import hint_detect, hint_locate, say
 from privgen.cli.marks import payload as payload_option
-from privgen.cli.output import echo
+from privgen.cli.output import echo, say_others
 
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     )
 )
 @options.images()
-@options.output(required=True, metavar="DIR", help="Folder for the marked images; it must not hold the inputs.")
+@options.output(
+    required=True,
+    metavar="DIR",
+    help="Folder for the marked images; it must not hold the inputs. Or, for one image, the file to write.",
+)
 @options.key(
     "Key file, or the name of a key: whose mark. With objects, the mark of all that is outside.", required=False
 )
@@ -73,6 +77,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Format to write: PNG, which loses nothing, or that of the source where possible.",
 )
+@options.recursive()
 @options.metadata()
 @options.quality()
 @options.robust_steps()
@@ -93,6 +98,7 @@ def embed(
     payload: int | None,
     known: tuple[str, ...],
     kind: Literal["png", "same"],
+    recursive: bool,
     metadata: Keeping,
     quality: int | None,
     robust_steps: int,
@@ -117,12 +123,17 @@ def embed(
         raise click.UsageError("Say whose mark: give --key, or --object and --mask.")
     if masks and not objects:
         raise click.UsageError("--mask needs --object: say whose the object is.")
-    options.check_quality(quality, kind)
+    options.check_quality(quality, kind, output)
     from privgen.io.batches import BatchOptions
     from privgen.watermark.key import load_key
 
     batch = BatchOptions(
-        overwrite=overwrite, progress=True, keep_format=kind == "same", metadata=metadata, quality=quality
+        overwrite=overwrite,
+        progress=True,
+        keep_format=kind == "same",
+        metadata=metadata,
+        quality=quality,
+        recursive=recursive,
     )
     if objects:
         if len(images) != 1 or carrier not in (None, "tile") or robust_steps or known:
@@ -150,6 +161,7 @@ def embed(
         known=[load_key(name) for name in known],
         report=_report_embedded,
     )
+    say_others(images, recursive=recursive)
     record = {"key": result.key, "key_id": result.key_id, "carrier": result.carrier, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**record, **counts, **({"files": result.files} if as_json else {})}, as_json=as_json)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tqdm import tqdm
@@ -35,6 +35,7 @@ class BatchOptions:
             all become PNG.
         metadata: what a file keeps of its metadata; see `privgen.io.metadata.Metadata.filtered`.
         quality: of lossy files, 1..100; None keeps that of a JPEG source. See `privgen.io.images.encode_image`.
+        recursive: also take the images in folders inside the folders; the outputs keep the paths below.
     """
 
     overwrite: bool = False
@@ -42,10 +43,15 @@ class BatchOptions:
     keep_format: bool = False
     metadata: Keeping = "keep"
     quality: int | None = None
+    recursive: bool = False
 
     def suffix(self, source: Path) -> str:
         """The suffix of the output for a source: that of the source if it is kept and can be written, else ".png"."""
         return source.suffix if self.keep_format and can_write(source.suffix) else ".png"
+
+    def outputs(self, paths: Iterable[str | os.PathLike[str]], output: str | os.PathLike[str]) -> dict[Path, Path]:
+        """Choose an output file for each input, see `name_outputs`."""
+        return name_outputs(paths, output, self.suffix, recursive=self.recursive)
 
     def made_by(self) -> str:
         """What the content of an output depends on, for a `Ledger`; empty for the defaults."""
@@ -70,8 +76,8 @@ class BatchOptions:
             replace(image, metadata=image.metadata.filtered(self.metadata)), kind, quality=self.quality
         )
         notes = image.metadata.left_out
-        if self.keep_format and image.format not in (kind, "MPO", None):
-            notes += (f"it became {kind}, because {image.format} files are not written here",)
+        if self.keep_format and image.format not in (*SAVE_FORMATS.values(), "MPO", None):
+            notes += (f"it became {kind}, because {image.format} files are not written",)
         return data, notes
 
 
@@ -93,8 +99,10 @@ def progress_bar(total: int, what: str, *, shown: bool = True) -> Any:
 
 def name_outputs(
     paths: Iterable[str | os.PathLike[str]],
-    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     suffix_of: Callable[[Path], str] = lambda source: ".png",
+    *,
+    recursive: bool = False,
 ) -> dict[Path, Path]:
     """Choose an output file for each input. Nothing is written.
 
@@ -104,28 +112,65 @@ def name_outputs(
 
     Args:
         paths: image files, and folders of them.
-        folder: folder for the outputs; it need not exist.
+        output: folder for the outputs; it need not exist. For one image, it may be the file to write.
         suffix_of: returns the suffix of the output for a source.
+        recursive: also take the images in folders inside the folders; the outputs keep the paths below.
 
     Returns:
         The output of each source, in the order of `paths`. A file that is named twice is there once.
 
     Raises:
-        UsageError: there is no image, inputs come from the output folder, the output folder is a file, or two outputs
-            cannot be told apart.
+        UsageError: there is no image, inputs come from the output folder, the output is a file though there are
+            several images, or two outputs cannot be told apart.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; name a folder for the results.")
-    if not folder.exists() and folder.suffix.lower() in IMAGE_SUFFIXES:
+    folder, places = Path(output), list(map(Path, paths))
+    images = iter_image_files(places, recursive=recursive)
+    if (names_a_file(folder) or folder.exists()) and not folder.is_dir():
+        return {_only(images, places, folder): folder}
+    if folder.suffix.lower() in IMAGE_SUFFIXES and not folder.exists():
         raise UsageError(f"{folder} looks like a file; name a folder for the results.")
+    below = {image: _below(image, places) if recursive else Path() for image in images}
     sources: dict[Path, Path] = {}
-    for source in iter_image_files(paths):
+    for source in images:
         sources.setdefault(Path(os.path.abspath(source)), source)  # noqa: PTH100 - resolves "..", but no links
         if os.path.realpath(folder) in (os.path.realpath(source.parent), os.path.dirname(os.path.realpath(source))):  # noqa: PTH120
             raise UsageError(f"{folder} is a folder that inputs come from; choose another one for the results.")
-    names = _distinct({path: suffix_of(source) for path, source in sources.items()})
-    return {sources[path]: folder / name for path, name in names.items()}
+    if recursive and any(_holds(place, folder) for place in places if place.is_dir()):
+        raise UsageError(f"{folder} lies in a folder that inputs come from; choose another one for the results.")
+    names: dict[Path, Path] = {}
+    for parent in dict.fromkeys(below.values()):
+        suffixes = {path: suffix_of(source) for path, source in sources.items() if below[source] == parent}
+        names |= {path: folder / parent / name for path, name in _distinct(suffixes).items()}
+    return {source: names[path] for path, source in sources.items()}
+
+
+def names_a_file(output: str | os.PathLike[str]) -> bool:
+    """Whether an output is the file to write, not a folder for results."""
+    return Path(output).suffix.lower() in SAVE_FORMATS and not Path(output).is_dir()
+
+
+def _only(images: Sequence[Path], places: Sequence[Path], output: Path) -> Path:
+    """The image that becomes `output`, a file."""
+    if len(images) != 1 or places[0].is_dir():
+        what = "is a file" if output.exists() else "looks like a file"
+        raise UsageError(f"{output} {what}; name a folder for the results.")
+    if not names_a_file(output):
+        raise UsageError(f"{output} is a file of a format that is not written; name a folder for the result.")
+    if os.path.realpath(output) == os.path.realpath(images[0]):
+        raise UsageError(f"{output} is the image itself; choose another name for the result.")
+    return images[0]
+
+
+def _below(image: Path, places: Sequence[Path]) -> Path:
+    """The folder of an image, counted from the place that it was found in."""
+    for place in places:
+        if place.is_dir() and image.is_relative_to(place):
+            return image.parent.relative_to(place)
+    return Path()
+
+
+def _holds(place: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(place))
 
 
 @dataclass(frozen=True)
@@ -150,17 +195,22 @@ class Ledger:
     For each file, its last line counts.
 
     Args:
-        path: the journal, in the folder of the outputs; it need not exist.
+        path: the journal, in the folder of the outputs; it need not exist. None keeps nothing.
         made_by: a text of all that an output depends on, except its source and the version of this package.
 
     Raises:
         PrivgenError: the journal cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], made_by: str) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, made_by: str) -> None:
         self.made_by = made_by
         self._journal = Journal(path)
         self._records = {record.output: record for record in self._journal.read(lambda record: _Record(**record))}
+
+    @classmethod
+    def of(cls, output: str | os.PathLike[str], name: str, made_by: str) -> Self:
+        """The ledger of that name in a folder for results; one that keeps nothing if the output is a single file."""
+        return cls(None if names_a_file(output) else Path(output) / name, made_by)
 
     def has(self, output: Path, source_sha256: str = "") -> bool:
         """Whether the same work has made a file from the same source, and nobody has changed the file since.
@@ -170,14 +220,14 @@ class Ledger:
             source_sha256: fingerprint of the source, see `privgen.io.fingerprints.file_fingerprint`; empty for work
                 without a source.
         """
-        record = self._records.get(output.name)
+        record = self._records.get(self._name(output))
         if record is None or replace(record, output_sha256="", figures={}) != self._plan(output, source_sha256):
             return False
         return file_fingerprint(output) == record.output_sha256
 
     def figures(self, output: Path) -> dict[str, float]:
         """What was measured of a file that `has` finds, by name."""
-        return dict(self._records[output.name].figures)
+        return dict(self._records[self._name(output)].figures)
 
     def write(
         self,
@@ -207,10 +257,15 @@ class Ledger:
         # The line comes before the file: if the run is killed in between, the fingerprint will not match.
         with self._journal.appended([asdict(record)]):
             write_bytes(output, data, overwrite=overwrite)
-        self._records[output.name] = record
+        self._records[self._name(output)] = record
+
+    def _name(self, output: Path) -> str:
+        """The path of an output below the folder of the ledger."""
+        folder = None if self._journal.path is None else self._journal.path.parent
+        return output.relative_to(folder).as_posix() if folder and output.is_relative_to(folder) else output.name
 
     def _plan(self, output: Path, source_sha256: str) -> _Record:
-        return _Record(output.name, source_sha256, self.made_by, __version__)
+        return _Record(self._name(output), source_sha256, self.made_by, __version__)
 
 
 def _distinct(suffixes: dict[Path, str]) -> dict[Path, str]:

@@ -5,11 +5,15 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from privgen.errors import PrivgenError, UsageError
 
+
+HAS_HEIF = find_spec("pi_heif") is not None
+"""Whether the package is there that reads HEIC files."""
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -28,7 +32,7 @@ IMAGE_SUFFIXES = frozenset(
         ".tiff",
         ".webp",
     }
-)
+) | (frozenset({".heic", ".heif"}) if HAS_HEIF else frozenset())
 """Endings of the files that a folder is searched for. A file that is named by itself may have any."""
 
 RAW_SUFFIXES = frozenset(
@@ -135,13 +139,14 @@ def write_error(path: Path, error: OSError) -> PrivgenError:
     return PrivgenError(f"{path} was not written: {reason}.")
 
 
-def iter_image_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """List image files: those named, and those directly inside the folders named, in the same order everywhere.
+def iter_image_files(paths: Iterable[str | os.PathLike[str]], *, recursive: bool = False) -> list[Path]:
+    """List image files: those named, and those inside the folders named, in the same order everywhere.
 
     Args:
         paths: files and folders. A file stays in the list even if it is missing or no image, so that the caller can
             report it where it reads it. Of a folder the list holds the files with a suffix of `IMAGE_SUFFIXES`, sorted
             by name, without hidden ones.
+        recursive: also look into the folders inside the folders; hidden folders and links to folders are left out.
 
     Returns:
         The files in the order of `paths`, each once.
@@ -151,22 +156,41 @@ def iter_image_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
-        found.update(dict.fromkeys(_images_in(path) if path.is_dir() else [path]))
+        found.update(dict.fromkeys(_images_in(path, recursive=recursive) if path.is_dir() else [path]))
     return list(found)
 
 
-def _images_in(folder: Path) -> list[Path]:
+def iter_other_files(paths: Iterable[str | os.PathLike[str]], *, recursive: bool = False) -> list[Path]:
+    """List the files inside the folders named that `iter_image_files` leaves out, without hidden ones and journals."""
+    return [
+        file
+        for path in map(Path, paths)
+        if path.is_dir()
+        for file in _files_in(path, recursive=recursive)
+        if file.suffix.lower() not in {*IMAGE_SUFFIXES, ".jsonl"}
+    ]
+
+
+def _images_in(folder: Path, *, recursive: bool) -> list[Path]:
+    images = [file for file in _files_in(folder, recursive=recursive) if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        deeper = "" if recursive else ", or pass --recursive if they are in folders inside it"
+        raise UsageError(f"The folder {folder} holds no images; name one that does, or the files themselves{deeper}.")
+    return images
+
+
+def _files_in(folder: Path, *, recursive: bool) -> list[Path]:
+    found: list[Path] = []
     try:
-        images = sorted(
-            entry
-            for entry in folder.iterdir()
-            if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-        )
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        for entry in entries:
+            if entry.is_file():
+                found.append(entry)
+            elif recursive and entry.is_dir() and not entry.is_symlink():
+                found += _files_in(entry, recursive=True)
     except OSError as error:
         raise UsageError(f"The folder {folder} cannot be read: {error.strerror}.") from error
-    if not images:
-        raise UsageError(f"The folder {folder} holds no images; name one that does, or the files themselves.")
-    return images
+    return found
 
 
 def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:

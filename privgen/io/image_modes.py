@@ -18,6 +18,13 @@ MAX_ASPECT = 50
 _DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
 
+_FRAMES = {
+    "TIFF": "several pages: the first is used",
+    "MPO": "several pictures: the first is used",
+    "HEIF": "several pictures: the first is used",
+}
+
+
 def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     """Refuse an image that is too small or too narrow to carry anything, or too large to decode.
 
@@ -67,11 +74,13 @@ def samples_of(image: Image.Image, name: str) -> tuple[Samples, Notes]:
 
 
 def frame_notes(image: Image.Image) -> Notes:
-    """Return a note if the image has several frames, of which only the first is read."""
-    if not getattr(image, "is_animated", False):
-        return ()
-    kinds = {"TIFF": "several pages: the first is used", "MPO": "several pictures: the first is used"}
-    return (kinds.get(image.format or "", "animated: the first frame is used"),)
+    """Return notes on what of a file is not read: all frames but the first, and bits beyond the eighth."""
+    notes: Notes = ()
+    if getattr(image, "is_animated", False):
+        notes += (_FRAMES.get(image.format or "", "animated: the first frame is used"),)
+    if image.format == "HEIF" and (bits := image.info.get("bit_depth", 8)) > 8:
+        notes += (f"its {bits} bits a channel become 8",)
+    return notes
 
 
 def _plain(image: Image.Image, name: str) -> tuple[Image.Image, Notes]:

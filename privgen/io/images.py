@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from privgen.errors import PrivgenError
 from privgen.io import image_modes
 from privgen.io.codecs import Coding, encode, read_coding
-from privgen.io.files import RAW_SUFFIXES, refuse_existing, write_bytes
+from privgen.io.files import HAS_HEIF, RAW_SUFFIXES, refuse_existing, write_bytes
 from privgen.io.images_16bit import is_16bit_colour, read_16bit
 from privgen.io.metadata import Keeping, Metadata, read_metadata
 from privgen.io.pixels import luma
@@ -36,7 +36,7 @@ SAVE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".avif": "AVIF"}
 SAVE_FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG") | dict.fromkeys((".tif", ".tiff"), "TIFF")
 """Name that Pillow gives a format, by the suffix of the file to write."""
 
-_READ_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
+_READ_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM", "HEIF")
 _READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM"
 # What decoders raise for files that are damaged, or not what they claim to be.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zlib.error)
@@ -111,7 +111,8 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     """Read an image file and turn it upright by its EXIF orientation.
 
     Args:
-        path: a PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM file. Of several frames the first is read.
+        path: a PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM file; HEIC with the package pi-heif. Of
+            several frames the first is read.
         max_pixels: largest number of pixels to decode. A small file can claim billions.
 
     Raises:
@@ -124,6 +125,10 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would read the small preview in it
             raise PrivgenError(f"{path} is a camera's raw file; develop it, and take the TIFF or JPEG file.")
         Image.init()
+        if HAS_HEIF:
+            import pi_heif
+
+            pi_heif.register_heif_opener()
         formats = tuple(name for name in _READ_FORMATS if name in Image.OPEN)
         with warnings.catch_warnings():
             # Instead of the warnings of Pillow there are errors and notes. Sizes are checked before decoding.
@@ -292,7 +297,7 @@ def _why_not(path: Path) -> str:
     if not head:
         return "is empty; convert it to PNG or JPEG."
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        return "is a HEIC file; convert it to PNG or JPEG."
+        return "is a HEIC file; pip install 'privgen[heif]' to read it, or convert it to PNG or JPEG."
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         with suppress(Exception), tifffile.TiffFile(path) as tiff:  # tifffile raises many kinds for damaged files
             kind = tiff.pages.first.dtype

@@ -229,7 +229,7 @@ def _has_credentials(image: Image.Image, path: Path | None, xmp: bytes | None) -
         return _C2PA_TAG in image.tag_v2  # type: ignore[attr-defined]
     if image.format == "WEBP":
         return path is not None and "C2PA" in webp_chunks(path)
-    return image.format == "AVIF" and path is not None and _has_c2pa_box(path)
+    return image.format in ("AVIF", "HEIF") and path is not None and _has_c2pa_box(path)
 
 
 def webp_chunks(path: Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, name_outputs, progress_bar, reason
+from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, progress_bar, reason
 from privgen.io.files import refuse_existing
 from privgen.io.fingerprints import file_fingerprint, seed_from
 from privgen.io.images import load_image
@@ -86,7 +86,8 @@ def protect_files(
 
     Args:
         paths: image files, and folders of them.
-        output: folder for the results; made if missing. Names: see `privgen.io.batches.name_outputs`.
+        output: folder for the results; made if missing. Names: see `privgen.io.batches.name_outputs`. For one image,
+            it may be the file to write.
         protection: how to protect.
         psnr: quality of the results, in dB.
         seed: of all randomness.
@@ -98,12 +99,12 @@ def protect_files(
         PrivgenError: a model cannot be found or read.
     """
     batch = batch or BatchOptions()
-    targets = name_outputs(paths, output, batch.suffix)
+    targets = batch.outputs(paths, output)
     surrogate = protection.surrogate
     models = [surrogate.model, surrogate.vae, *surrogate.autoencoders] if protection.method.uses_model else []
     against = ", ".join(os.fspath(name) for name in models if name is not None)
     made_by = f"{protection.method.made_by()}, models={against}, psnr={psnr:g}, seed={seed}{batch.made_by()}"
-    ledger = Ledger(Path(output) / LEDGER, made_by)
+    ledger = Ledger.of(output, LEDGER, made_by)
     protection.method.prepare(surrogate)
     files = []
     with progress_bar(len(targets), "protect", shown=batch.progress) as bar:

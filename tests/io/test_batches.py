@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.batches import Ledger, name_outputs
+from privgen.io.files import iter_other_files
 from privgen.io.fingerprints import file_fingerprint
 
 
@@ -54,6 +56,54 @@ def test_names_with_suffixes_of_their_own(files):
 def test_folders_are_expanded(files):
     files("x/a.jpg", "x/b.jpg")
     assert list(names(["x"]).values()) == ["out/a.png", "out/b.png"]
+
+
+def test_folders_inside_folders_keep_their_paths(files):
+    files("x/a.jpg", "x/2024/a.jpg", "x/2024/05/a.jpg", "x/2024/05/a.webp", "x/.hidden/a.jpg", "y/2024/a.jpg")
+    assert list(names(["x"], recursive=True).values()) == [
+        "out/2024/05/a.jpg.png",
+        "out/2024/05/a.webp.png",
+        "out/2024/a.png",
+        "out/a.png",
+    ]
+    assert set(names(["x/2024", "y"], recursive=True).values()) == {
+        *("out/05/a.jpg.png", "out/05/a.webp.png", "out/a.png", "out/2024/a.png")
+    }
+    for output in ("x/out", "x", "x/2024/05"):
+        with pytest.raises(UsageError, match="a folder that inputs come from"):
+            name_outputs(["x"], output, recursive=True)
+
+
+def test_one_file_becomes_one_file(files):
+    files("x/a.jpg", "b.jpg", "c.gif")
+    assert name_outputs(["b.jpg"], "new.webp") == {Path("b.jpg"): Path("new.webp")}
+    for paths, output, match in [
+        (["b.jpg"], "b.jpg", "is the image itself"),
+        (["b.jpg", "x/a.jpg"], "new.png", "looks like a file; name a folder"),
+        (["b.jpg"], "c.gif", "is not written; name a folder"),
+        (["b.jpg"], "new.gif", "looks like a file; name a folder"),
+    ]:
+        with pytest.raises(UsageError, match=match):
+            name_outputs(paths, output)
+
+
+def test_other_files_in_folders_are_listed(files):
+    files("x/a.jpg", "x/a.cr2", "x/b/c.heic", "x/marks.jsonl", "x/.DS_Store", "y.txt")
+    assert iter_other_files(["x", "y.txt"]) == [Path("x/a.cr2")]
+    assert iter_other_files(["x"], recursive=True) == [Path("x/a.cr2"), Path("x/b/c.heic")]
+
+
+def test_ledger_knows_what_was_measured_in_folders_inside(tmp_path):
+    target = tmp_path / "out" / "2024" / "a.png"
+    ledger = Ledger.of(tmp_path / "out", "ledger.jsonl", "made so")
+    ledger.write(target, b"data", figures={"psnr": 42.5, "x": math.inf})
+    again = Ledger.of(tmp_path / "out", "ledger.jsonl", "made so")
+    assert again.has(target)
+    assert again.figures(target) == {"psnr": 42.5}
+    assert not again.has(tmp_path / "out" / "a.png")
+    single = Ledger.of(tmp_path / "one.png", "ledger.jsonl", "made so")
+    single.write(tmp_path / "one.png", b"data")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "one.png"}
 
 
 def test_names_that_cannot_be_told_apart(files):

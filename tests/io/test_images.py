@@ -2,6 +2,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageCms, ImageOps
 
@@ -155,10 +156,23 @@ def test_first_of_several_frames(tmp_path, options, suffix, note):
     assert (loaded.pixels - tensor_of(first)).abs().mean() < 0.03
 
 
-def test_floating_point_is_refused(tmp_path):
-    Image.fromarray(np.zeros((32, 32), np.float32)).save(tmp_path / "a.tiff")
-    with pytest.raises(PrivgenError, match=r"a\.tiff has 32-bit samples, whose range is unknown; convert it"):
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((32, 32), "float32"), ((32, 32, 3), "float32"), ((32, 32, 3), "uint32")]
+)
+def test_samples_of_unknown_range_are_refused(tmp_path, shape, dtype):
+    colour = "rgb" if len(shape) == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "a.tiff", np.zeros(shape, dtype), photometric=colour)
+    with pytest.raises(
+        PrivgenError, match=rf"a\.tiff has (32-bit samples|samples of type {dtype}), whose range is un"
+    ):
         load_image(tmp_path / "a.tiff")
+
+
+def test_raw_files_are_refused(tmp_path):
+    """They are TIFF files, of which Pillow would read the small preview."""
+    picture().save(tmp_path / "a.NEF", format="TIFF")
+    with pytest.raises(PrivgenError, match=r"a\.NEF is a camera's raw file; develop it"):
+        load_image(tmp_path / "a.NEF")
 
 
 def test_damaged_exif_costs_only_the_exif(tmp_path):

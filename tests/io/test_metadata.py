@@ -265,6 +265,23 @@ def test_content_credentials_are_left_out_and_said(tmp_path, suffix):
     assert b"c2pa" not in data
 
 
+def test_heic_is_read_and_becomes_png(root, tmp_path):
+    pytest.importorskip("pi_heif")
+    source = root / "tests" / "fixtures" / "turned.heic"
+    loaded = load_image(source)
+    assert (loaded.width, loaded.height, loaded.format) == (48, 64, "HEIF")
+    assert loaded.pixels[:, 0, -1].max() < 0.02  # the corner that was on the left before it was turned
+    batch = BatchOptions(keep_format=True)
+    [target] = batch.outputs([source], tmp_path).values()
+    assert (target.name, batch.encode(loaded, target)[1]) == (
+        "turned.png",
+        ("it became PNG, because HEIF files are not written",),
+    )
+    save_image(loaded, target)
+    found = said_by(target)
+    assert (found["exif"][0], found["exif"][2], found["xmp"]) == ({0x010F: "Maker"}, {1: "N"}, b"<x:xmpmeta/>")
+
+
 @pytest.mark.parametrize("quality", [10, 50, 75, 92, 100])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 def test_jpeg_keeps_tables_and_resolution_of_colour(tmp_path, quality, subsampling):

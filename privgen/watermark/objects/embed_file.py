@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from privgen.errors import UsageError
-from privgen.io.batches import BatchOptions, name_outputs
+from privgen.io.batches import BatchOptions
 from privgen.io.files import refuse_existing, write_bytes
 from privgen.io.images import load_image
 from privgen.watermark.key import Key
@@ -46,7 +46,7 @@ def embed_objects(
 
     Args:
         path: the image file.
-        output: folder for the result; made if missing.
+        output: folder for the result; made if missing. Or the file to write.
         keys: of the objects, by a name of yours.
         masks: image files of the same names, light where the object is.
         rest: a key for all that is outside the objects; None leaves it as it is.
@@ -59,7 +59,7 @@ def embed_objects(
         PrivgenError: a file cannot be read or written.
     """
     batch = batch or BatchOptions()
-    targets = name_outputs([path], output, batch.suffix)
+    targets = batch.outputs([path], output)
     if len(targets) != 1:
         raise UsageError("Masks are of one image; name one image.")
     [(source, target)] = targets.items()

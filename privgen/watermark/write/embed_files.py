@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from privgen.hub import find_extra
-from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, name_outputs, progress_bar, reason
+from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, progress_bar, reason
 from privgen.io.files import refuse_existing
 from privgen.io.fingerprints import file_fingerprint, weights_fingerprint
 from privgen.io.images import from_bytes, is_lossy, load_image
@@ -89,7 +89,8 @@ def embed_files(
 
     Args:
         paths: image files, and folders of them.
-        output: folder for the results; made if missing. Names: see `privgen.io.batches.name_outputs`.
+        output: folder for the results; made if missing. Names: see `privgen.io.batches.name_outputs`. For one image,
+            it may be the file to write.
         key: whose mark.
         networks: of the model that writes; by default those of mini.
         spec: how the mark is written.
@@ -103,9 +104,9 @@ def embed_files(
         PrivgenError: the model, or its networks, cannot be found or read.
     """
     networks, batch = networks or Networks(), batch or BatchOptions()
-    targets = name_outputs(paths, output, batch.suffix)
+    targets = batch.outputs(paths, output)
     marker = Marker(networks, spec or MarkSpec())
-    ledger = Ledger(Path(output) / LEDGER, _made_by(key, marker) + batch.made_by())
+    ledger = Ledger.of(output, LEDGER, _made_by(key, marker) + batch.made_by())
     files = []
     with progress_bar(len(targets), "embed", shown=batch.progress) as bar:
         for source, target in targets.items():
@@ -134,6 +135,8 @@ def _embed(
         # A lossy file does not hold the pixels that were marked.
         held = from_bytes(data).pixels if is_lossy(target) else marked.pixels
         matches, after = unreadable_note(held, keys[0], marker)
+        if after and is_lossy(target):
+            after = (f"{after[0]}, or compressed too strongly: --quality 95 keeps more of it",)
         figures = {"psnr": marked.psnr, "matches": matches}
         ledger.write(target, data, digest, overwrite=batch.overwrite, figures=figures)
     except FILE_ERRORS as error:

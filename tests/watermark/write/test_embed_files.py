@@ -64,7 +64,9 @@ def test_resumes(embed, tmp_path):
     assert set(before) == {"a.png", "b.png", LEDGER}
     (tmp_path / "out" / "b.png").unlink()
     assert status(embed()) == ["skipped", "done"]
-    assert status(embed()) == ["skipped", "skipped"]
+    again = embed()
+    assert status(again) == ["skipped", "skipped"]
+    assert [(file.psnr, file.matches) for file in again.files] == [(file.psnr, file.matches) for file in first.files]
     assert (tmp_path / "out" / "b.png").read_bytes() == before["b.png"]
 
 
@@ -94,6 +96,18 @@ def test_formats_can_be_kept(embed, tmp_path, model):
     assert [file.output for file in result.files] == [str(path) for path in outputs]
     assert load_image(outputs[1]).format == "JPEG"
     assert all(file.detected for file in detect_files(outputs, [ALICE], networks=model))
+
+
+def test_what_is_said_of_a_mark_is_read_from_the_file(two, photo, tmp_path, model):
+    """A file that is compressed so strongly cannot hold what its pixels held."""
+    photo.save(two / "b.jpg", quality=1)
+    spec = MarkSpec("tile", 45.0)
+    strong, weak = (
+        embed_files([two / "b.jpg"], tmp_path / name, ALICE, networks=model, spec=spec, batch=batch).files[0]
+        for name, batch in (("kept", BatchOptions(keep_format=True)), ("png", None))
+    )
+    assert strong.matches < weak.matches == 48
+    assert "--quality" in strong.notes[-1]
 
 
 def test_same_names_from_different_folders(two, photo, tmp_path, model):
