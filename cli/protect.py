@@ -148,9 +148,8 @@ def protect(
         from privgen.evaluation.protection.check import can_check, check_protection
         from privgen.io.files import iter_image_files
 
-        can_check(
-            iter_image_files(images, recursive=recursive)
-        )  # say now, not after the last image, if there can be no test
+        # Say now, not after the last image, if there can be no test.
+        can_check(iter_image_files(images, recursive=recursive))
     result = protect_files(
         images,
         output,

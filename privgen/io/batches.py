@@ -76,7 +76,8 @@ class BatchOptions:
             replace(image, metadata=image.metadata.filtered(self.metadata)), kind, quality=self.quality
         )
         notes = image.metadata.left_out
-        if self.keep_format and image.format not in (*SAVE_FORMATS.values(), "MPO", None):
+        written = {name for suffix, name in SAVE_FORMATS.items() if can_write(suffix)}
+        if self.keep_format and image.format not in (*written, "MPO", None):
             notes += (f"it became {kind}, because {image.format} files are not written",)
         return data, notes
 

@@ -58,6 +58,20 @@ def edit_exif(block: bytes, drop: Collection[int] = ()) -> bytes | None:
         raise ValueError(f"its EXIF data is damaged: {error}") from error
 
 
+def check_exif(block: bytes) -> None:
+    """Read a block whole, as encoders do that write it.
+
+    Args:
+        block: an EXIF block.
+
+    Raises:
+        OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error: the block is damaged.
+    """
+    exif = Image.Exif()
+    exif.load(block)
+    copy_tags(exif, TiffImagePlugin.ImageFileDirectory_v2())
+
+
 def exif_of_tiff(image: Image.Image) -> bytes | None:
     """Make an EXIF block of the tags of a TIFF file, without those of its structure.
 

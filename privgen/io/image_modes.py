@@ -1,10 +1,13 @@
 """Modes of Pillow: turn any opened image into plain samples."""
 
 import io
+import struct
+import warnings
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from privgen.errors import PrivgenError
 
@@ -81,6 +84,26 @@ def frame_notes(image: Image.Image) -> Notes:
     if image.format == "HEIF" and (bits := image.info.get("bit_depth", 8)) > 8:
         notes += (f"its {bits} bits a channel become 8",)
     return notes
+
+
+def tiff_bits(path: Path) -> int:
+    """The largest number of bits a channel that a TIFF file claims; 0 for other files.
+
+    Args:
+        path: a file that Pillow does not open.
+    """
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            head = file.read(8)
+            if head[2:3] == b"+":  # BigTIFF
+                head += file.read(8)
+            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+            file.seek(tags.next)
+            tags.load(file)
+            return max(int(bits) for bits in tags.get(TiffImagePlugin.BITSPERSAMPLE, (0,)))
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, OverflowError, struct.error):
+        return 0
 
 
 def _plain(image: Image.Image, name: str) -> tuple[Image.Image, Notes]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -298,11 +297,8 @@ def _why_not(path: Path) -> str:
         return "is empty; convert it to PNG or JPEG."
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return "is a HEIC file; pip install 'privgen[heif]' to read it, or convert it to PNG or JPEG."
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        with suppress(Exception), tifffile.TiffFile(path) as tiff:  # tifffile raises many kinds for damaged files
-            kind = tiff.pages.first.dtype
-            if kind is not None and kind.name not in ("uint8", "uint16"):
-                return f"has samples of type {kind}, whose range is unknown; convert it to 8 or 16 bits a channel."
+    if image_modes.tiff_bits(path) > 16:
+        return "has 32-bit samples, whose range is unknown; convert it to 8 or 16 bits a channel."
     return f"is not an image in {_READABLE}; convert it to PNG or JPEG."
 
 

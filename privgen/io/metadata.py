@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from PIL import Image
 
-from privgen.io.exif import PRIVATE, edit_exif, exif_of_tiff
+from privgen.io.exif import PRIVATE, check_exif, edit_exif, exif_of_tiff
 
 
 Keeping: TypeAlias = Literal["keep", "strip", "private"]
@@ -39,7 +39,9 @@ CREDENTIALS_NOTE = "its Content Credentials no longer hold and were left out"
 
 _IPTC = 0x0404  # the image resource of Photoshop that holds IPTC data
 _XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
-_PROVENANCE = re.compile(rb"""\s+dcterms:provenance=("[^"]*"|'[^']*')|<dcterms:provenance>.*?</dcterms:provenance>""")
+_PROVENANCE = re.compile(
+    rb"""\s+dcterms:provenance=("[^"]*"|'[^']*')|<dcterms:provenance>.*?</dcterms:provenance>""", re.DOTALL
+)
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _C2PA_TAG = 52545
 _RAW_PROFILE = "Raw profile type "
@@ -148,7 +150,10 @@ def raw_profile_text(name: str, data: bytes) -> str:
 def _exif_of(image: Image.Image, profile: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
     try:
         block = exif_of_tiff(image) if image.format == "TIFF" else _bytes_of(image.info.get("exif")) or profile
-        return (edit_exif(block) if block else None), ()
+        edited = edit_exif(block) if block else None
+        if edited:
+            check_exif(edited)
+        return edited, ()
     except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):
         # Cameras and editors write broken blocks, which Pillow reports in all these ways.
         return None, ("its EXIF data cannot be read and is not kept",)
@@ -187,7 +192,8 @@ def _iptc_of(image: Image.Image) -> bytes | None:
     if image.format == "TIFF":
         value = image.tag_v2.get(33723)  # type: ignore[attr-defined] # TIFF images have it
         if isinstance(value, tuple) and all(isinstance(part, int) for part in value):  # as 32-bit numbers
-            value = struct.pack(f"<{len(value)}I", *value)
+            order = ">" if image.tag_v2.prefix == b"MM" else "<"  # type: ignore[attr-defined]
+            value = struct.pack(f"{order}{len(value)}I", *value)
         resources = _bytes_of(image.tag_v2.get(34377))  # type: ignore[attr-defined]
         return _bytes_of(value) or _iptc_in(resources or b"")
     resources = image.info.get("photoshop")

@@ -88,9 +88,9 @@ def test_one_file_becomes_one_file(files):
 
 
 def test_other_files_in_folders_are_listed(files):
-    files("x/a.jpg", "x/a.cr2", "x/b/c.heic", "x/marks.jsonl", "x/.DS_Store", "y.txt")
+    files("x/a.jpg", "x/a.cr2", "x/b/c.mov", "x/marks.jsonl", "x/.DS_Store", "y.txt")
     assert iter_other_files(["x", "y.txt"]) == [Path("x/a.cr2")]
-    assert iter_other_files(["x"], recursive=True) == [Path("x/a.cr2"), Path("x/b/c.heic")]
+    assert iter_other_files(["x"], recursive=True) == [Path("x/a.cr2"), Path("x/b/c.mov")]
 
 
 def test_ledger_knows_what_was_measured_in_folders_inside(tmp_path):

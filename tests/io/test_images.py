@@ -162,9 +162,7 @@ def test_first_of_several_frames(tmp_path, options, suffix, note):
 def test_samples_of_unknown_range_are_refused(tmp_path, shape, dtype):
     colour = "rgb" if len(shape) == 3 else "minisblack"
     tifffile.imwrite(tmp_path / "a.tiff", np.zeros(shape, dtype), photometric=colour)
-    with pytest.raises(
-        PrivgenError, match=rf"a\.tiff has (32-bit samples|samples of type {dtype}), whose range is un"
-    ):
+    with pytest.raises(PrivgenError, match=r"a\.tiff has 32-bit samples, whose range is unknown; convert it"):
         load_image(tmp_path / "a.tiff")
 
 

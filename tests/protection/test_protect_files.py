@@ -83,6 +83,22 @@ def test_size_orientation_profile_and_metadata_are_kept(photos, tmp_path):
     torch.testing.assert_close(before.pixels, after.pixels, rtol=0, atol=0.3)  # not turned once more
 
 
+def test_a_file_that_holds_little_of_the_change_is_named(photos, tmp_path):
+    with Image.open(photos / "b.jpg") as image:
+        image.save(photos / "b.jpg", quality=20)
+    kept, better = (
+        protect_files(
+            [photos / "b.jpg"], tmp_path / name, Protection.from_pretrained(method="noise"), batch=batch
+        ).files[0]
+        for name, batch in (
+            ("kept", BatchOptions(keep_format=True)),
+            ("better", BatchOptions(keep_format=True, quality=95)),
+        )
+    )
+    assert "% of the change: --quality 95 holds nearly all" in kept.notes[-1]
+    assert better.notes == ()
+
+
 def test_a_bad_file_does_not_stop_the_rest(photos, tmp_path):
     (photos / "aa.png").write_bytes(b"not an image")
     seen = []
