@@ -143,7 +143,7 @@ def _protect(
         return ProtectedFile(str(source), None, "failed", error=reason(error))
     notes = loaded.notes + lacking
     if is_lossy(target) and (held := _held(data, pixels, loaded.pixels)) < _ENOUGH:
-        notes += (f"its file holds {held:.0%} of the change: --quality 95 holds nearly all, PNG all of it",)
+        notes += (f"its file holds {held:.0%} of the change: --quality 95 holds more, PNG all of it",)
     return ProtectedFile(str(source), str(target), "done", **figures, notes=notes)
 
 

@@ -92,10 +92,10 @@ def test_a_file_that_holds_little_of_the_change_is_named(photos, tmp_path):
         ).files[0]
         for name, batch in (
             ("kept", BatchOptions(keep_format=True)),
-            ("better", BatchOptions(keep_format=True, quality=95)),
+            ("better", BatchOptions(keep_format=True, quality=100)),
         )
     )
-    assert "% of the change: --quality 95 holds nearly all" in kept.notes[-1]
+    assert "% of the change: --quality 95 holds more" in kept.notes[-1]
     assert better.notes == ()
 
 
