@@ -176,6 +176,15 @@ def test_every_row_of_the_table_holds(folder, tmp_path):
         assert (again.coding, notes) == (loaded.coding, ())
 
 
+def test_the_table_of_the_documentation_is_that_of_the_code(root):
+    text = (root / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
+    table = text.split("beside its pixels:\n\n")[1].split("\n\n")[0].splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert len(rows) == len(KINDS)
+    for kind, (_, *cells) in zip(KINDS, rows, strict=True):
+        assert cells == ["yes" if kind in HOLDS[name.upper()] else "-" for name in head[1:]]
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "tiff", "webp", *AVIF])
 def test_all_that_other_formats_say_goes_into_png(tmp_path, suffix):
     (tmp_path / f"a.{suffix}").write_bytes(file_of(suffix))
