@@ -54,8 +54,8 @@ class CalibrationPlan:
     Attributes:
         n: images of each source, at least 2. Each is read clean and after every distortion.
         keys: random keys that an image is read for, other ones for each image.
-        searches: how many of the images of each source are searched for what an extractor reads, and for objects, which
-            is slow. For tiles all are. A search reads an image after one of the distortions, in turn.
+        searches: how many of the images of each source are searched for objects, and for what an extractor reads,
+            which is slow; for tiles all are. A search reads an image after one of the distortions, in turn.
         seed: of images and keys.
         folder: of images to read beside the packaged ones; none of them may carry a mark. None reads no others.
         kinds: of readings; None is all that the model can make.
@@ -129,24 +129,30 @@ def evaluate_calibration(
         raise UsageError(f"The model has no networks for {', '.join(sorted(unable))}; leave the kind out.")
     images = unmarked_images(networks, plan.n, plan.seed, plan.folder)
     log = ReadingsLog(None if folder is None else Path(folder) / LOG, _work(networks, plan))
-    work = list(_work_of(images, plan, kinds))
+    work = list(work_of(images, plan, kinds))
     with tqdm(total=sum(len(parts) for _, parts in work), unit="reading", desc="unmarked") as bar:
         read = []
         for image, parts in work:
             for readings in _read(networks, image, parts, plan, log):
                 read.append(readings)
                 bar.update()
-    return calibration(networks, plan, read)
+    return calibration(networks.model, plan, read)
 
 
 Part = tuple[ReadingKind, str]
 """A kind of reading, and a distortion."""
 
 
-def _work_of(
+def work_of(
     images: Sequence[Unmarked], plan: CalibrationPlan, kinds: Sequence[ReadingKind]
 ) -> Iterator[tuple[Unmarked, list[Part]]]:
-    """What each image is read for; the searches are spread over distortions."""
+    """Say what each image is read for: whole after every distortion, and searched after one of them, in turn.
+
+    Args:
+        images: of all sources.
+        plan: says how many of each source are searched.
+        kinds: of readings.
+    """
     places: dict[str, int] = defaultdict(int)
     names = list(DISTORTIONS)
     for image in images:
@@ -176,11 +182,11 @@ def _read(
         yield found
 
 
-def calibration(networks: Networks, plan: CalibrationPlan, readings: Sequence[ImageReadings]) -> CalibrationEvaluation:
+def calibration(model: str | None, plan: CalibrationPlan, readings: Sequence[ImageReadings]) -> CalibrationEvaluation:
     """The report of readings.
 
     Args:
-        networks: that read.
+        model: name of the model that read.
         plan: what was asked for.
         readings: at least one.
     """
@@ -191,7 +197,7 @@ def calibration(networks: Networks, plan: CalibrationPlan, readings: Sequence[Im
     curves = {"nominal": list(NOMINAL), **{kind: _curve(rows) for kind, rows in by_kind.items()}}
     bits = {kind: _bits(rows) for kind, rows in by_kind.items() if rows[0].bits}
     settings = {
-        "model": networks.model,
+        "model": model,
         "n": plan.n,
         "keys": plan.keys,
         "searches": plan.searches,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from privgen.attacks import Attack, parse_attack
 from privgen.data.scenes import PREVIEW_SEED, draw, sample_spec
+from privgen.errors import UsageError
 from privgen.evaluation.text_to_image.autoencoder import heldout_photos
 from privgen.evaluation.watermark.generation import Generation, as_saved
 from privgen.evaluation.watermark.marking import evenly
@@ -69,6 +70,8 @@ def unmarked_images(networks: Networks, n: int, seed: int, folder: Path | None) 
         UsageError: the folder holds no images, or does not exist.
         PrivgenError: an image cannot be read.
     """
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}; name one that holds images.")
     images = [Unmarked("scenes", str(i), partial(_drawn, seed, i)) for i in range(n)]
     images += [Unmarked("generated", str(i), partial(_generated, networks, seed, i)) for i in range(n)]
     images += _files("photographs", heldout_photos(), n)
