@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from privgen import __version__
@@ -23,16 +23,17 @@ from privgen.evaluation.calibration.readings import (
     LOG,
     NOMINAL,
     ImageReadings,
-    NullReader,
     ReadingKind,
     ReadingsLog,
     counted,
     is_search,
+    read_for,
     readable_kinds,
 )
 from privgen.evaluation.record import Report
 from privgen.evaluation.watermark.generation import draw_keys
 from privgen.io.fingerprints import seed_from, settings_fingerprint, weights_fingerprint
+from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 
 
@@ -53,7 +54,7 @@ class CalibrationPlan:
 
     Attributes:
         n: images of each source, at least 2. Each is read clean and after every distortion.
-        keys: random keys that an image is read for, other ones for each image.
+        keys: random keys that an image is read for; other ones for each image, and after each distortion.
         searches: how many of the images of each source are searched for objects, and for what an extractor reads,
             which is slow; for tiles all are. A search reads an image after one of the distortions, in turn.
         seed: of images and keys.
@@ -167,19 +168,21 @@ def _read(
     networks: Networks, image: Unmarked, parts: Sequence[Part], plan: CalibrationPlan, log: ReadingsLog
 ) -> Iterator[ImageReadings]:
     """Read one image; what the log holds is not read again."""
-    missing = [(kind, name) for kind, name in parts if log.get(kind, image.source, image.name, name) is None]
-    if missing:
-        seed = seed_from("calibration", plan.seed, image.source, image.name)
-        keys = draw_keys(plan.keys, torch.Generator().manual_seed(seed), "random")
-        reader, pixels = NullReader(networks, keys, {kind for kind, _ in missing}), image.load()
-        distorted = {name: image.distorted(pixels, name) for name in {name for _, name in missing}}
+    pixels: Tensor | None = None
     for kind, name in parts:
         found = log.get(kind, image.source, image.name, name)
         if found is None:
-            p, bits = reader(kind, distorted[name])
+            pixels = image.load() if pixels is None else pixels
+            p, bits = read_for(_keys(image, plan, kind, name), kind, image.distorted(pixels, name), networks)
             found = ImageReadings(kind, image.source, image.name, name, len(p), counted(p), min(p), bits)
             log.add(found)
         yield found
+
+
+def _keys(image: Unmarked, plan: CalibrationPlan, kind: ReadingKind, distortion: str) -> tuple[Key, ...]:
+    """Random keys for one image: after each distortion other ones, so that the readings are independent."""
+    seed = seed_from("calibration", plan.seed, image.source, image.name, *([] if is_search(kind) else [distortion]))
+    return draw_keys(plan.keys, torch.Generator().manual_seed(seed), "random")
 
 
 def calibration(model: str | None, plan: CalibrationPlan, readings: Sequence[ImageReadings]) -> CalibrationEvaluation:

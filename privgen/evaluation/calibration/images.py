@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from privgen.attacks import Attack, parse_attack
+from privgen.attacks import Attack, Sequence, parse_attack
 from privgen.data.scenes import PREVIEW_SEED, draw, sample_spec
 from privgen.errors import UsageError
 from privgen.evaluation.text_to_image.autoencoder import heldout_photos
@@ -21,7 +21,7 @@ from privgen.watermark.networks import Networks
 
 
 CLEAN = "clean"
-DISTORTIONS: dict[str, Attack | None] = {
+DISTORTIONS: dict[str, Attack | Sequence | None] = {
     CLEAN: None,
     "jpeg_50": parse_attack("jpeg=50"),
     "crop_half": parse_attack("crop=0.5"),

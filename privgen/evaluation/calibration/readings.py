@@ -1,6 +1,6 @@
 """Readings of unmarked images for random keys, by the same readers that detection uses."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -92,26 +92,26 @@ def _parsed(record: dict[str, Any]) -> ImageReadings:
     return ImageReadings(**{**fields, "counts": tuple(fields["counts"]), "bits": tuple(fields["bits"])})
 
 
-class NullReader:
-    """Reads unmarked images for random keys.
+def read_for(
+    keys: Sequence[Key], kind: ReadingKind, pixels: Tensor, networks: Networks
+) -> tuple[list[float], tuple[str, ...]]:
+    """Read an image for keys.
 
     Args:
-        networks: of the model; they read for the kinds "extractor" and "extractor_search".
         keys: random ones.
-        kinds: that there will be readings of.
+        kind: of the reading.
+        pixels: (3, H, W) in [0, 1].
+        networks: of the model; they read for the kinds "extractor" and "extractor_search".
+
+    Returns:
+        The p-value of each key, and the bits of `ImageReadings`.
 
     Raises:
         PrivgenError: a network cannot be found or read.
     """
-
-    def __init__(self, networks: Networks, keys: Sequence[Key], kinds: Iterable[ReadingKind]) -> None:
-        self._readers = {kind: _reader(kind, networks, keys) for kind in kinds}
-
-    def __call__(self, kind: ReadingKind, pixels: Tensor) -> tuple[list[float], tuple[str, ...]]:
-        """Read an image (3, H, W) in [0, 1]; returns the p-value of each key, and the bits of `ImageReadings`."""
-        [row] = self._readers[kind]([pixels], _NEVER, [is_search(kind)])
-        bits = tuple(reading.bits for reading in row)
-        return [reading.p_value for reading in row], {"tile": bits, "extractor": bits[:1]}.get(kind, ())
+    [row] = _reader(kind, networks, keys)([pixels], _NEVER, [is_search(kind)])
+    bits = tuple(reading.bits for reading in row)
+    return [reading.p_value for reading in row], {"tile": bits, "extractor": bits[:1]}.get(kind, ())
 
 
 def is_search(kind: ReadingKind) -> bool:
