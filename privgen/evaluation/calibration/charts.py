@@ -14,17 +14,22 @@ from privgen.evaluation.calibration.readings import NOMINAL
 from privgen.io.plots import as_image, new_panels
 
 
-_COLOURS = {"scenes": "#1f5fbf", "generated": "#c2540a", "photographs": "#0f8a80", "folder": "#a3267e"}
+ALL = "all"
+"""What results call all images together."""
+
+_COLOURS = {ALL: "black", "scenes": "#1f5fbf", "generated": "#c2540a", "photographs": "#0f8a80", "folder": "#a3267e"}
 _BAND = "#d9dbe0"
 
 
 def rates_chart(curves: Mapping[str, Mapping[str, Sequence[float]]], readings: Mapping[str, int]) -> Image.Image:
     """Empirical over nominal rates, a panel for each kind of reading and a line for each source of images.
 
-    The grey band is where 95 % of all readings of a kind together would lie if their p-values were exact.
+    The thick line is that of all sources together, and the grey band is where it would lie in 95 % of cases if
+    p-values were exact and readings independent.
 
     Args:
-        curves: fractions of readings with a p-value of at most each rate of `NOMINAL`, by kind and source.
+        curves: fractions of readings with a p-value of at most each rate of `NOMINAL`, by kind and source, "all" among
+            them.
         readings: of each kind, of all sources.
     """
     figure, panels = new_panels(len(curves), columns=3, width=3.6, height=3.2)
@@ -34,10 +39,11 @@ def rates_chart(curves: Mapping[str, Mapping[str, Sequence[float]]], readings: M
         least = 0.5 / n
         low, high = (np.maximum(binom.ppf(q, n, nominal) / n, least) for q in (0.025, 0.975))
         axes.fill_between(nominal, low, high, color=_BAND, linewidth=0, label="by chance")
-        axes.plot(nominal, nominal, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot(nominal, nominal, color="#55585f", linewidth=0.8, linestyle=(0, (4, 3)))
         for source, values in lines.items():
             rates = np.array(values)
-            axes.plot(nominal[rates > 0], rates[rates > 0], ".-", color=_COLOURS[source], linewidth=1, label=source)
+            some, width = rates > 0, 2.2 if source == ALL else 0.9
+            axes.plot(nominal[some], rates[some], color=_COLOURS[source], linewidth=width, label=source)
         axes.set(xscale="log", yscale="log", xlim=(max(NOMINAL[-1], 0.1 / n), 1), ylim=(least, 1.5))
         axes.set_title(f"{kind.replace('_', ' ')}, {n:,} readings", fontsize=9)
         axes.set(xlabel="nominal rate", ylabel="measured rate")

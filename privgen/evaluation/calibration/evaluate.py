@@ -16,7 +16,7 @@ from tqdm import tqdm
 from privgen import __version__
 from privgen.environment import Environment, environment
 from privgen.errors import UsageError
-from privgen.evaluation.calibration.charts import bits_chart, rates_chart
+from privgen.evaluation.calibration.charts import ALL, bits_chart, rates_chart
 from privgen.evaluation.calibration.images import CLEAN, DISTORTIONS, Unmarked, unmarked_images
 from privgen.evaluation.calibration.rates import Rate, bit_figures, rate_over_images
 from privgen.evaluation.calibration.readings import (
@@ -39,8 +39,6 @@ from privgen.watermark.networks import Networks
 
 RATES = {"1e-1": 4, "1e-2": 8, "1e-3": 12, "1e-4": 16}
 """Nominal rates that are reported, by name: their places in `NOMINAL`."""
-ALL = "all"
-"""What results call all images together."""
 PICTURES = ("rates.png", "bits.png")
 """Pictures that a report saves."""
 
@@ -208,7 +206,8 @@ def calibration(model: str | None, plan: CalibrationPlan, readings: Sequence[Ima
         "folder": None if plan.folder is None else plan.folder.name,
     }
     sources = {
-        kind: {name: _curve(group) for name, group in _by_source(rows).items()} for kind, rows in by_kind.items()
+        kind: {name: _curve(group) for name, group in {**_by_source(rows), ALL: rows}.items()}
+        for kind, rows in by_kind.items()
     }
     pictures = {"rates": rates_chart(sources, {kind: row["readings"] for kind, row in kinds.items()})}
     if bits:
