@@ -30,8 +30,6 @@ DISTORTIONS: dict[str, Attack | Sequence | None] = {
     "blur": parse_attack("blur=2"),
 }
 """What images go through before they are read, by the name that results call it."""
-SOURCES = ("scenes", "generated", "photographs", "folder")
-"""Where images come from: drawn by the computer, made by the model, packaged photographs, and the user's own."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class Unmarked:
     """An image without a mark, which is made or loaded when it is asked for.
 
     Attributes:
-        source: one of `SOURCES`.
+        source: where it comes from: "scenes" are drawn, "generated" are made by the model, "photographs" are packaged,
+            and "folder" are the user's own.
         name: tells it from all others of its source: a number, or the digest of a file.
         load: returns its pixels (3, H, W) in [0, 1].
     """
