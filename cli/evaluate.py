@@ -10,6 +10,7 @@ import click
 
 from privgen.cli import options
 from privgen.cli.evaluate_adaptive import adaptive
+from privgen.cli.evaluate_calibration import calibration
 from privgen.cli.evaluate_hallucination import hallucination
 from privgen.cli.evaluate_objects import objects
 from privgen.cli.evaluate_protection import protection
@@ -190,6 +191,7 @@ def watermark(
     echo(result.record() if as_json else result.summary(), as_json=as_json)
 
 
+evaluate.add_command(calibration)
 evaluate.add_command(hallucination)
 evaluate.add_command(objects)
 evaluate.add_command(protection)

@@ -381,7 +381,7 @@ def test_the_record_is_of_what_is_measured_now():
     assert (training["seeds"], training["options"]["steps"]) == (3, 400)
 
 
-@pytest.mark.parametrize("name", ["robustness", "training", "hallucination"])
+@pytest.mark.parametrize("name", ["robustness", "training", "hallucination", "calibration"])
 def test_fields_of_records_are_documented(name):
     record = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
     page = text_of("docs/reference/records.md")
@@ -392,6 +392,10 @@ def test_fields_of_records_are_documented(name):
         fields |= record["tasks"]["grid"].keys() - {"methods"}
     if name == "robustness":
         fields |= record["attacks"]["jpeg_50"].keys()
+    if name == "calibration":
+        tile = record["kinds"]["tile"]
+        fields |= {*record["kinds"], *tile, *tile["rates"], *tile["rates"]["all"]["1e-3"]}
+        fields |= record["bits"]["tile"]["scenes"]["clean"].keys()
     assert fields <= documented, fields - documented
 
 

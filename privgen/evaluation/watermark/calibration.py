@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
 
+from privgen.evaluation.calibration.rates import bias_by_chance
 from privgen.evaluation.intervals import ci95, fraction, values
 from privgen.evaluation.watermark.readings import RATES, Bits, Weighed
 from privgen.watermark.read.bits import count_matches
@@ -56,7 +56,6 @@ def calibrate(read: Weighed, messages: Bits) -> dict[str, Any]:
         "matches_mean_binomial": n_bits / 2,
         "matches_std_binomial": math.sqrt(n_bits) / 2,
         "bit_bias": float(np.abs((read > 0).mean(axis=0) - 0.5).max()),
-        # Two-sided at 5 %, shared by the n_bits bits (Bonferroni); a mean of fair bits has deviation 1 / (2 sqrt(n)).
-        "bit_bias_by_chance": float(norm.ppf(1 - 0.025 / n_bits)) / (2 * math.sqrt(images)),
+        "bit_bias_by_chance": bias_by_chance(images, n_bits),
         "ci95": ci95(rates),
     }

@@ -8,7 +8,7 @@ as it is, because most images are neither cut out nor turned, and a quarter to e
 The search climbs the correlation of message and logits. It tries each key at many poses, and one of them matches by
 chance more easily. So p-values are multiplied by the number of poses, `places_of` (Bonferroni). For the grid that is
 strict. The steps uphill choose where to go by the key, so they find more than they visit; they count as `UPHILL` times
-the grid (`benchmarks/search_calibration.py` measures that). On the way the aligner reads quickly, and at the end of a
+the grid (`privgen evaluate calibration` measures that). On the way the aligner reads quickly, and at the end of a
 way it reads as well as it can. Where the best pose of the grid is no better than in most unmarked images, nothing is
 climbed.
 """
@@ -38,7 +38,8 @@ _SPACING, _TURNED_SPACING = 32, 16  # places of the grid along a side of the can
 _COARSE = (0.02, 0.03, 2.5)  # first steps uphill from turned windows: side, place, degrees
 _STEPS = ((0.012, 0.016, 2.0), (0.006, 0.008, 1.0), (0.003, 0.004, 0.5))
 _ROUNDS = 2  # with each of these steps
-_CLIMBED = 3  # keys that are climbed for, the best of an image
+CLIMBED = 3
+"""Keys that are climbed for, the best of an image."""
 _HILLS = 2  # starts for each key among turned windows
 _WORTH_CLIMBING = 3.2  # standard deviations of the correlation; by chance the best of the grid is 2 to 3.5
 _AT_ONCE, _AT_ONCE_CPU = 64, 8  # images encoded at a time; on a CPU so few that they stay in its cache
@@ -75,10 +76,12 @@ class AlignedReader:
     Attributes:
         extractor: reads images as they are.
         aligner: reads images that were put back to where they may come from.
+        climbed: keys that are climbed for, the best of an image.
     """
 
     extractor: Extractor
     aligner: Aligner
+    climbed: int = CLIMBED
 
     @torch.no_grad()
     def __call__(
@@ -107,7 +110,7 @@ class AlignedReader:
             for shape in aspects[doubtful].unique().tolist():
                 rows = doubtful[aspects[doubtful] == shape]
                 wanted = signs(messages[rows]).to(images)
-                found, where = search(self.aligner, images[rows], wanted, shape, turned=turned)
+                found, where = search(self.aligner, images[rows], wanted, shape, turned=turned, climbed=self.climbed)
                 for i, row in enumerate(rows.tolist()):
                     own = zip(found[i, :, None], messages[row][:, None], strict=True)
                     corrected = tried * np.concatenate([_p_values(*pair, test) for pair in own])
@@ -124,7 +127,13 @@ def _p_values(logits: Tensor, messages: Tensor, test: Test) -> NDArray[np.float6
 
 @torch.no_grad()
 def search(
-    reader: Aligner, images: Tensor, messages: Tensor, aspect: float = 1.0, *, turned: bool = False
+    reader: Aligner,
+    images: Tensor,
+    messages: Tensor,
+    aspect: float = 1.0,
+    *,
+    turned: bool = False,
+    climbed: int = CLIMBED,
 ) -> tuple[Tensor, Tensor]:
     """For each key, find the pose at which the logits correlate best with its message.
 
@@ -134,6 +143,7 @@ def search(
         messages: (K, n_bits) of -1 and 1; or (B, K, n_bits), other keys for each image.
         aspect: width by height of the images before they were resized to squares.
         turned: search windows that are turned, and nothing else.
+        climbed: keys that are climbed for, the best of an image.
 
     Returns:
         Logits there (B, K, n_bits), and poses (B, K, 4).
@@ -143,7 +153,7 @@ def search(
     best = _Best(messages)
     for group in groups:
         best.merge(group)
-    for key in best.leading(_CLIMBED):
+    for key in best.leading(climbed):
         rows = (best.of(key) >= _WORTH_CLIMBING).nonzero()[:, 0]
         if not len(rows):
             break  # the next keys are worse
