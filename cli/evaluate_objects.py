@@ -14,12 +14,13 @@ from privgen.cli.output import echo
     epilog=options.examples(
         "privgen evaluate objects --n 100 --seed 1 --json -o runs/objects",
         "privgen evaluate objects --n 10 --photographs 30 --photo-folder photos",
+        "torchrun --nproc-per-node 2 -m -- privgen evaluate objects --n 100 --json -o runs/objects",
     )
 )
 @options.model()
 @click.option("--n", type=click.IntRange(2), default=20, show_default=True, help="Scenes of each setting.")
 @options.seed(help="Seed of scenes, keys, noise and places.")
-@options.output(metavar="DIR", help="Folder for results.json.")
+@options.output(metavar="DIR", help="Folder for results.json, and for what an interrupted run goes on from.")
 @click.option(
     "--photographs", type=click.IntRange(0), default=20, show_default=True, help="Photographs to mark; 0 for none."
 )
@@ -49,15 +50,21 @@ def objects(
     Scenes have one, two or three objects, each with a key of its own, which is written where the model attends to the
     object's word. All keys are looked for without a mask: as the image is, after JPEG, in half of the image, and where
     the object is pasted into another image. Photographs have elliptic masks. All figures have 95 % intervals.
+
+    With -o, a run goes on where it stopped; with a larger --n and --overwrite, it measures only what is new.
     """
     from privgen.evaluation.objects.evaluate import ObjectsPlan, evaluate_objects
     from privgen.evaluation.record import check_output
+    from privgen.evaluation.workers import processes
     from privgen.hub import load_pipeline
 
     if output is not None:
         check_output(output, overwrite=overwrite)
-    pipeline = load_pipeline(model, device=device, dtype="float32")
-    result = evaluate_objects(pipeline, ObjectsPlan(n, seed, photographs, folder))
+    shared = processes()
+    pipeline = load_pipeline(model, device=shared.device if device == "auto" else device, dtype="float32")
+    result = evaluate_objects(pipeline, ObjectsPlan(n, seed, photographs, folder), folder=output, processes=shared)
+    if not shared.is_main:
+        return
     if output is not None:
         result.save(output, overwrite=overwrite)
     record = result.record()

@@ -1,25 +1,32 @@
-"""Marked images of an evaluation of objects, whose true masks are known."""
+"""Images with marked objects whose true masks are known, by number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
-from privgen.data.scenes import NOUNS, PREVIEW_SEED, Placed, SceneSpec, draw, sample_spec
+from privgen.data.scenes import NOUNS, PREVIEW_SEED, Placed, Scene, SceneSpec, draw, sample_spec
 from privgen.diffusion.sampling import silent
 from privgen.evaluation.watermark.generation import as_saved, draw_keys
+from privgen.io.fingerprints import file_fingerprint, seed_from, settings_fingerprint, weights_fingerprint
 from privgen.io.images import load_image
 from privgen.io.pixels import resize
 from privgen.watermark.key import Key
+from privgen.watermark.objects.attention import LATE, THRESHOLD
 from privgen.watermark.objects.in_pipeline import marking_objects
 from privgen.watermark.objects.keys import ObjectKeys
 from privgen.watermark.objects.write import ObjectMark, mark_objects
 
 
+SCENES = {"one_object": 1, "two_objects": 2, "three_objects": 3, "overlap": 2}
+"""Settings of generated scenes, and how many objects each scene has."""
+PHOTOGRAPHS = "photographs"
+"""Name of the setting of photographs."""
 REDRAWN = 0.2
 """Last fraction of the steps, in which mini redraws a drawn scene."""
 STEPS, GUIDANCE = 25, 3.0
@@ -29,6 +36,8 @@ PHOTO_SIDE = 512
 """Short side in pixels of photographs."""
 AREAS = (0.05, 0.1, 0.2, 0.3)
 """Fractions of a photograph that its masks cover, in turn."""
+
+_KEPT = 2  # unmarked images that a source keeps: a case is pasted into its neighbour
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +66,150 @@ class Case:
         return [float(mask.mean()) for mask in self.truth]
 
 
+class CaseSource(Protocol):
+    """The cases of one setting, by number. The same number gives the same case, whatever else is made."""
+
+    @property
+    def setting(self) -> str:
+        """Name of the setting."""
+        ...
+
+    def plain(self, number: int) -> Tensor:
+        """The image without marks: (3, H, W) in [0, 1], rounded to 8 bits."""
+        ...
+
+    def case(self, number: int) -> Case:
+        """The image with marks."""
+        ...
+
+    def work(self, number: int) -> str:
+        """All that the case and its neighbour depend on, as hexadecimal digits."""
+        ...
+
+
+def neighbour(number: int) -> int:
+    """The case into whose image the object of another is pasted: 1 for 0, 0 for 1, 3 for 2, and so on."""
+    return number ^ 1
+
+
+class SceneSource:
+    """Generated scenes, whose objects attention finds.
+
+    Scenes are drawn, so that exact masks are known, and mini redraws the last fifth of their denoising.
+
+    Args:
+        pipe: mini.
+        setting: one of `SCENES`.
+        seed: of scenes, keys and noise.
+    """
+
+    def __init__(self, pipe: Any, setting: str, seed: int) -> None:
+        self.setting, self.seed = setting, seed
+        self._pipe = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        networks = [weights_fingerprint(part) for part in pipe.components.values() if isinstance(part, nn.Module)]
+        self._model = settings_fingerprint(networks, pipe.scheduler.to_json_string())
+        self._plain: dict[int, Tensor] = {}
+
+    def spec(self, number: int) -> SceneSpec:
+        """What a scene shows."""
+        seed = PREVIEW_SEED + 1_000_000 * self.seed + 500_000 + number
+        if self.setting == "overlap":
+            return overlapping_spec(seed)
+        return sample_spec(seed, count=SCENES[self.setting], textured=False)
+
+    def plain(self, number: int) -> Tensor:
+        """See `CaseSource`."""
+        if number not in self._plain:
+            self._plain[number] = self._generated(draw(self.spec(number)), number)
+            self._plain = dict(list(self._plain.items())[-_KEPT:])
+        return self._plain[number]
+
+    def case(self, number: int) -> Case:
+        """See `CaseSource`."""
+        spec, plain = self.spec(number), self.plain(number)
+        scene, keys = draw(spec), keys_of(self.setting, number, len(spec.objects), self.seed)
+        owners = ObjectKeys({item.noun: key for item, key in zip(spec.objects, keys, strict=True)})
+        with marking_objects(self._pipe, owners) as record:
+            marked = self._generated(scene, number)
+        [objects] = record
+        truth = (torch.from_numpy(scene.masks) >= 0.5).float()
+        masks = torch.stack([item.mask for item in objects]).cpu()
+        return Case(plain, marked, truth, masks, keys, tuple(item.object_psnr for item in objects))
+
+    def work(self, number: int) -> str:
+        """See `CaseSource`."""
+        return settings_fingerprint(
+            self._model, self.setting, self.seed, number, REDRAWN, STEPS, GUIDANCE, OVERLAP, LATE, THRESHOLD
+        )
+
+    def _generated(self, scene: Scene, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed_from(self.seed, self.setting, number))
+        with silent(self._pipe):
+            images = self._pipe(
+                scene.caption,
+                image=torch.from_numpy(scene.pixels)[None],
+                strength=REDRAWN,
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                output_type="pt",
+                generator=generator,
+            ).images
+        return as_saved(images[0].cpu())
+
+
+class PhotographSource:
+    """Photographs, taken in turn, with two or three ellipses as masks.
+
+    Args:
+        paths: of the photographs.
+        seed: of their order, keys and places.
+
+    Raises:
+        PrivgenError: a photograph cannot be read; raised when it is needed.
+    """
+
+    setting = PHOTOGRAPHS
+
+    def __init__(self, paths: Sequence[Path], seed: int) -> None:
+        order = _random(seed, "order", 0).permutation(len(paths))
+        self.paths, self.seed = [paths[i] for i in order], seed
+        self._plain: dict[int, Tensor] = {}
+
+    def plain(self, number: int) -> Tensor:
+        """See `CaseSource`."""
+        if number not in self._plain:
+            pixels = load_image(self._path(number)).pixels
+            factor = PHOTO_SIDE / min(pixels.shape[1:])
+            size = (round(pixels.shape[1] * factor), round(pixels.shape[2] * factor))
+            self._plain[number] = as_saved(resize(pixels[None], size)[0])
+            self._plain = dict(list(self._plain.items())[-_KEPT:])
+        return self._plain[number]
+
+    def case(self, number: int) -> Case:
+        """See `CaseSource`."""
+        plain, count = self.plain(number), 2 + number % 2
+        areas = [AREAS[(number + i) % len(AREAS)] for i in range(count)]
+        size = (plain.shape[1], plain.shape[2])
+        masks = torch.stack(_ellipses(size, areas, _random(self.seed, self.setting, number)))
+        keys = keys_of(self.setting, number, count, self.seed)
+        marks = [ObjectMark(key.name, key, mask) for key, mask in zip(keys, masks, strict=True)]
+        done = mark_objects(plain, marks, levels=255, check=False)
+        return Case(plain, done.pixels, masks, masks, keys, tuple(item.object_psnr for item in done.objects))
+
+    def work(self, number: int) -> str:
+        """See `CaseSource`."""
+        files = [file_fingerprint(self._path(one)) for one in (number, neighbour(number))]
+        return settings_fingerprint(files, self.setting, self.seed, number, PHOTO_SIDE, AREAS)
+
+    def _path(self, number: int) -> Path:
+        return self.paths[number % len(self.paths)]
+
+
+def keys_of(setting: str, number: int, count: int, seed: int) -> tuple[Key, ...]:
+    """The keys of the objects of a case."""
+    return draw_keys(count, torch.Generator().manual_seed(seed_from(seed, "keys", setting, number)), f"owner-{number}")
+
+
 def overlapping_spec(seed: int) -> SceneSpec:
     """A scene with two objects, of which the front one covers about `OVERLAP` of the other."""
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -72,65 +225,8 @@ def overlapping_spec(seed: int) -> SceneSpec:
     return spec
 
 
-def scene_cases(pipe: Any, specs: Sequence[SceneSpec], seed: int) -> Iterator[Case]:
-    """Mark the objects of generated scenes, found by attention.
-
-    Scenes are drawn, so that exact masks are known, and mini redraws the last fifth of their denoising.
-
-    Args:
-        pipe: mini.
-        specs: what the scenes show.
-        seed: of keys and noise.
-
-    Yields:
-        One case for each scene.
-    """
-    again = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
-    generator = torch.Generator().manual_seed(seed)
-    for number, spec in enumerate(specs):
-        scene = draw(spec)
-        keys = draw_keys(len(spec.objects), generator, f"owner-{number}")
-        owners = ObjectKeys({item.noun: key for item, key in zip(spec.objects, keys, strict=True)})
-        given = {"prompt": scene.caption, "image": torch.from_numpy(scene.pixels)[None], "strength": REDRAWN}
-        given |= {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "pt"}
-        with silent(again):
-            plain = again(**given, generator=torch.Generator().manual_seed(number)).images[0]
-            with marking_objects(again, owners) as record:
-                marked = again(**given, generator=torch.Generator().manual_seed(number)).images[0]
-        [objects] = record
-        truth = (torch.from_numpy(scene.masks) >= 0.5).float()
-        masks = torch.stack([item.mask for item in objects]).cpu()
-        qualities = tuple(item.object_psnr for item in objects)
-        yield Case(as_saved(plain.cpu()), as_saved(marked.cpu()), truth, masks, keys, qualities)
-
-
-def photograph_cases(paths: Sequence[Any], n: int, seed: int) -> Iterator[Case]:
-    """Mark two or three ellipses in each of n photographs, which are taken in turn.
-
-    Args:
-        paths: of the photographs.
-        n: how many cases.
-        seed: of keys and places.
-
-    Yields:
-        One case for each photograph.
-
-    Raises:
-        PrivgenError: a photograph cannot be read.
-    """
-    generator, rng = torch.Generator().manual_seed(seed), np.random.Generator(np.random.PCG64(seed))
-    for number in range(n):
-        pixels = load_image(paths[number % len(paths)]).pixels
-        factor = PHOTO_SIDE / min(pixels.shape[1:])
-        size = (round(pixels.shape[1] * factor), round(pixels.shape[2] * factor))
-        plain = as_saved(resize(pixels[None], size)[0])
-        count = 2 + number % 2
-        areas = [AREAS[(number + i) % len(AREAS)] for i in range(count)]
-        masks = torch.stack(_ellipses(size, areas, rng))
-        keys = draw_keys(count, generator, f"owner-{number}")
-        marks = [ObjectMark(key.name, key, mask) for key, mask in zip(keys, masks, strict=True)]
-        done = mark_objects(plain, marks, levels=255, check=False)
-        yield Case(plain, done.pixels, masks, masks, keys, tuple(item.object_psnr for item in done.objects))
+def _random(*parts: object) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed_from(*parts)))
 
 
 def _ellipses(size: tuple[int, int], areas: Sequence[float], rng: np.random.Generator) -> list[Tensor]:
@@ -154,12 +250,3 @@ def _ellipses(size: tuple[int, int], areas: Sequence[float], rng: np.random.Gene
         taken |= inside
         found.append(inside.float())
     return found
-
-
-def heldout_specs(setting: str, n: int, seed: int) -> list[SceneSpec]:
-    """What the n scenes of a setting show."""
-    first = PREVIEW_SEED + 1_000_000 * seed + 500_000
-    if setting == "overlap":
-        return [overlapping_spec(first + i) for i in range(n)]
-    count = {"one_object": 1, "two_objects": 2, "three_objects": 3}[setting]
-    return [sample_spec(first + i, count=count, textured=False) for i in range(n)]

@@ -1,45 +1,29 @@
 """How well marks of objects are written and found, in generated scenes and in photographs."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
 from privgen.data.scenes import sample_spec
 from privgen.diffusion.sampling import silent
 from privgen.environment import Environment, environment
-from privgen.evaluation.intervals import Measured
-from privgen.evaluation.objects.cases import (
-    AREAS,
-    GUIDANCE,
-    STEPS,
-    Case,
-    heldout_specs,
-    photograph_cases,
-    scene_cases,
-)
-from privgen.evaluation.objects.readings import Reading, crop_half, jpeg, pasted, read, scores, write_scores
+from privgen.evaluation.objects.cases import GUIDANCE, SCENES, STEPS, CaseSource, PhotographSource, SceneSource
+from privgen.evaluation.objects.log import Log
+from privgen.evaluation.objects.run import SEARCHED_EVERY, STRANGERS, measure
+from privgen.evaluation.objects.summary import Scores, of_photographs, of_scenes
 from privgen.evaluation.record import Report
 from privgen.evaluation.text_to_image.autoencoder import heldout_photos
 from privgen.evaluation.watermark.generation import draw_keys
+from privgen.evaluation.workers import Processes
 from privgen.io.files import iter_image_files
-from privgen.watermark.key import Key
 from privgen.watermark.objects.in_pipeline import marking_objects
 from privgen.watermark.objects.keys import ObjectKeys
 
 
-SCENES = ("one_object", "two_objects", "three_objects", "overlap")
-"""Settings of scenes that are read as they are, and after JPEG 75; see `evaluate_objects` for the others."""
-STRANGERS = 5
-"""Keys that own nothing, with which each image is compared too."""
 _TIMED = 3
-
-Scores = dict[str, Measured | None]
 
 
 @dataclass(frozen=True)
@@ -50,20 +34,22 @@ class ObjectsPlan:
         n: scenes of each setting.
         seed: of scenes, keys, noise and places.
         photographs: how many photographs; 0 leaves them out.
-        folder: of photographs; None is the packaged held-out ones.
+        photo_folder: of photographs; None is the packaged held-out ones.
 
     Raises:
-        ValueError: n below 2.
+        ValueError: n below 2, or fewer photographs than none.
     """
 
     n: int = 20
     seed: int = 0
     photographs: int = 20
-    folder: Path | None = None
+    photo_folder: Path | None = None
 
     def __post_init__(self) -> None:
         if self.n < 2:
             raise ValueError(f"expected n of at least 2, got {self.n}")
+        if self.photographs < 0:
+            raise ValueError(f"expected 0 photographs or more, got {self.photographs}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +62,7 @@ class ObjectsEvaluation(Report):
         photographs: scores of each setting of photographs; empty if there are none.
         time_ratio: how long generating with two marked objects takes, as a multiple of generating without.
         environment: versions and devices.
+        carriers: scores of scenes by other carriers than the tile, by carrier and setting.
     """
 
     settings: dict[str, Any]
@@ -83,6 +70,7 @@ class ObjectsEvaluation(Report):
     photographs: dict[str, Scores]
     time_ratio: float
     environment: Environment
+    carriers: dict[str, dict[str, Scores]] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
         """Everything that was measured, by name."""
@@ -90,11 +78,18 @@ class ObjectsEvaluation(Report):
             **self.settings,
             "scenes": self.scenes,
             "photographs": self.photographs,
+            "carriers": self.carriers,
             "time_ratio": self.time_ratio,
         }
 
 
-def evaluate_objects(pipe: Any, plan: ObjectsPlan | None = None) -> ObjectsEvaluation:
+def evaluate_objects(
+    pipe: Any,
+    plan: ObjectsPlan | None = None,
+    *,
+    folder: Path | None = None,
+    processes: Processes | None = None,
+) -> ObjectsEvaluation:
     """Measure marks of objects.
 
     Each object has a random key of its own. Scenes are drawn and then redrawn by mini, so that their exact masks are
@@ -106,93 +101,48 @@ def evaluate_objects(pipe: Any, plan: ObjectsPlan | None = None) -> ObjectsEvalu
     Args:
         pipe: mini.
         plan: what is measured, and on how much.
+        folder: where what was measured of each image is kept. An interrupted run goes on from there, and a larger n
+            computes only what is new. None keeps nothing.
+        processes: those that share the work; None is this one alone.
+
+    Returns:
+        The same in every process, but for `time_ratio`, which only the first measures; it is 0 in others.
 
     Raises:
-        PrivgenError: a photograph cannot be read, or the folder holds none.
+        PrivgenError: a photograph or the log cannot be read, or the folder holds no photographs.
     """
-    plan = plan or ObjectsPlan()
-    strangers = draw_keys(STRANGERS, torch.Generator().manual_seed(plan.seed + 1), "stranger")
-    found: dict[str, Scores] = {}
-    ones: list[Case] = []
-    for setting in SCENES:
-        cases = list(scene_cases(pipe, heldout_specs(setting, plan.n, plan.seed), plan.seed))
-        ones = cases if setting == "one_object" else ones
-        written = write_scores(cases)
-        found[setting] = {**scores(_as_is(cases, strangers, compressed=False)), **written}
-        found[f"{setting}_jpeg_75"] = scores(_as_is(cases, strangers, compressed=True))
-    found |= _moved(ones, strangers, plan.seed)
-    photographs: dict[str, Scores] = {}
+    plan, shared = plan or ObjectsPlan(), processes or Processes()
+    sources: list[tuple[CaseSource, int]] = [(SceneSource(pipe, name, plan.seed), plan.n) for name in SCENES]
     if plan.photographs:
-        paths = iter_image_files([plan.folder or heldout_photos()])
-        chosen = [
-            paths[i] for i in np.linspace(0, len(paths) - 1, min(plan.photographs, len(paths))).round().astype(int)
-        ]
-        photographs = _of_photographs(
-            list(photograph_cases(chosen, plan.photographs, plan.seed)), strangers, plan.seed
-        )
-    settings = {"n": plan.n, "seed": plan.seed, "strangers": STRANGERS, "n_photographs": plan.photographs}
-    return ObjectsEvaluation(settings, found, photographs, time_ratio(pipe), environment())
-
-
-def _as_is(cases: Sequence[Case], strangers: Sequence[Key], *, compressed: bool) -> list[Reading]:
-    images = [jpeg(case.marked) if compressed else case.marked for case in cases]
-    return [read(image, case.truth, case.keys, strangers) for image, case in zip(images, cases, strict=True)]
-
-
-def _moved(cases: Sequence[Case], strangers: Sequence[Key], seed: int) -> dict[str, Scores]:
-    """The settings in which the first object is not where it was marked."""
-    rng = np.random.Generator(np.random.PCG64(seed))
-    cropped = [crop_half(case.marked, case.truth, rng) for case in cases]
-    moved = [pasted(case, cases[i - 1].plain, rng) for i, case in enumerate(cases)]
-    found: dict[str, Scores] = {}
-    for suffix, change in (("", lambda image: image), ("_jpeg_75", jpeg)):
-        found[f"crop_half{suffix}"] = scores(
-            [
-                read(change(image), truth, case.keys, strangers, search=True)
-                for (image, truth), case in zip(cropped, cases, strict=True)
-            ]
-        )
-        found[f"pasted{suffix}"] = scores(
-            [
-                read(change(image), None, case.keys[:1], strangers, search=True)
-                for image, case in zip(moved, cases, strict=True)
-            ]
-        )
-    return found
-
-
-def _of_photographs(cases: Sequence[Case], strangers: Sequence[Key], seed: int) -> dict[str, Scores]:
-    found: dict[str, Scores] = {}
-    for suffix in ("", "_jpeg_75"):
-        readings = _as_is(cases, strangers, compressed=bool(suffix))
-        for count, setting in ((2, "two_objects"), (3, "three_objects")):
-            some = [i for i, case in enumerate(cases) if len(case.keys) == count]
-            if some:
-                written = {} if suffix else write_scores([cases[i] for i in some])
-                found[f"{setting}{suffix}"] = {**scores([readings[i] for i in some]), **written}
-        for area in AREAS:
-            parts = [part for reading in readings if (part := reading.of_area(area)).matches]
-            if parts:
-                found[f"area_{area:.0%}{suffix}".replace("%", "")] = scores(parts)
-    rng = np.random.Generator(np.random.PCG64(seed))
-    moved = [pasted(case, cases[i - 1].plain, rng) for i, case in enumerate(cases)]
-    readings = [
-        read(image, None, case.keys[:1], strangers, search=True) for image, case in zip(moved, cases, strict=True)
-    ]
-    return {**found, "pasted": scores(readings)}
+        paths = iter_image_files([plan.photo_folder or heldout_photos()])
+        sources.append((PhotographSource(paths, plan.seed), plan.photographs))
+    rows = measure(sources, plan.seed, Log(folder, shared.rank), shared)
+    settings = {
+        "n": plan.n,
+        "seed": plan.seed,
+        "strangers": STRANGERS,
+        "strangers_searched_every": SEARCHED_EVERY,
+        "n_photographs": plan.photographs,
+    }
+    ratio = time_ratio(pipe) if shared.is_main else 0.0
+    return ObjectsEvaluation(settings, of_scenes(rows), of_photographs(rows), ratio, environment())
 
 
 def time_ratio(pipe: Any) -> float:
-    """How long it takes to generate with two marked objects, as a multiple of generating without."""
+    """How long it takes to generate with two marked objects, as a multiple of generating without.
+
+    The shortest of several runs each, in turn. On the CPU, processor time counts, so that other programs do not.
+    """
+    clock = time.process_time if torch.device(pipe.device).type == "cpu" else time.perf_counter
     spec = sample_spec(0, count=2, patterned=False, textured=False)
     keys = draw_keys(2, torch.Generator().manual_seed(0), "timed")
     owners = ObjectKeys({item.noun: key for item, key in zip(spec.objects, keys, strict=True)})
 
     def seconds() -> float:
-        start = time.perf_counter()
+        start = clock()
         with silent(pipe):
             pipe(spec.caption, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt")
-        return time.perf_counter() - start
+        return clock() - start
 
     seconds()
     plain, marked = [], []
@@ -200,4 +150,4 @@ def time_ratio(pipe: Any) -> float:
         plain.append(seconds())
         with marking_objects(pipe, owners):
             marked.append(seconds())
-    return median(marked) / median(plain)
+    return min(marked) / min(plain)

@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from privgen.data.scenes import draw
-from privgen.evaluation.objects.cases import heldout_specs, overlapping_spec, photograph_cases
-from privgen.evaluation.objects.readings import Reading, crop_half, pasted, read, scores, write_scores
+from privgen.evaluation.objects.cases import PhotographSource, SceneSource, overlapping_spec
+from privgen.evaluation.objects.evaluate import ObjectsPlan
+from privgen.evaluation.objects.log import LOG, Log, Row
+from privgen.evaluation.objects.readings import Reading, Written, crop_half, pasted, read, read_alone, written
+from privgen.evaluation.objects.run import measure
+from privgen.evaluation.objects.summary import of_photographs, of_scenes, scores, write_scores
 from privgen.evaluation.watermark.generation import draw_keys
+from privgen.evaluation.workers import Processes
+from privgen.hub import load_pipeline
+from privgen.watermark.objects.read import locate
 
 
 STRANGERS = draw_keys(2, torch.Generator().manual_seed(9), "stranger")
@@ -17,8 +24,18 @@ STRANGERS = draw_keys(2, torch.Generator().manual_seed(9), "stranger")
 
 @pytest.fixture(scope="module")
 def case(photo_files):
-    [made] = photograph_cases(photo_files[:1], 1, seed=3)
-    return made
+    return PhotographSource(photo_files[:1], seed=3).case(0)
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_pipeline("mini")
+
+
+@pytest.fixture(scope="module")
+def scenes(mini):
+    """A source of scenes with two objects."""
+    return SceneSource(mini, "two_objects", seed=3)
 
 
 def test_what_happens_to_images(case):
@@ -51,11 +68,19 @@ def test_marks_of_photographs_are_read(case):
 
 
 def test_how_marks_were_written(case):
-    written = write_scores([case])
-    assert written["mask_iou"].value == 1
-    assert written["psnr_outside_db"].value == 100
-    assert 0.3 < written["background_bit_accuracy"].value < 0.7
-    assert 30 < written["object_psnr"].value < 38
+    found = write_scores([written(case)])
+    assert found["mask_iou"].value == 1
+    assert found["psnr_outside_db"].value == 100
+    assert 0.3 < found["background_bit_accuracy"].value < 0.7
+    assert 30 < found["object_psnr"].value < 38
+
+
+def test_keys_that_are_not_looked_for_count_in_the_correction(case):
+    alone = read_alone(case.marked, case.truth, case.keys, 4)
+    plain = [place.p_value for place in locate(case.marked, case.keys, search=True)]
+    assert alone.p_values == pytest.approx([3 * p for p in plain], abs=0)
+    assert alone.strangers == ()
+    assert min(alone.overlaps) > 0.3
 
 
 def test_scores_by_hand():
@@ -69,6 +94,7 @@ def test_scores_by_hand():
     assert found["false_owner_rate"] == 0.5
     assert found["localisation_iou"] == pytest.approx(0.4)
     assert readings[0].of_area(0.3) == Reading((24,), (0.5,), (0.0,), (0.3,), (False,))
+    assert scores([Reading((48,), (1e-9,), (), (), ())])["false_owner_rate"] is None
 
 
 def test_overlapping_scenes_overlap():
@@ -76,8 +102,53 @@ def test_overlapping_scenes_overlap():
     back = draw(type(scene.spec)(scene.spec.objects[:1], scene.spec.colour))
     kept = scene.masks[0].sum() / back.masks[0].sum()
     assert 0.4 < kept <= 0.6
-    assert len(heldout_specs("overlap", 3, 0)) == 3
-    assert len(heldout_specs("three_objects", 2, 0)[0].objects) == 3
+
+
+def test_rows_are_summed_up_by_setting():
+    def row(setting, number, matches, **changed):
+        count = len(matches)
+        reading = Reading(matches, (1e-9,) * count, (0.5,) * count, (0.1, 0.2, 0.05)[:count], (False,))
+        names = {"as_is": reading, "as_is_jpeg_75": reading, **dict.fromkeys(changed, reading)}
+        return Row(setting, number, Written((31.0,) * count, (0.7,) * count, (0.5,) * count, 60.0), names)
+
+    one = [row("one_object", i, (48 - i,), crop_half=1, pasted=1) for i in range(2)]
+    two = [row("overlap", i, (24, 48)) for i in range(2)]
+    photographs = [row("photographs", 0, (48, 40)), row("photographs", 1, (48, 48, 24))]
+    found = of_scenes([*one, *two, *photographs])
+    assert list(found) == ["one_object", "one_object_jpeg_75", "crop_half", "pasted", "overlap", "overlap_jpeg_75"]
+    assert found["pasted"]["bit_accuracy"].value == pytest.approx(95 / 96)
+    assert found["overlap"]["mask_iou"].value == 0.7
+    assert "mask_iou" not in found["overlap_jpeg_75"]
+    by_area = of_photographs([*one, *photographs])
+    assert set(by_area) == {
+        n + s for n in ("two_objects", "three_objects", "area_5", "area_10", "area_20") for s in ("", "_jpeg_75")
+    }
+    assert by_area["area_20"]["bit_accuracy"].value == pytest.approx(88 / 96)
+
+
+@pytest.mark.parametrize(("n", "photographs"), [(1, 0), (2, -1)])
+def test_too_few_cases_are_refused(n, photographs):
+    with pytest.raises(ValueError, match="expected"):
+        ObjectsPlan(n, photographs=photographs)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(scenes, tmp_path):
+    short = measure([(scenes, 1)], 3, Log(tmp_path), Processes())
+    longer = measure([(scenes, 2)], 3, Log(tmp_path), Processes())
+    assert longer[:1] == short
+    assert measure([(scenes, 2)], 3, Log(None), Processes()) == longer
+    lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert len(lines) == 2
+    lines[0]["written"]["psnr_outside"] = 12.5
+    (tmp_path / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    [taken_up] = measure([(scenes, 1)], 3, Log(tmp_path), Processes())
+    assert taken_up.written.psnr_outside == 12.5
+
+
+def test_other_work_is_not_taken_up(mini, scenes, photo_files):
+    sources = [scenes, SceneSource(mini, "two_objects", 4), SceneSource(mini, "overlap", 3)]
+    sources += [PhotographSource(photo_files[:2], 3), PhotographSource(photo_files[2:4], 3)]
+    assert len({source.work(number) for source in sources for number in (0, 1)}) == 2 * len(sources)
 
 
 def test_from_end_to_end(cli, tmp_path):
