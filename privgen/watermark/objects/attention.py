@@ -26,6 +26,7 @@ LATE = 0.8
 FINEST = 48
 """Side of the finest attention maps that are used if there are coarser ones: those of larger layers are noise."""
 
+_FINER = 1.5  # weight of the finer of two resolutions, over that of the coarser one
 _COPY = 64  # short side of the copy of an image in which a guided filter is fitted
 _WINDOW = 1 / 8  # radius of its windows, as a fraction of the short side
 _SMOOTHNESS = 1e-3  # variance of colours below which its windows are even
@@ -58,7 +59,7 @@ class WordAttention:
         self._counts.clear()
 
     def maps(self) -> Tensor:
-        """Return the attention to each word: the mean of the two finest useful resolutions, divided by its maximum.
+        """Return the attention to each word: a mean of the two finest useful resolutions, divided by its maximum.
 
         Returns:
             (images, words, height, width) float32 in [0, 1], on the denoiser's device.
@@ -72,13 +73,15 @@ class WordAttention:
         useful = sum((grid[0] * grid[1]) ** 0.5 <= FINEST for grid in grids)
         chosen = grids[max(useful - 2, 0) : max(useful, 2)]
         means = [_resized(self._sums[grid] / self._counts[grid], chosen[-1]) for grid in chosen]
-        mean = torch.stack(means).mean(0)
+        mean = means[-1] if len(means) == 1 else torch.lerp(*means, _FINER / (1 + _FINER))
         return mean / mean.amax((2, 3), keepdim=True).clamp(min=torch.finfo(mean.dtype).tiny)
 
     def masks(self, images: Tensor, *, threshold: float = THRESHOLD) -> Tensor:
         """Return where each word's object is. Where objects overlap, that of the larger attention is there alone.
 
-        Attention is coarse, so its edges are moved to those of the images; see `follow_edges`.
+        Attention is coarse, so its edges are moved to those of the images; see `follow_edges`. To be compared, the
+        attention to each word is divided by its mean over the image, so that a word to which all places attend a
+        little does not take what belongs to another.
 
         Args:
             images: (images, 3, height, width) in [0, 1], as they were generated.
@@ -90,8 +93,10 @@ class WordAttention:
         Raises:
             UsageError: no late step has run.
         """
-        attention = follow_edges(self.maps().to(images.device), images.float())
-        owners = attention.argmax(1, keepdim=True) == torch.arange(self.words, device=attention.device)[:, None, None]
+        maps = self.maps().to(images.device)
+        attention = follow_edges(maps, images.float())
+        compared = attention / maps.mean((2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+        owners = compared.argmax(1, keepdim=True) == torch.arange(self.words, device=attention.device)[:, None, None]
         return ((attention >= threshold) & owners).float()
 
 
