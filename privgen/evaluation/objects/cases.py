@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privgen.data.scenes import NOUNS, PREVIEW_SEED, Placed, Scene, SceneSpec, draw, sample_spec
@@ -35,9 +36,10 @@ OVERLAP = 0.4
 """Fraction of the object behind that the one in front covers, where two overlap."""
 PHOTO_SIDE = 512
 """Short side in pixels of photographs."""
-AREAS = (0.05, 0.1, 0.2, 0.3)
-"""Fractions of a photograph that its masks cover, in turn."""
+AREAS = ((0.05, 0.1), (0.05, 0.1, 0.2), (0.2, 0.3), (0.05, 0.1, 0.3))
+"""Fractions of photographs that their masks cover, in turn."""
 
+_CELL, _LAYOUTS = 8, 10_000  # pixels of the grid on which ellipses are laid out, and how many layouts are tried
 _KEPT = 2  # unmarked images that a source keeps: a case is pasted into its neighbour
 
 
@@ -199,11 +201,10 @@ class PhotographSource:
 
     def case(self, number: int) -> Case:
         """See `CaseSource`."""
-        plain, count = self.plain(number), 2 + number % 2
-        areas = [AREAS[(number + i) % len(AREAS)] for i in range(count)]
+        plain, areas = self.plain(number), AREAS[number % len(AREAS)]
         size = (plain.shape[1], plain.shape[2])
         masks = torch.stack(_ellipses(size, areas, _random(self.seed, self.setting, number)))
-        keys = keys_of(self.setting, number, count, self.seed)
+        keys = keys_of(self.setting, number, len(areas), self.seed)
         marks = [ObjectMark(key.name, key, mask) for key, mask in zip(keys, masks, strict=True)]
         done = mark_objects(plain, marks, levels=255, check=False)
         return Case(plain, done.pixels, masks, masks, keys, tuple(item.object_psnr for item in done.objects))
@@ -211,7 +212,7 @@ class PhotographSource:
     def work(self, number: int) -> str:
         """See `CaseSource`."""
         files = [file_fingerprint(self._path(one)) for one in (number, neighbour(number))]
-        return settings_fingerprint(files, self.setting, self.seed, number, PHOTO_SIDE, AREAS)
+        return settings_fingerprint(files, self.setting, self.seed, number, PHOTO_SIDE, AREAS, _LAYOUTS)
 
     def _path(self, number: int) -> Path:
         return self.paths[number % len(self.paths)]
@@ -242,23 +243,30 @@ def _random(*parts: object) -> np.random.Generator:
 
 
 def _ellipses(size: tuple[int, int], areas: Sequence[float], rng: np.random.Generator) -> list[Tensor]:
-    """Ellipses that cover fractions of a canvas and do not touch; where no place is left, a smaller one."""
+    """Ellipses that cover fractions of a canvas and do not touch; smaller ones where no layout is found."""
     height, width = size
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    found: list[Tensor] = []
-    taken = torch.zeros(size, dtype=torch.bool)
-    for area in sorted(areas, reverse=True):
-        for attempt in range(10_000):
-            shrunk = area * 0.97 ** max(0, attempt - 200)
+    coarse = (height // _CELL, width // _CELL)
+    for attempt in range(2 * _LAYOUTS):
+        shrunk = 0.97 ** max(0, attempt - _LAYOUTS)
+        taken = np.zeros(coarse, bool)
+        found = []
+        for area in sorted(areas, reverse=True):
             aspect = float(np.exp(rng.uniform(-0.3, 0.3)))
-            b = (shrunk * height * width / np.pi / aspect) ** 0.5
+            b = (shrunk * area * height * width / np.pi / aspect) ** 0.5
             a = b * aspect
-            if 2 * a >= width or 2 * b >= height:
-                continue
-            x, y = rng.uniform(a, width - a), rng.uniform(b, height - b)
-            inside = ((columns - x) / a) ** 2 + ((rows - y) / b) ** 2 <= 1
-            if not bool((inside & taken).any()):
+            x, y = (rng.uniform(min(r, n / 2), max(n - r, n / 2)) for r, n in ((a, width), (b, height)))
+            fits = 2 * a < width and 2 * b < height
+            inside = _inside(coarse, (x / _CELL, y / _CELL), (a / _CELL + 1, b / _CELL + 1))
+            if not fits or bool((inside & taken).any()):
                 break
-        taken |= inside
-        found.append(inside.float())
-    return found
+            taken |= inside
+            found.append(((x, y), (a, b)))
+        if len(found) == len(areas):
+            break
+    return [torch.from_numpy(_inside(size, *ellipse)).float() for ellipse in found]
+
+
+def _inside(size: tuple[int, int], centre: tuple[float, float], radii: tuple[float, float]) -> NDArray[np.bool_]:
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    inside: NDArray[np.bool_] = ((columns - centre[0]) / radii[0]) ** 2 + ((rows - centre[1]) / radii[1]) ** 2 <= 1
+    return inside

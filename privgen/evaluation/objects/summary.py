@@ -66,7 +66,7 @@ def of_photographs(rows: Sequence[Row]) -> dict[str, Scores]:
             if those := [row for row in some if len(row.written.qualities) == count]:
                 summed = scores([row.readings[name] for row in those])
                 found[f"{setting}{suffix}"] = {**summed, **(_written(those) if name == AS_IS else {})}
-        for area in AREAS:
+        for area in sorted({area for areas in AREAS for area in areas}):
             if parts := [part for reading in readings if (part := reading.of_area(area)).matches]:
                 found[f"area_{100 * area:.0f}{suffix}"] = scores(parts)
     return found

@@ -1,8 +1,9 @@
 """Say which part of an image belongs to which key, without a mask."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -32,9 +33,11 @@ from privgen.watermark.tile.wave import sheet
 FPR = 1e-6
 """Probability that some key is found in an image without marks, if nothing else is asked for."""
 
-_MANY, _KEPT = 1_000, 200  # with more keys than that, only so many are looked at in all windows
+_MANY, _KEPT = 1_000, 100  # with more keys than that, only so many are looked at in all windows
 _CLEAR = 1.4  # a search ends with a correlation of so many times what suffices
 _LOW = 17.0  # cycles a tile; half of the harmonics are below
+# Of the numbers that say which keys are promising. Processors without AVX-512 are slow with bfloat16.
+_ROUGH = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +76,37 @@ class Located:
     payload: int | None = None
 
 
+class Locations(Sequence[Located]):
+    """What was found for each key, in the order of the keys.
+
+    Of many keys, most are nowhere in an image. Their entries are made when you ask for them.
+
+    Attributes:
+        detected: those of the keys that were found, by the number of the key.
+    """
+
+    def __init__(self, count: int, detected: Mapping[int, Located], nowhere: Callable[[int], Located]) -> None:
+        self.detected = detected
+        self._count, self._nowhere = count, nowhere
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Located: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Located]: ...
+
+    def __getitem__(self, index: int | slice) -> Located | list[Located]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(self._count))]
+        k = range(self._count)[index]
+        return self.detected[k] if k in self.detected else self._nowhere(k)
+
+
 @torch.no_grad()
-def locate(pixels: Tensor, keys: Sequence[Key], *, search: bool = False, fpr: float = FPR) -> list[Located]:
+def locate(pixels: Tensor, keys: Sequence[Key], *, search: bool = False, fpr: float = FPR) -> Locations:
     """Say which part of an image belongs to which key.
 
     Args:
@@ -112,9 +144,10 @@ class Locator:
         self.fpr, self.keys = fpr, tuple(keys)
         self.patterns = [pattern_of(key) for key in keys]
         self.templates = torch.stack([pattern.template for pattern in self.patterns])
-        self.low = self.templates[:, : count_below(_LOW)].contiguous()
+        self.low = torch.view_as_real(self.templates[:, : count_below(_LOW)]).flatten(1).to(_ROUGH)
 
-    def __call__(self, pixels: Tensor, *, search: bool = False) -> list[Located]:
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, *, search: bool = False) -> Locations:
         """Look for the keys in an image (3, H, W) in [0, 1]; see `locate`."""
         evidence = evidence_of(pixels)
         size = (evidence.shape[0], evidence.shape[1])
@@ -132,14 +165,14 @@ class Locator:
                 if p < p_raw[k]:
                     p_raw[k], pasted[k] = p, item
         p_values = adjust(p_raw, "holm")
-        found = []
-        for k, (pattern, p) in enumerate(zip(self.patterns, p_values.tolist(), strict=True)):
+
+        def located(k: int) -> Located:
+            pattern, p = self.patterns[k], float(p_values[k])
             lattice, window = divmod(int(place[k]), len(windows))
             start, tile = windows.pixels(window), LATTICES[lattice].tile(size)
             if p > self.fpr:
                 outline = _nowhere(pasted[k].window if k in pasted else start, size)
-                found.append(_located(pattern, outline, (float(p_raw[k]), p), None))
-                continue
+                return _located(pattern, outline, (float(p_raw[k]), p), None)
             if k in pasted:
                 outline, inside = _outline_of_pasted(searching, pasted[k], pattern, evidence)
             else:
@@ -147,8 +180,10 @@ class Locator:
                 outline = outline_of(evidence, waves, tile, start)
                 inside = _inside(evidence, pattern, tile, outline)
             payload = read_payload(self.keys[k], pattern, inside.values)
-            found.append(replace(_located(pattern, outline, (float(p_raw[k]), p), inside), payload=payload))
-        return found
+            return replace(_located(pattern, outline, (float(p_raw[k]), p), inside), payload=payload)
+
+        detected = {k: located(k) for k in np.flatnonzero(p_values <= self.fpr).tolist()}
+        return Locations(len(p_values), detected, located)
 
     def _scores(self, rows: Tensor, windows: Windows, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The largest correlation of each key, and where it is.
@@ -164,9 +199,10 @@ class Locator:
         if len(self.templates) <= _MANY:
             return _largest(self.templates, rows.flatten(0, 1))
         # All count in the p-values, but only the most promising keys are looked at closely.
-        likely = rows[LATTICES.index(lattice_of(size)), windows.coarse(), : self.low.shape[1]]
+        likely = torch.view_as_real(rows[LATTICES.index(lattice_of(size)), windows.coarse()]).flatten(1)
+        likely = likely[:, : self.low.shape[1]]
         likely = likely / torch.linalg.vector_norm(likely, dim=1, keepdim=True).clamp(min=1e-9)
-        best = _largest(self.low, likely)[0].topk(_KEPT).indices
+        best = (likely.to(_ROUGH) @ self.low.to(rows.device).T).amax(0).float().topk(_KEPT).indices.cpu()
         z, place = torch.zeros(len(self.templates)), torch.zeros(len(self.templates), dtype=torch.int64)
         z[best], place[best] = _largest(self.templates[best], rows.flatten(0, 1))
         return z, place
