@@ -381,7 +381,7 @@ def test_the_record_is_of_what_is_measured_now():
     assert (training["seeds"], training["options"]["steps"]) == (3, 400)
 
 
-@pytest.mark.parametrize("name", ["robustness", "training", "hallucination", "calibration"])
+@pytest.mark.parametrize("name", ["robustness", "training", "hallucination", "calibration", "objects"])
 def test_fields_of_records_are_documented(name):
     record = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
     page = text_of("docs/reference/records.md")
@@ -396,6 +396,8 @@ def test_fields_of_records_are_documented(name):
         tile = record["kinds"]["tile"]
         fields |= {*record["kinds"], *tile, *tile["rates"], *tile["rates"]["all"]["1e-3"]}
         fields |= record["bits"]["tile"]["scenes"]["clean"].keys()
+    if name == "objects":
+        fields |= {figure for kind in ("scenes", "photographs") for found in record[kind].values() for figure in found}
     assert fields <= documented, fields - documented
 
 

@@ -116,10 +116,7 @@ class SceneSource:
 
     def spec(self, number: int) -> SceneSpec:
         """What a scene shows."""
-        seed = PREVIEW_SEED + 1_000_000 * self.seed + 500_000 + number
-        if self.setting == "overlap":
-            return overlapping_spec(seed)
-        return sample_spec(seed, count=SCENES[self.setting], textured=False)
+        return scene_spec(self.setting, number, self.seed)
 
     def plain(self, number: int) -> Tensor:
         """See `CaseSource`."""
@@ -221,6 +218,14 @@ class PhotographSource:
 def keys_of(setting: str, number: int, count: int, seed: int) -> tuple[Key, ...]:
     """The keys of the objects of a case."""
     return draw_keys(count, torch.Generator().manual_seed(seed_from(seed, "keys", setting, number)), f"owner-{number}")
+
+
+def scene_spec(setting: str, number: int, seed: int) -> SceneSpec:
+    """What a scene of one of `SCENES` shows. No training run draws it."""
+    first = PREVIEW_SEED + 1_000_000 * seed + 500_000
+    if setting == "overlap":
+        return overlapping_spec(first + number)
+    return sample_spec(first + number, count=SCENES[setting], textured=False)
 
 
 def overlapping_spec(seed: int) -> SceneSpec:
