@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from privgen import __version__
@@ -107,9 +108,10 @@ def _read(task: Task, case: Case, name: str, seed: int, strangers: Sequence[Key]
     """What is read of a case after one change."""
     compressed, change = name.endswith(JPEG_75), name.removesuffix(JPEG_75)
     rng = np.random.Generator(np.random.PCG64(seed_from(seed, change, task.source.setting, task.number)))
-    image, truth, keys = case.marked, case.truth, case.keys
+    image, keys = case.marked, case.keys
+    truth: Tensor | None = case.truth
     if change == CROP_HALF:
-        image, truth = crop_half(image, truth, rng)
+        image, truth = crop_half(image, case.truth, rng)
     elif change == PASTED:
         image, truth, keys = pasted(case, task.source.plain(neighbour(task.number)), rng), None, keys[:1]
     image = jpeg(image) if compressed else image

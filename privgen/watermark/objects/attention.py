@@ -73,7 +73,7 @@ class WordAttention:
         useful = sum((grid[0] * grid[1]) ** 0.5 <= FINEST for grid in grids)
         chosen = grids[max(useful - 2, 0) : max(useful, 2)]
         means = [_resized(self._sums[grid] / self._counts[grid], chosen[-1]) for grid in chosen]
-        mean = means[-1] if len(means) == 1 else torch.lerp(*means, _FINER / (1 + _FINER))
+        mean = means[0].lerp(means[-1], _FINER / (1 + _FINER))
         return mean / mean.amax((2, 3), keepdim=True).clamp(min=torch.finfo(mean.dtype).tiny)
 
     def masks(self, images: Tensor, *, threshold: float = THRESHOLD) -> Tensor:

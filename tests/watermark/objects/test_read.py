@@ -92,6 +92,10 @@ def test_one_key_among_many_is_found(marked, owners, key_of):
     others = [key_of(number) for number in range(3000, 4001)]
     found = Locator([*others, owners[1]])(marked.pixels)
     assert [item.key for item in found if item.detected] == ["bob"]
+    assert found[-1].key == "bob"
+    assert [item.p_value for item in found[:2]] == [1, 1]
+    with pytest.raises(IndexError):
+        found[len(others) + 1]
 
 
 def test_chance_and_its_inverse_agree():
