@@ -106,6 +106,9 @@ def frequencies(plane: Tensor) -> Tensor:
 def window_evidence(evidence: Tensor, windows: Windows, tile: float) -> Tensor:
     """Return the evidence of windows at the harmonics of a tile, divided by its norm.
 
+    Textures and compression may make a few harmonics loud. Before the norm is taken, each is limited to the root mean
+    square of all. The limit depends on the image alone, so correlations with random keys stay normal.
+
     Args:
         evidence: (h, w), see `evidence_of`.
         windows: of the image.
@@ -119,6 +122,9 @@ def window_evidence(evidence: Tensor, windows: Windows, tile: float) -> Tensor:
     left, top, right, bottom = windows.boxes.to(evidence.device).unbind(1)
     sums = pad(cells.cumsum(0).cumsum(1), (0, 0, 1, 0, 1, 0))
     inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    power = inside.abs().square()
+    level = (power.sum(1, keepdim=True) / (power > 0).sum(1, keepdim=True).clamp(min=1)).sqrt()
+    inside = inside * (level / power.sqrt().clamp(min=1e-12)).clamp(max=1)
     return inside / torch.linalg.vector_norm(inside, dim=1, keepdim=True).clamp(min=1e-12)
 
 
