@@ -24,6 +24,7 @@ from tqdm import tqdm
 from privgen.attacks import parse_attack
 from privgen.io.images import load_image
 from privgen.watermark.key import Key, Secret
+from privgen.watermark.objects.carrier import TileCarrier
 from privgen.watermark.objects.read import locate
 from privgen.watermark.objects.write import ObjectMark, mark_objects
 from privgen.watermark.tile.embed import mark_image
@@ -51,7 +52,7 @@ def objects(pixels: Tensor, area: float, keys: Sequence[Key], payload: int) -> l
     down, across = torch.meshgrid(*(torch.linspace(0, 1, side) for side in pixels.shape[1:]), indexing="ij")
     masks = [((across - x) ** 2 + (down - 0.5) ** 2 < area / math.pi).float() for x in (0.25, 0.75)]
     marks = [ObjectMark(key.name, key, mask) for key, mask in zip(keys, masks, strict=True)]
-    marked = mark_objects(pixels, marks, levels=255, payload=payload, check=False).pixels
+    marked = mark_objects(pixels, marks, levels=255, check=False, carrier=TileCarrier(payload)).pixels
     read_from = (marked, parse_attack("jpeg=75")(marked[None])[0])
     return [found.payload for image in read_from for found in locate(image, keys)]
 

@@ -44,8 +44,9 @@ def hint_detect(target: Path, key: str, model: str) -> None:
     click.echo(f"Hint: {shlex.join(words)}", err=True)
 
 
-def hint_locate(target: str, keys: Iterable[str]) -> None:
-    """Say how to locate the objects that were marked."""
+def hint_locate(target: str, keys: Iterable[str], carrier: str | None = None) -> None:
+    """Say how to locate the objects that were marked with a carrier."""
     words = ["privgen", "watermark", "detect", target, "--locate"]
+    words += [] if carrier in (None, "tile") else ["--carrier", str(carrier)]
     words += [word for key in dict.fromkeys(keys) for word in ("--key", key)]
     click.echo(f"Hint: {shlex.join(words)}", err=True)

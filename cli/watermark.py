@@ -126,7 +126,7 @@ def generate(
         keys = {noun: load_key(name) for noun, name in owners.items()}
         opened = {noun: open_mask(file) for noun, file in files.items()}
         request.run(mark=KeyMark(None, spec, token, ObjectKeys(keys, opened, owner, psnr, payload)))
-        hint_locate(str(request.output), owners.values())
+        hint_locate(str(request.output), owners.values(), carrier)
         return
     request.run(mark=KeyMark(owner, spec, token))
     hint_detect(request.output, "KEY" if key is None else key, request.model)

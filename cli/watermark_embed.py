@@ -16,8 +16,8 @@ from privgen.cli.output import echo, say_others
 
 
 if TYPE_CHECKING:
-    from privgen.io.batches import BatchOptions
     from privgen.io.metadata import Keeping
+    from privgen.watermark.objects.embed_file import EmbeddedObjects
     from privgen.watermark.write.embed_files import EmbeddedFile
     from privgen.watermark.write.mark_spec import Carrier
 
@@ -136,13 +136,29 @@ def embed(
         recursive=recursive,
     )
     if objects:
-        if len(images) != 1 or carrier not in (None, "tile") or robust_steps or known:
+        if len(images) != 1 or carrier == "tile+latent" or robust_steps or known:
             raise click.UsageError(
-                "--object marks one image, with tiles; leave --carrier, --robust-steps, --known out."
+                "--object marks one image, with the carrier tile, latent or token; leave --robust-steps and --known "
+                "out."
             )
-        owners = options.named(objects, "--object")
-        files = options.named(masks, "--mask")
-        _embed_objects(images[0], output, owners, files, key, psnr, payload, batch, as_json=as_json)
+        from privgen.hub import Placement
+        from privgen.watermark.networks import Networks
+        from privgen.watermark.objects.choose import object_carrier
+        from privgen.watermark.objects.embed_file import embed_objects
+
+        owners, files = options.named(objects, "--object"), options.named(masks, "--mask")
+        keys = {name: load_key(owner) for name, owner in owners.items()}
+        made = embed_objects(
+            images[0],
+            output,
+            keys,
+            files,
+            rest=None if key is None else load_key(key),
+            psnr=psnr,
+            batch=batch,
+            carrier=object_carrier(carrier or "tile", Networks(model, Placement(device, dtype)), payload),
+        )
+        _report_objects(made, owners, carrier, as_json=as_json)
         return
     assert key is not None  # checked above
     owner = load_key(key)
@@ -171,25 +187,10 @@ def embed(
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _embed_objects(
-    image: Path,
-    output: Path,
-    owners: dict[str, str],
-    masks: dict[str, str],
-    rest: str | None,
-    psnr: float | None,
-    payload: int | None,
-    batch: BatchOptions,
-    *,
-    as_json: bool,
+def _report_objects(
+    result: EmbeddedObjects, owners: dict[str, str], carrier: Carrier | None, *, as_json: bool
 ) -> None:
-    """Mark the objects of one image, and say what became of them."""
-    from privgen.watermark.key import load_key
-    from privgen.watermark.objects.embed_file import embed_objects
-
-    keys = {name: load_key(key) for name, key in owners.items()}
-    around = None if rest is None else load_key(rest)
-    result = embed_objects(image, output, keys, masks, rest=around, psnr=psnr, payload=payload, batch=batch)
+    """Say what became of the objects of one image."""
     notes = [f"{item.name}: {item.note}" for item in result.objects if item.note]
     say(result.source, None, (*result.notes, *notes))
     if as_json:
@@ -197,7 +198,7 @@ def _embed_objects(
     else:
         names = ("name", "key", "area", "object_psnr", "matches", "p_value")
         echo([{name: getattr(item, name) for name in names} for item in result.objects])
-    hint_locate(result.output, owners.values())
+    hint_locate(result.output, owners.values(), carrier)
 
 
 def _report_embedded(file: EmbeddedFile) -> None:

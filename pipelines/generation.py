@@ -218,7 +218,8 @@ def _marking(networks: Networks, mark: KeyMark | None) -> AbstractContextManager
     if mark is None:
         return nullcontext()
     if mark.objects is not None:
-        return marking_objects(networks.pipeline, mark.objects)
+        code = None if mark.objects.carrier == "tile" else networks.object_code
+        return marking_objects(networks.pipeline, mark.objects, code)
     keys = [] if mark.key is None else [mark.key]
     return marking(networks.pipeline, keys, networks, mark.spec, mark.token)
 

@@ -32,6 +32,7 @@ EXTRAS = {
     "aligner": {"Aligner": "aligner"},
     "token_mapper": {"TokenMapper": "mappers"},
     "latent_mapper": {"LatentMapper": "mappers"},
+    "object_code": {"ObjectCode": "object_code"},
     "shift": {"ShiftNetwork": "shift_network"},
 }
 """Networks of this package that a model can have: name of the folder, and the classes that it can be of, each with its

@@ -11,6 +11,7 @@ from huggingface_hub import snapshot_download
 from privgen.errors import PrivgenError, UsageError
 from privgen.hub import CONFIG, Placement, find_extra, load_extra, load_pipeline, read_config, resolve_model
 from privgen.models.aligner import Aligner
+from privgen.models.object_code import ObjectCode
 from privgen.watermark.protocols import ExtractorLike, LatentMapperLike, TokenMapperLike
 from privgen.watermark.write.mark_spec import NETWORK_CARRIERS, Carrier, NetworkCarrier
 
@@ -45,10 +46,11 @@ class Networks:
         latent_mapper: LatentMapperLike | None = None,
         token_mapper: TokenMapperLike | None = None,
         aligner: Aligner | None = None,
+        object_code: ObjectCode | None = None,
     ) -> "Networks":
         """Networks that are in memory already; those left out are not there."""
         given = {"pipeline": pipeline, "extractor": extractor, "latent_mapper": latent_mapper}
-        given |= {"token_mapper": token_mapper, "aligner": aligner}
+        given |= {"token_mapper": token_mapper, "aligner": aligner, "object_code": object_code}
         return cls(None, _set={name: network for name, network in given.items() if network is not None})
 
     @property
@@ -65,6 +67,11 @@ class Networks:
     def aligner(self) -> Any:
         """Reads marks in parts of an image."""
         return self._get("aligner")
+
+    @property
+    def object_code(self) -> Any:
+        """Writes and reads the marks of objects in latents."""
+        return self._get("object_code")
 
     def mapper(self, carrier: NetworkCarrier) -> Any:
         """The network that makes the marks of a carrier from message bits."""
@@ -83,6 +90,11 @@ class Networks:
     def can_search(self) -> bool:
         """Whether the model has an aligner, which reads the same marks in parts of an image."""
         return self._has("aligner")
+
+    @property
+    def can_mark_objects(self) -> bool:
+        """Whether the model has a code of objects, which the carriers "latent" and "token" write inside masks."""
+        return self._has("object_code")
 
     @property
     def default_carrier(self) -> Carrier:

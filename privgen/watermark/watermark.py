@@ -11,6 +11,7 @@ from privgen.hub import Placement
 from privgen.io.image_like import open_images
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
+from privgen.watermark.objects.choose import object_carrier
 from privgen.watermark.objects.in_pipeline import marking_objects
 from privgen.watermark.objects.keys import ObjectKeys
 from privgen.watermark.objects.masks import open_mask
@@ -100,11 +101,12 @@ class Watermark:
                 where the object is. Where masks overlap, a pixel belongs to the object with the larger value, and to
                 the last one of equals.
             psnr: quality of the result against the image, in dB; higher is fainter; None is what suits the carrier, 42
-                with a tile and 38.1 without. With objects, the quality inside each mask; None is 31 to 37, by the
-                object's size.
+                with a tile and 38.1 without. With objects, the quality inside each mask; None is 31 to 37 for tiles,
+                by the object's size, and 29 for the other carriers.
             carrier: what the mark is written with: "tile" needs no network and is found in crops, borders, turned and
                 mirrored images; "latent" survives an autoencoder better; "tile+latent" is both; "token" writes with
-                text. None is "tile+latent", or "tile" where the model has no networks of privgen's.
+                text. None is "tile+latent", or "tile" where the model has no networks of privgen's. Objects have
+                "tile", the default, "latent" or "token".
             robust_steps: gradient steps that fit the pattern in the latents to its image, so that it survives
                 regeneration better. 10 is a good number, and each takes about as long as the whole rest.
             check: read the marks back, and warn of images that cannot carry one, such as an all-white one.
@@ -129,12 +131,19 @@ class Watermark:
             if not isinstance(key, Key | None):
                 raise UsageError("With objects, key is the one key for all that is outside them, or None.")
             opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
-            # Refuses other carriers.
-            owned = ObjectKeys(objects, opened, key, psnr, payload)
-            KeyMark(None, MarkSpec(carrier, robust_steps=robust_steps), objects=owned)
+            spec = MarkSpec(carrier, robust_steps=robust_steps)
+            owned = KeyMark(None, spec, objects=ObjectKeys(objects, opened, key, psnr, payload)).objects
+            assert owned is not None
             pixels, levels = given.images[0].pixels, given.levels[0]
-            there = marks_of(objects, opened)
-            done = mark_objects(pixels, there, psnr=psnr, rest=key, levels=levels, check=check, payload=payload)
+            done = mark_objects(
+                pixels,
+                marks_of(objects, opened),
+                psnr=psnr,
+                rest=key,
+                levels=levels,
+                check=check,
+                carrier=object_carrier(owned.carrier, self.networks, payload),
+            )
             for item in done.objects:
                 if item.note:
                     warnings.warn(f"{item.name}: {item.note}", stacklevel=2)
@@ -178,9 +187,10 @@ class Watermark:
                 or more an image.
             fpr: probability that an unmarked image is called marked, whatever the number of keys.
             test: see `privgen.watermark.read.detection.DetectSpec`.
-            carrier: the marks that are looked for; None is all that the model can read.
+            carrier: the marks that are looked for; None is all that the model can read, and the tiles of objects.
             locate: also look for marked objects, and say which part of the image belongs to which key. With `search`,
-                objects are also found in crops, and where they were cut out, scaled or turned, and pasted.
+                objects with tiles are also found in crops, and where they were cut out, scaled or turned, and pasted.
+                Objects that the carrier "latent" or "token" has marked are found if you name it.
 
         Returns:
             For one image a `Detection`, with `.detected`, `.key`, `.p_value`, `.payload` and `.regions`, which prints
@@ -233,18 +243,18 @@ class Watermark:
                 the mark of its own key. With objects, the one key for all that is outside them; None leaves that as
                 it is.
             objects: the key of each object, by the word of the prompt that names it. Attention to the word says where
-                the object is, and a tile is written there. Outputs of the pipeline get one more attribute, `objects`:
+                the object is, and its mark is written there. Outputs of the pipeline get an attribute more, `objects`:
                 for each image a tuple of `privgen.watermark.objects.in_pipeline.GeneratedObject`, with `.mask`,
                 `.area` and `.p_value`.
             masks: masks of objects, by the same words, which are used instead of attention: Pillow images, paths,
                 arrays (H, W) or tensors (H, W), light where the object is.
             carrier: "latent" adds a pattern to the latents, "token" lets text write the mark, "tile" adds a pattern to
                 the decoded image, "tile+latent" both patterns. None is the model's own choice, or "tile" where the
-                model has no networks of privgen's. Objects have tiles.
+                model has no networks of privgen's. Objects have "tile", the default, "latent" or "token".
             tau: the mark acts on timesteps t <= tau, of 1000; None is what suits the carrier.
             robust_steps: see `embed`.
-            psnr: quality of the tile, in dB; None is 42. With objects, the quality inside each mask; None is 31 to 37,
-                by the object's size.
+            psnr: quality of the tile, in dB; None is 42. With objects, the quality inside each mask; None is 31 to 37
+                for tiles, by the object's size, and 29 for the other carriers.
             payload: a number of yours, 0..4294967295, that the tile of each image or object carries besides the key;
                 `detect` returns it. Without a carrier, the model's own choice gets a tile too.
 
@@ -261,9 +271,10 @@ class Watermark:
                 raise UsageError("With objects, key is the one key for all that is outside them, or None.")
             opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
             spec = MarkSpec(carrier, tau=tau, robust_steps=robust_steps)
-            owned = ObjectKeys(objects, opened, key, psnr, payload)
-            KeyMark(None, spec, objects=owned)  # refuses other carriers
-            with marking_objects(pipe, owned):
+            owned = KeyMark(None, spec, objects=ObjectKeys(objects, opened, key, psnr, payload)).objects
+            assert owned is not None
+            code = None if owned.carrier == "tile" else self.networks.object_code
+            with marking_objects(pipe, owned, code):
                 yield pipe
             return
         if masks:

@@ -305,7 +305,7 @@ def test_objects_of_generated_images(cli, keys_for_objects, tmp_path):
         (("--object", "dog=ALICE"), 'has no word "dog"'),
         (("--object", "cat"), "write --object NAME=VALUE"),
         (("--mask", "cat=mask.png", "--key", "ALICE"), "--mask needs --object"),
-        (("--object", "cat=ALICE", "--carrier", "latent"), "Objects are marked with tiles"),
+        (("--object", "cat=ALICE", "--carrier", "tile+latent"), "carriers tile, latent, token"),
     ],
 )
 def test_wrong_objects(cli, keys_for_objects, tmp_path, options, message):

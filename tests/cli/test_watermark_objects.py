@@ -49,7 +49,7 @@ def test_two_owners_in_one_image(cli, folder):
         (["--object", "alice"], "has no name"),
         (["--object", "cat=alice", "--object", "cat=bob"], "names cat twice"),
         (["--mask", "cat=cat.png"], "--key, or --object and --mask"),
-        (["--object", "cat=alice", "--mask", "cat=cat.png", "--carrier", "latent"], "with tiles"),
+        (["--object", "cat=alice", "--mask", "cat=cat.png", "--carrier", "tile+latent"], "tile, latent or token"),
         ([], "--key, or --object and --mask"),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from privgen.io.journal import Journal
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
+from privgen.watermark.objects.read import Locator
 from privgen.watermark.read.kinds import ExtractorReader, KindReader, ObjectReader, TileReader
 
 
@@ -123,9 +124,9 @@ def _reader(kind: ReadingKind, networks: Networks, keys: Sequence[Key]) -> KindR
     if kind in ("tile", "tile_search"):
         return TileReader(keys)
     if kind == "objects":
-        return ObjectReader(keys, _NEVER)
+        return ObjectReader("tile", Locator(keys, _NEVER))
     if kind == "objects_search":
-        return ObjectReader(keys[:FEW_KEYS], _NEVER)
+        return ObjectReader("tile", Locator(keys[:FEW_KEYS], _NEVER))
     reader = ExtractorReader(networks, keys, "weighted", search=kind == "extractor_search")
     if reader.aligned is not None:  # every key is searched for as if it were the only one
         reader.aligned = replace(reader.aligned, climbed=len(keys))

@@ -44,6 +44,7 @@ class WordAttention:
 
     def __init__(self, images: int, words: int) -> None:
         self.images, self.words = images, words
+        self.paused = False  # set while the denoiser is asked for something else than the image
         self._sums: dict[Grid, Tensor] = {}
         self._counts: dict[Grid, int] = {}
 
@@ -185,6 +186,9 @@ class _Recorder:
 
     def before_step(self, denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decide whether this call of the denoiser is recorded: the first one of a late step, with the prompt."""
+        if self.attention.paused:
+            self.active = False
+            return
         given = inspect.signature(denoiser.forward).bind_partial(*args, **kwargs).arguments
         timesteps = self.pipe.scheduler.timesteps.float().cpu()
         now = float(torch.as_tensor(given["timestep"]).flatten()[0]) * (1000 if self.family.name == "flux" else 1)

@@ -10,6 +10,7 @@ from privgen.io.batches import BatchOptions
 from privgen.io.files import refuse_existing, write_bytes
 from privgen.io.images import load_image
 from privgen.watermark.key import Key
+from privgen.watermark.objects.carrier import ObjectCarrier
 from privgen.watermark.objects.masks import open_mask
 from privgen.watermark.objects.write import MarkedObject, mark_objects, marks_of
 
@@ -39,8 +40,8 @@ def embed_objects(
     *,
     rest: Key | None = None,
     psnr: float | None = None,
-    payload: int | None = None,
     batch: BatchOptions | None = None,
+    carrier: ObjectCarrier | None = None,
 ) -> EmbeddedObjects:
     """Mark the objects of an image file, and write it, at its own size, mode and precision, into a folder.
 
@@ -51,11 +52,11 @@ def embed_objects(
         masks: image files of the same names, light where the object is.
         rest: a key for all that is outside the objects; None leaves it as it is.
         psnr: quality inside each mask, in dB; see `privgen.watermark.objects.write.mark_objects`.
-        payload: an ID, 0..4294967295, that all of the marks carry; None is none.
         batch: how the file is written.
+        carrier: what the marks are written with; None is a tile.
 
     Raises:
-        UsageError: no object, objects and masks that do not go together, a bad mask, or a payload out of its range.
+        UsageError: no object, objects and masks that do not go together, or a bad mask.
         PrivgenError: a file cannot be read or written.
     """
     batch = batch or BatchOptions()
@@ -66,7 +67,7 @@ def embed_objects(
     refuse_existing(target, overwrite=batch.overwrite)
     marks = marks_of(keys, {name: open_mask(Path(mask)) for name, mask in masks.items()})
     loaded = load_image(source)
-    marked = mark_objects(loaded.pixels, marks, psnr=psnr, rest=rest, levels=2**loaded.bits - 1, payload=payload)
+    marked = mark_objects(loaded.pixels, marks, psnr=psnr, rest=rest, levels=2**loaded.bits - 1, carrier=carrier)
     data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target)
     write_bytes(target, data, overwrite=batch.overwrite)
     return EmbeddedObjects(str(source), str(target), marked.objects, loaded.notes + lacking)

@@ -46,10 +46,19 @@ def outline_of(evidence: Tensor, waves: Tensor, tile: float, start: tuple[int, i
         tile: side of the tile in pixels of the evidence.
         start: left, top, right and bottom edge of a window that the mark fills at least in part, in pixels.
     """
-    height, width = evidence.shape
     cycles = frequencies(evidence) * tile
     band = (cycles > LOWEST - 0.5) & (cycles < HIGHEST + 0.5)
-    product = torch.fft.irfft2(torch.fft.rfft2(evidence) * band, s=evidence.shape) * waves
+    return outline_of_product(torch.fft.irfft2(torch.fft.rfft2(evidence) * band, s=evidence.shape) * waves, start)
+
+
+def outline_of_product(product: Tensor, start: tuple[int, int, int, int]) -> Outline:
+    """Return the outline of a mark from the product of evidence and pattern; see `outline_of`.
+
+    Args:
+        product: (h, w), whose mean is above 0 where the mark is.
+        start: left, top, right and bottom edge of a window that the mark fills at least in part, in pixels.
+    """
+    height, width = product.shape
     left, top, right, bottom = start
     mean = max(float(product[top:bottom, left:right].mean()), 1e-9)
     cells = adaptive_avg_pool2d(product[None], _shape(height, width, _GRID))[0]

@@ -166,13 +166,13 @@ class Locator:
                     p_raw[k], pasted[k] = p, item
         p_values = adjust(p_raw, "holm")
 
-        def located(k: int) -> Located:
+        def read_key(k: int) -> Located:
             pattern, p = self.patterns[k], float(p_values[k])
             lattice, window = divmod(int(place[k]), len(windows))
             start, tile = windows.pixels(window), LATTICES[lattice].tile(size)
             if p > self.fpr:
-                outline = _nowhere(pasted[k].window if k in pasted else start, size)
-                return _located(pattern, outline, (float(p_raw[k]), p), None)
+                outline = nowhere(pasted[k].window if k in pasted else start, size)
+                return located(pattern, outline, (float(p_raw[k]), p), None)
             if k in pasted:
                 outline, inside = _outline_of_pasted(searching, pasted[k], pattern, evidence)
             else:
@@ -180,10 +180,10 @@ class Locator:
                 outline = outline_of(evidence, waves, tile, start)
                 inside = _inside(evidence, pattern, tile, outline)
             payload = read_payload(self.keys[k], pattern, inside.values)
-            return replace(_located(pattern, outline, (float(p_raw[k]), p), inside), payload=payload)
+            return replace(located(pattern, outline, (float(p_raw[k]), p), inside), payload=payload)
 
-        detected = {k: located(k) for k in np.flatnonzero(p_values <= self.fpr).tolist()}
-        return Locations(len(p_values), detected, located)
+        detected = {k: read_key(k) for k in np.flatnonzero(p_values <= self.fpr).tolist()}
+        return Locations(len(p_values), detected, read_key)
 
     def _scores(self, rows: Tensor, windows: Windows, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The largest correlation of each key, and where it is.
@@ -197,19 +197,24 @@ class Locator:
             (K,) correlations, and (K,) places: the number of the lattice times W, plus the window.
         """
         if len(self.templates) <= _MANY:
-            return _largest(self.templates, rows.flatten(0, 1))
+            return largest(self.templates, rows.flatten(0, 1))
         # All count in the p-values, but only the most promising keys are looked at closely.
         likely = torch.view_as_real(rows[LATTICES.index(lattice_of(size)), windows.coarse()]).flatten(1)
         likely = likely[:, : self.low.shape[1]]
         likely = likely / torch.linalg.vector_norm(likely, dim=1, keepdim=True).clamp(min=1e-9)
         best = (likely.to(_ROUGH) @ self.low.to(rows.device).T).amax(0).float().topk(_KEPT).indices.cpu()
         z, place = torch.zeros(len(self.templates)), torch.zeros(len(self.templates), dtype=torch.int64)
-        z[best], place[best] = _largest(self.templates[best], rows.flatten(0, 1))
+        z[best], place[best] = largest(self.templates[best], rows.flatten(0, 1))
         return z, place
 
 
-def _largest(templates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest correlation (K,) of each template with rows of evidence, and which row has it; on the CPU."""
+def largest(templates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest correlation (K,) of each template with rows of evidence, and which row has it; on the CPU.
+
+    Args:
+        templates: (K, M) complex.
+        rows: (W, M) complex, each of norm 1.
+    """
     keys = torch.view_as_real(templates.to(rows.device)).flatten(1)
     z, place = (keys @ torch.view_as_real(rows).flatten(1).T).max(1)
     return z.cpu(), place.cpu()
@@ -227,25 +232,31 @@ def least_z(p_value: float, tries: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Inside:
-    """What is read inside an outline: the bits (n_bits,), the evidence (M,) of the tile as written, and the pose."""
+class Inside:
+    """What is read inside an outline.
+
+    Attributes:
+        bits: (n_bits,).
+        values: (M,), the evidence of the tile as written; of the code in latents, what was read of each bit.
+        pose: in words, how the object lies.
+    """
 
     bits: Tensor
     values: Tensor
     pose: str | None = None
 
 
-def _inside(evidence: Tensor, pattern: Pattern, tile: float, outline: Outline) -> _Inside:
+def _inside(evidence: Tensor, pattern: Pattern, tile: float, outline: Outline) -> Inside:
     """Read inside the outline of an object that lies where it was marked."""
     mask = interpolate(outline.mask[None, None], size=tuple(evidence.shape), mode="bilinear", align_corners=False)
     values = whole_evidence(evidence * mask[0, 0].to(evidence.device), tile).cpu()
     logits = bit_logits(values, pattern.noise, pattern.owner, len(pattern.bits))
-    return _Inside((logits > 0).long(), values)
+    return Inside((logits > 0).long(), values)
 
 
 def _outline_of_pasted(
     searching: ObjectSearch, item: Pasted, pattern: Pattern, evidence: Tensor
-) -> tuple[Outline, _Inside]:
+) -> tuple[Outline, Inside]:
     """The outline of an object that a search found, and what is read inside."""
     size = (evidence.shape[0], evidence.shape[1])
     window = item.window
@@ -256,23 +267,35 @@ def _outline_of_pasted(
         left, top, right, bottom = outline.box
         window = (int(left * size[1]), int(top * size[0]), math.ceil(right * size[1]), math.ceil(bottom * size[0]))
     pose = in_words(reading.pose, lattice_of(size).tile(size))
-    return outline, _Inside((reading.logits > 0).long(), reading.evidence, pose)
+    return outline, Inside((reading.logits > 0).long(), reading.evidence, pose)
 
 
-def _nowhere(start: tuple[int, int, int, int], size: tuple[int, int]) -> Outline:
-    """The outline of a key that is not there: the best window, and an empty mask."""
+def nowhere(start: tuple[int, int, int, int], size: tuple[int, int]) -> Outline:
+    """Return the outline of a key that is not there: the best window, and an empty mask.
+
+    Args:
+        start: left, top, right and bottom edge of the window, in pixels.
+        size: height and width of the image, in the same pixels.
+    """
     left, top, right, bottom = start
     box = (left / size[1], top / size[0], right / size[1], bottom / size[0])
     return Outline(box, torch.zeros(1, 1), torch.zeros(1, 1))
 
 
-def _located(
+def located(
     pattern: Pattern,
     outline: Outline,
     p_values: tuple[float, float],
-    inside: _Inside | None,
+    inside: Inside | None,
 ) -> Located:
-    """What is known of a key; nothing is read inside if it is not detected."""
+    """Sum up what was found of a key.
+
+    Args:
+        pattern: of the key.
+        outline: of its mark.
+        p_values: before and after the correction for all keys.
+        inside: what is read inside; None if the key is not detected.
+    """
     where = (outline.box, outline.mask, outline.heat)
     if inside is None:
         return Located(pattern.name, pattern.key_id, *where, *p_values, "", 0, False)

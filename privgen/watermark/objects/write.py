@@ -11,24 +11,13 @@ from privgen.errors import UsageError
 from privgen.io.residual import gain_for
 from privgen.metrics.visibility import TOLERANCE_REACH
 from privgen.watermark.key import Key
-from privgen.watermark.objects.masks import at_size, fitted, with_soft_seams, without_overlaps
-from privgen.watermark.objects.place import lattice_of
-from privgen.watermark.objects.read import Located, locate
-from privgen.watermark.objects.windows import bit_logits, evidence_of, whole_evidence
+from privgen.watermark.objects.carrier import ObjectCarrier, Place, TileCarrier
+from privgen.watermark.objects.masks import fitted, with_soft_seams, without_overlaps
+from privgen.watermark.objects.read import Located
 from privgen.watermark.tile.embed import PSNR as REST_PSNR
-from privgen.watermark.tile.embed import amplitudes_of_mark, tile_residual, tolerated, weighted_waves
+from privgen.watermark.tile.embed import tile_residual
 from privgen.watermark.tile.payload import pattern_with
 from privgen.watermark.tile.spectrum import check_image
-
-
-LOUDEST, FAINTEST = 31.0, 37.0
-"""Quality inside a mask, in dB, if nothing else is asked for: the first for objects of `FEW_PIXELS` and less, the
-second for those of `MANY_PIXELS` and more, and between them by the logarithm of the number of pixels."""
-FEW_PIXELS, MANY_PIXELS = 4_500, 13_000
-
-_ROUNDS = 4  # in which a mark is written and read back
-_CLEAR = 4.0  # standard deviations; a bit that is read as clearly as this needs no more
-_QUIETEST = 0.3  # gain of a bit, over that of a mark whose bits are all as loud
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +97,7 @@ def mark_objects(
     rest: Key | None = None,
     levels: int | None = None,
     check: bool = True,
-    payload: int | None = None,
+    carrier: ObjectCarrier | None = None,
 ) -> MarkedObjects:
     """Mark objects of an image, each with its own key.
 
@@ -121,11 +110,11 @@ def mark_objects(
     Args:
         pixels: (3, H, W) in [0, 1].
         objects: at least one.
-        psnr: quality inside each mask, in dB; None is `default_psnr` of the object's pixels.
+        psnr: quality inside each mask, in dB; None is what suits the carrier and the object's size.
         rest: a key for all that is outside the masks, marked at 42 dB; None leaves it as it is.
         levels: round what is marked to multiples of 1 / levels, as the file will that stores it.
         check: locate each mark afterwards, and note which can hardly be read.
-        payload: an ID, 0..4294967295, that all of the marks carry; see `privgen.watermark.tile.payload`.
+        carrier: what the marks are written with; None is a tile.
 
     Returns:
         The marked image, and what became of each object.
@@ -142,77 +131,53 @@ def mark_objects(
     size = (plain.shape[1], plain.shape[2])
     owned = without_overlaps([fitted(item.mask.to(plain.device), size, item.name) for item in objects])
     seams = with_soft_seams(owned)
-    parts = [_Part(plain, *item, psnr, payload) for item in zip(objects, owned, seams, strict=True)]
-    for _ in range(_ROUNDS):
+    carrier = carrier or TileCarrier()
+    columns = zip(objects, owned, seams, strict=True)
+    parts = [_Part(plain, item, (mask, seam), psnr, carrier) for item, mask, seam in columns]
+    for last in (False,) * (carrier.rounds - 1) + (True,):
         marked = plain.clone()
         for part in parts:
             part.write(marked, levels)
-        evidence = evidence_of(marked)
-        clear = [part.balance(evidence) for part in parts]
+        if last:
+            break
+        seen = carrier.look(marked)
+        clear = [part.writer.balance(seen, part.gain) for part in parts]
         if all(clear):
             break
     if rest is not None:
         outside = 1 - seams.sum(0).clamp(max=1)
-        residual = tile_residual(plain, pattern_with(rest, payload)) * outside
-        marked, _ = add_inside(marked, residual, (outside > 0, outside > 0), REST_PSNR, levels)
-    found = locate(marked, [item.key for item in objects]) if check else [None] * len(objects)
+        residual = tile_residual(plain, pattern_with(rest, carrier.payload)) * outside
+        marked, _, _ = add_inside(marked, residual, (outside > 0, outside > 0), REST_PSNR, levels)
+    found = carrier.locate(marked, [item.key for item in objects]) if check else [None] * len(objects)
     return MarkedObjects(marked, tuple(part.result(read) for part, read in zip(parts, found, strict=True)))
-
-
-def default_psnr(pixels: int) -> float:
-    """Return the quality, in dB, in which an object of so many pixels is marked if nothing else is asked for."""
-    rise = math.log(pixels / FEW_PIXELS) / math.log(MANY_PIXELS / FEW_PIXELS)
-    return LOUDEST + (FAINTEST - LOUDEST) * min(max(rise, 0.0), 1.0)
 
 
 class _Part:
     """The part of an image that an object covers, and the mark that is being written there."""
 
     def __init__(
-        self, plain: Tensor, item: ObjectMark, mask: Tensor, seam: Tensor, psnr: float | None, payload: int | None
+        self, plain: Tensor, item: ObjectMark, masks: tuple[Tensor, Tensor], psnr: float | None, carrier: ObjectCarrier
     ) -> None:
-        if not bool((mask >= 0.5).any()):
+        self.item, (self.mask, seam) = item, masks
+        covered = int((self.mask >= 0.5).sum())
+        if not covered:
             raise UsageError(f"Other masks cover all of {item.name}; give it a mask of its own.")
-        self.item, self.mask, self.payload = item, mask, payload
-        self.pattern = pattern_with(item.key, payload)
-        self.size = (plain.shape[1], plain.shape[2])
-        self.lattice = lattice_of(self.size)
-        self.psnr = default_psnr(int((mask >= 0.5).sum())) if psnr is None else psnr
-        self.met = math.inf
+        self.psnr = carrier.quality(covered) if psnr is None else psnr
+        self.met, self.gain, self.payload = math.inf, 0.0, carrier.payload
         rows, columns = (seam > 0).any(1).nonzero()[:, 0], (seam > 0).any(0).nonzero()[:, 0]
-        self.top, self.left = (max(0, int(edge[0]) - TOLERANCE_REACH) for edge in (rows, columns))
+        top, left = (max(0, int(edge[0]) - TOLERANCE_REACH) for edge in (rows, columns))
         bottom, right = int(rows[-1]) + 1 + TOLERANCE_REACH, int(columns[-1]) + 1 + TOLERANCE_REACH
-        self.crop = (slice(self.top, bottom), slice(self.left, right))
-        self.seam, self.weight = seam[self.crop], tolerated(plain[:, *self.crop])
-        self.amplitudes = amplitudes_of_mark(self.pattern, self.lattice.slope, plain.device)
-        self.gains = torch.ones(len(self.pattern.bits), device=plain.device)
+        self.crop = (slice(top, bottom), slice(left, right))
+        self.seam = seam[self.crop]
+        self.writer = carrier.writer(plain, Place(self.mask, self.crop, self.psnr), item.key)
 
     def write(self, marked: Tensor, levels: int | None) -> None:
         """Write the mark into an image (3, H, W)."""
-        tile = self.lattice.tile(self.size)
-        amplitudes = self.amplitudes * self.gains[self.pattern.owner.to(self.gains.device)]
-        place = (self.left / tile % 1, self.top / tile % 1)
-        size = (self.seam.shape[0], self.seam.shape[1])
-        residual = weighted_waves(self.weight, size, amplitudes, tile, place) * self.seam
         where = (self.seam > 0, self.mask[self.crop] >= 0.5)
-        marked[:, *self.crop], self.met = add_inside(marked[:, *self.crop], residual, where, self.psnr, levels)
-
-    def balance(self, evidence: Tensor) -> bool:
-        """Make bits louder that are read badly, and others fainter, unless all are clear; say whether they are.
-
-        Args:
-            evidence: of the marked image.
-        """
-        size = (evidence.shape[0], evidence.shape[1])
-        values = whole_evidence(evidence * at_size(self.mask, size), self.lattice.tile(size)).cpu()
-        signs = (2 * self.pattern.bits - 1).float()
-        clear = bit_logits(values, self.pattern.noise, self.pattern.owner, len(signs)) * signs
-        if float(clear.min()) >= _CLEAR:
-            return True
-        mean = float(clear.mean().clamp(min=0.5))
-        self.gains = (self.gains + ((mean - clear) / mean).to(self.gains)).clamp(_QUIETEST, 1 / _QUIETEST)
-        self.gains /= self.gains.square().mean().sqrt()
-        return False
+        residual = self.writer.residual() * self.seam
+        marked[:, *self.crop], self.met, self.gain = add_inside(
+            marked[:, *self.crop], residual, where, self.psnr, levels
+        )
 
     def result(self, read: Located | None) -> MarkedObject:
         """What became of the object, if this was read afterwards."""
@@ -228,7 +193,7 @@ class _Part:
 
 def add_inside(
     image: Tensor, residual: Tensor, where: tuple[Tensor, Tensor], psnr: float, levels: int | None
-) -> tuple[Tensor, float]:
+) -> tuple[Tensor, float, float]:
     """Add a residual, scaled so that a quality is met inside a mask.
 
     Args:
@@ -239,7 +204,7 @@ def add_inside(
         levels: round what may change to multiples of 1 / levels.
 
     Returns:
-        The image, and the quality that was met.
+        The image, the quality that was met, and the factor by which the residual was multiplied.
     """
     touched, inside = where
 
@@ -253,6 +218,7 @@ def add_inside(
 
     rms = float(residual[:, inside].square().mean().sqrt())
     if rms == 0:
-        return image, math.inf
-    changed = at(gain_for(psnr, 10 ** (-psnr / 20) / rms, lambda gain: quality(at(gain))))
-    return changed, quality(changed)
+        return image, math.inf, 0.0
+    gain = gain_for(psnr, 10 ** (-psnr / 20) / rms, lambda gain: quality(at(gain)))
+    changed = at(gain)
+    return changed, quality(changed), gain

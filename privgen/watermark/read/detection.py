@@ -10,6 +10,9 @@ from torch import Tensor
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
+from privgen.watermark.objects.code import CodeReader
+from privgen.watermark.objects.code_read import CodeLocator
+from privgen.watermark.objects.read import Locator
 from privgen.watermark.read.kinds import ExtractorReader, Kind, KindReader, ObjectReader, Reading, TileReader
 from privgen.watermark.read.p_values import TESTS, Test, adjust
 from privgen.watermark.regions import WHOLE_IMAGE, Region
@@ -34,8 +37,9 @@ class DetectSpec:
             the bits that agree; see `privgen.watermark.read.p_values`.
         carrier: the marks that are looked for; None is all that the model can read. Marks of the carriers "token" and
             "latent" are read alike. Each of the two kinds gets half of the rate.
-        locate: also look for marked objects, and say which part of the image belongs to which key. They are one more
-            kind, and all kinds get equal parts of the rate.
+        locate: also look for marked objects, and say which part of the image belongs to which key. Those with tiles,
+            and those that "latent" or "token" has written, are one more kind each, and all kinds get equal parts of
+            the rate. Without a carrier, objects with tiles are looked for.
 
     Raises:
         UsageError: a value out of its range.
@@ -185,8 +189,14 @@ class Detector:
         tiles = self.spec.carrier in (None, "tile", "tile+latent")
         extracts = networks.can_read if self.spec.carrier is None else self.spec.carrier != "tile"
         readers: list[KindReader] = []
-        if self.spec.locate:
-            readers.append(ObjectReader(self.keys, self.spec.fpr / (1 + tiles + extracts)))
+        coded = self.spec.locate and self.spec.carrier in ("latent", "token")
+        coded |= self.spec.locate and self.spec.carrier == "tile+latent" and networks.can_mark_objects
+        kinds = tiles + extracts + (tiles + coded if self.spec.locate else 0)
+        if self.spec.locate and tiles:
+            readers.append(ObjectReader("tile", Locator(self.keys, self.spec.fpr / kinds)))
+        if coded:
+            reader = CodeReader(networks.pipeline, networks.object_code)
+            readers.append(ObjectReader("latent", CodeLocator(reader, self.keys, self.spec.fpr / kinds)))
         if tiles:
             readers.append(TileReader(self.keys))
         if extracts:

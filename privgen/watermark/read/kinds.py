@@ -1,6 +1,6 @@
-"""The kinds of marks that images are read for: tiles, tiles of objects, and patterns that an extractor reads."""
+"""The kinds of marks that images are read for: tiles, marks of objects, and patterns that an extractor reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
-from privgen.watermark.objects.read import Located, Locator
+from privgen.watermark.objects.read import Located
 from privgen.watermark.protocols import N_BITS, config_value
 from privgen.watermark.read.logits import read_logits, to_reader
 from privgen.watermark.read.p_values import KeyTest, Test, match_keys, p_value, threshold_matches
@@ -104,17 +104,17 @@ class TileReader:
 
 
 class ObjectReader:
-    """Reads tiles of objects, in parts of images.
+    """Reads marks of objects, in parts of images.
 
     Args:
-        keys: to look for.
-        fpr: probability that some key is found in an image without marks.
+        kind: of the marks.
+        locator: looks for the keys in an image, and with `search` in other poses, too.
     """
 
     least = 0.0
 
-    def __init__(self, keys: Sequence[Key], fpr: float) -> None:
-        self.locator = Locator(keys, fpr)
+    def __init__(self, kind: Kind, locator: Callable[..., list[Located]]) -> None:
+        self.kind, self.locator = kind, locator
 
     def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[list[Reading]]:
         """Read images; see `KindReader`."""
@@ -124,7 +124,7 @@ class ObjectReader:
             for found in self.locator(pixels, search=wanted):
                 part = found if found.detected else None
                 figures = (found.bits, found.matches, found.p_raw, found.p_raw, found.pose)
-                row.append(Reading("tile", *figures, part=part, payload=found.payload))
+                row.append(Reading(self.kind, *figures, part=part, payload=found.payload))
             readings.append(row)
         return readings
 

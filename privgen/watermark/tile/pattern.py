@@ -169,9 +169,23 @@ def pattern_of(key: Key, n_bits: int = N_BITS) -> Pattern:
     Raises:
         UsageError: a length out of its range.
     """
+    return drawn_pattern(key, _LABEL, len(harmonics()), n_bits)
+
+
+def drawn_pattern(key: Key, label: bytes, count: int, n_bits: int) -> Pattern:
+    """Draw a pattern of so many waves from a key's secret.
+
+    Args:
+        key: its secret draws the pattern and the message.
+        label: of the kind of marks; each kind has patterns of its own.
+        count: number of waves.
+        n_bits: length of the message, 8..64.
+
+    Raises:
+        UsageError: a length out of its range.
+    """
     check_bits(n_bits)
-    count = len(harmonics())
-    seed = hkdf_sha256(key.secret, info=_LABEL, length=32)
+    seed = hkdf_sha256(key.secret, info=label, length=32)
     # Box and Muller's transform of a stream of 64-bit words, so that no library's generator can change the pattern.
     words = np.frombuffer(hashlib.shake_256(seed).digest(3 * 8 * count), "<u8").reshape(3, count)
     radius_of, angle_of = ((words[:2] >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from privgen.errors import UsageError
 from privgen.watermark.key import Key
-from privgen.watermark.objects.keys import ObjectKeys
+from privgen.watermark.objects.keys import OBJECT_CARRIERS, ObjectKeys
 from privgen.watermark.tile.embed import PSNR as TILE_PSNR
 from privgen.watermark.tile.payload_code import check_payload
 from privgen.watermark.token import Token, check_tau
@@ -112,8 +112,8 @@ class KeyMark:
         key: whose mark; None if a token alone says so.
         spec: how it is written.
         token: of the key, to write with instead of the token that the model's mapper makes; the carrier is "token".
-        objects: which key owns which object of the image; the carrier is "tile", and everything else says how objects
-            are marked. `key` is then None.
+        objects: which key owns which object of the image. The spec's carrier is theirs, "tile" if it names none.
+            `key` is then None.
 
     Raises:
         UsageError: neither key nor token nor objects, objects and something else, a token of another key, or a token
@@ -129,9 +129,14 @@ class KeyMark:
         if self.objects is not None:
             if self.key is not None or self.token is not None:
                 raise UsageError("With objects, give the key for all that is outside as their rest, and no token.")
-            if self.spec.carrier not in (None, "tile") or self.spec.tau is not None or self.spec.robust_steps:
-                raise UsageError("Objects are marked with tiles; leave carrier, tau and robust steps out.")
-            object.__setattr__(self, "spec", replace(self.spec, carrier="tile"))
+            carrier = next((name for name in OBJECT_CARRIERS if name == (self.spec.carrier or "tile")), None)
+            if carrier is None or self.spec.tau is not None or self.spec.robust_steps:
+                raise UsageError(
+                    f"Objects are marked with one of the carriers {', '.join(OBJECT_CARRIERS)}; leave tau and robust "
+                    "steps out."
+                )
+            object.__setattr__(self, "spec", replace(self.spec, carrier=carrier))
+            object.__setattr__(self, "objects", replace(self.objects, carrier=carrier))
             return
         if self.token is None:
             if self.key is None:

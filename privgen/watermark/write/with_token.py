@@ -57,7 +57,7 @@ def token_residuals(
     plain, empty = (plain_embeds(pipe, text).expand_as(marked) for text in (prompt, ""))
     negative = empty if negative_token is None else encode_with_token(pipe, [""] * len(canvases), negative_token)
     schedule = Schedule.of(pipe.scheduler)
-    timesteps = _timesteps_below(pipe, tau, sampling.steps)
+    timesteps = timesteps_below(pipe, tau, sampling.steps)
     z_0 = encode(pipe.vae, canvases)
     alpha = schedule.alpha(timesteps[0])
     noise = randn_tensor(z_0.shape, generator=generator, device=z_0.device, dtype=z_0.dtype)
@@ -77,7 +77,7 @@ def plain_embeds(pipe: DiffusionPipeline, prompt: str) -> Tensor:
     return embeds
 
 
-def _timesteps_below(pipe: DiffusionPipeline, tau: float, steps: int) -> list[int]:
+def timesteps_below(pipe: DiffusionPipeline, tau: float, steps: int) -> list[int]:
     """The training timesteps of the sampling schedule at which the token acts when an image is generated."""
     check_tau(tau)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)

@@ -68,8 +68,8 @@ def test_bad_calls(mark, picture, scene, owners):
         mark.embed(picture, objects=objects, masks={**masks, "dog": scene[1][1]})
     with pytest.raises(UsageError, match="one image at a time"):
         mark.embed([picture, picture], objects=objects, masks=masks)
-    with pytest.raises(UsageError, match="leave carrier"):
-        mark.embed(picture, objects=objects, masks=masks, carrier="latent")
+    with pytest.raises(UsageError, match="carriers tile, latent, token"):
+        mark.embed(picture, objects=objects, masks=masks, carrier="tile+latent")
     with pytest.raises(UsageError, match="Masks are of objects"):
         mark.embed(picture, owners[0], masks=masks)
     with pytest.raises(UsageError, match="Say whose mark"):

@@ -58,6 +58,26 @@ def test_two_owners_in_one_image(mini, plain):
     assert torch.equal(generate(mini).images, plain), "the pipeline is as before"
 
 
+def test_an_object_is_marked_in_latents(mini, plain):
+    """Marking asks the denoiser and the decoder too, and the image outside stays what it was."""
+    with MARK.on(mini, objects={"cat": ALICE}, carrier="latent", psnr=26.0):
+        output = generate(mini)
+    [cat] = output.objects[0]
+    outside = ~grown(cat.mask[None])
+    assert torch.equal(output.images[0][:, outside], plain[0][:, outside])
+    assert cat.object_psnr == pytest.approx(26, abs=0.1)
+    found = MARK.detect(output.images[0], [BOB, ALICE], locate=True, carrier="latent", fpr=1e-3)
+    assert [region.key for region in found.regions] == ["alice"]
+    assert not MARK.detect(output.images[0], [BOB, ALICE], locate=True, carrier="tile").detected
+    assert torch.equal(generate(mini).images, plain), "the pipeline is as before"
+
+
+def test_a_token_needs_a_late_step(mini, plain):
+    with MARK.on(mini, objects={"cat": ALICE}, carrier="token"), pytest.raises(UsageError, match="use more steps"):
+        generate(mini)
+    assert torch.equal(generate(mini).images, plain), "the pipeline is as before"
+
+
 def test_masks_override_attention(mini, plain):
     """The word need not be in the prompt then."""
     mask = Image.new("L", (128, 128))
@@ -112,7 +132,7 @@ def test_what_fails_leaves_the_pipeline_as_it_was(mini, plain):
     ("options", "match"),
     [
         ({"objects": {}}, "at least one object"),
-        ({"objects": OWNERS, "carrier": "latent"}, "Objects are marked with tiles"),
+        ({"objects": OWNERS, "carrier": "tile+latent"}, "carriers tile, latent, token"),
         ({"objects": OWNERS, "key": [ALICE]}, "the one key for all that is outside"),
         ({"objects": OWNERS, "masks": {"dog": torch.ones(4, 4)}}, 'mask for "dog", but no key'),
         ({"masks": {"cat": torch.ones(4, 4)}}, "say with objects which key owns which"),

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from privgen.errors import UsageError
+from privgen.watermark.objects.carrier import FAINTEST, LOUDEST, TileCarrier
 from privgen.watermark.objects.masks import SEAM
 from privgen.watermark.objects.read import locate
-from privgen.watermark.objects.write import FAINTEST, LOUDEST, ObjectMark, default_psnr, mark_objects
+from privgen.watermark.objects.write import ObjectMark, mark_objects
 
 
 def disc(height, width, x, y, radius):
@@ -79,9 +80,9 @@ def test_objects_that_cannot_carry_a_mark_are_named(scene, key_of):
 
 
 def test_small_objects_are_marked_louder_than_large_ones():
-    assert default_psnr(1_000) == LOUDEST
-    assert LOUDEST < default_psnr(8_000) < FAINTEST
-    assert default_psnr(100_000) == FAINTEST
+    assert TileCarrier().quality(1_000) == LOUDEST
+    assert LOUDEST < TileCarrier().quality(8_000) < FAINTEST
+    assert TileCarrier().quality(100_000) == FAINTEST
 
 
 @pytest.mark.parametrize(
