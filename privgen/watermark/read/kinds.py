@@ -113,7 +113,7 @@ class ObjectReader:
 
     least = 0.0
 
-    def __init__(self, kind: Kind, locator: Callable[..., list[Located]]) -> None:
+    def __init__(self, kind: Kind, locator: Callable[..., Sequence[Located]]) -> None:
         self.kind, self.locator = kind, locator
 
     def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[list[Reading]]:
