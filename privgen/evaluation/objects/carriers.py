@@ -6,29 +6,48 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
+from tqdm import tqdm
 
 from privgen.attacks import JPEG, Regeneration
 from privgen.data.scenes import SceneSpec, draw
 from privgen.diffusion.sampling import silent
 from privgen.errors import UsageError
 from privgen.evaluation.intervals import Measured, fraction, mean
+from privgen.evaluation.objects.cases import scene_spec
 from privgen.evaluation.watermark.generation import as_saved, draw_keys
+from privgen.hub import load_extra
 from privgen.models.object_code import ObjectCode
 from privgen.watermark.objects.carrier import ObjectCarrier, TileCarrier
 from privgen.watermark.objects.code import CodeReader
 from privgen.watermark.objects.code_carrier import LatentCarrier
 from privgen.watermark.objects.in_pipeline import marking_objects
-from privgen.watermark.objects.keys import ObjectCarrierName, ObjectKeys
+from privgen.watermark.objects.keys import OBJECT_CARRIERS, ObjectCarrierName, ObjectKeys
 
 
 PSNR = 29.0
 """Quality inside the masks, in dB, the same for all carriers."""
 REGENERATED = (60, 100, 200)
 """Noise from which images are regenerated, in steps of a schedule of 1000."""
+SETTINGS = ("one_object", "two_objects", "three_objects")
+"""Of the scenes."""
 STEPS, GUIDANCE, REDRAWN = 25, 3.0, 0.2
 """How mini redraws a drawn scene: steps, guidance, and the last fraction of the steps."""
 
 Scores = dict[str, Measured | None]
+
+
+def compare_carriers(pipe: Any, n: int, seed: int) -> dict[str, dict[str, Scores]]:
+    """Mark the same generated scenes with each carrier, all at `PSNR`; return the scores by carrier and setting.
+
+    Args:
+        pipe: mini.
+        n: scenes with one, two and three objects, each.
+        seed: of scenes, keys and noise.
+    """
+    code: ObjectCode = load_extra("object_code", pipe, device=pipe.device)
+    specs = {name: [scene_spec(name, number, seed) for number in range(n)] for name in SETTINGS}
+    names = tqdm(OBJECT_CARRIERS, "carriers", unit="carrier")
+    return {name: carrier_scores(pipe, specs, seed, name, code) for name in names}
 
 
 def carrier_scores(

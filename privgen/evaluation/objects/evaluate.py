@@ -10,6 +10,7 @@ import torch
 from privgen.data.scenes import sample_spec
 from privgen.diffusion.sampling import silent
 from privgen.environment import Environment, environment
+from privgen.evaluation.objects.carriers import compare_carriers
 from privgen.evaluation.objects.cases import GUIDANCE, SCENES, STEPS, CaseSource, PhotographSource, SceneSource
 from privgen.evaluation.objects.log import Log
 from privgen.evaluation.objects.run import SEARCHED_EVERY, STRANGERS, measure
@@ -35,21 +36,25 @@ class ObjectsPlan:
         seed: of scenes, keys, noise and places.
         photographs: how many photographs; 0 leaves them out.
         photo_folder: of photographs; None is the packaged held-out ones.
+        carriers: scenes of each setting that every carrier marks, so that they can be compared; 0 leaves them out.
 
     Raises:
-        ValueError: n below 2, or fewer photographs than none.
+        ValueError: n below 2, or fewer photographs or scenes than none.
     """
 
     n: int = 20
     seed: int = 0
     photographs: int = 20
     photo_folder: Path | None = None
+    carriers: int = 0
 
     def __post_init__(self) -> None:
         if self.n < 2:
             raise ValueError(f"expected n of at least 2, got {self.n}")
         if self.photographs < 0:
             raise ValueError(f"expected 0 photographs or more, got {self.photographs}")
+        if self.carriers < 0:
+            raise ValueError(f"expected 0 scenes or more for the carriers, got {self.carriers}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class ObjectsEvaluation(Report):
         photographs: scores of each setting of photographs; empty if there are none.
         time_ratio: how long generating with two marked objects takes, as a multiple of generating without.
         environment: versions and devices.
-        carriers: scores of scenes by other carriers than the tile, by carrier and setting.
+        carriers: scores of scenes that each carrier has marked at one quality, by carrier and setting; empty if none
+            were compared.
     """
 
     settings: dict[str, Any]
@@ -106,7 +112,7 @@ def evaluate_objects(
         processes: those that share the work; None is this one alone.
 
     Returns:
-        The same in every process, but for `time_ratio`, which only the first measures; it is 0 in others.
+        The same in every process, but for `time_ratio` and `carriers`, which only the first measures.
 
     Raises:
         PrivgenError: a photograph or the log cannot be read, or the folder holds no photographs.
@@ -123,9 +129,11 @@ def evaluate_objects(
         "strangers": STRANGERS,
         "strangers_searched_every": SEARCHED_EVERY,
         "n_photographs": plan.photographs,
+        "n_carriers": plan.carriers,
     }
     ratio = time_ratio(pipe) if shared.is_main else 0.0
-    return ObjectsEvaluation(settings, of_scenes(rows), of_photographs(rows), ratio, environment())
+    carriers = compare_carriers(pipe, plan.carriers, plan.seed) if plan.carriers and shared.is_main else {}
+    return ObjectsEvaluation(settings, of_scenes(rows), of_photographs(rows), ratio, environment(), carriers)
 
 
 def time_ratio(pipe: Any) -> float:
