@@ -1,6 +1,8 @@
 """Tables of docs, from a record of `privgen evaluate objects --json`.
 
-python benchmarks/objects_table.py docs/results/objects.json [--short | --photographs | --written | --goals]
+python benchmarks/objects_table.py docs/results/objects.json [--short]
+
+Other options: --photographs, --written, --carriers and --goals.
 """
 
 import json
@@ -50,6 +52,10 @@ SCENE_BITS = {
 """Fraction of the bits that was to be read in scenes; after JPEG 75, .05 less than was read before."""
 
 
+CARRIER_BITS = {"latent": (0.99, 0.93, 0.92), "token": (0.95, 0.85, 0.85)}
+"""Fraction of the bits that was to be read of one, two and three objects, at 29 dB."""
+REGENERATED = (60, 100, 200)
+
 SCENE_GOALS = {
     "object_psnr": ("quality, dB", 31),
     "mask_iou": ("mask", 0.75),
@@ -96,6 +102,24 @@ def short(record: Mapping[str, Any]) -> tuple[list[str], Rows]:
     return ["objects", "area of each", "quality", "found", "bits", "place", "after JPEG 75: found", "bits"], rows
 
 
+def carriers(record: Mapping[str, Any]) -> tuple[list[str], Rows]:
+    """The carriers at one quality, as they are and after JPEG 75 and regeneration."""
+    rows = []
+    for carrier, figures in record["carriers"].items():
+        for setting in ("one_object", "two_objects", "three_objects"):
+            plain = figures[setting]
+            attacked = [
+                figures[setting + suffix] for suffix in (JPEG_75, *(f"_regeneration_{t}" for t in REGENERATED))
+            ]
+            found = [_number(plain, "tpr_1e-3"), _number(plain, "tpr_1e-6")]
+            read = [f"{_number(part, 'bits')}, {_number(part, 'tpr_1e-6')}" for part in attacked]
+            rows.append(
+                [f"`{carrier}`", NAMES[setting], str(plain["bits"]["n"]), _interval(plain, "bits"), *found, *read]
+            )
+    after = ["after JPEG 75", *(f"regenerated from {t}" for t in REGENERATED)]
+    return ["carrier", "scene", "objects", "bits", "found at 1e-3", "at 1e-6", *after], rows
+
+
 def goals(record: Mapping[str, Any]) -> tuple[list[str], Rows]:
     """What was to be reached, and what was."""
     scenes, photographs = record["scenes"], record["photographs"]
@@ -132,6 +156,10 @@ def goals(record: Mapping[str, Any]) -> tuple[list[str], Rows]:
             least(f"photographs, {NAMES[setting]}: {what}", photographs.get(setting), field, goal)
     for setting in ("two_objects", "three_objects"):
         least(f"photographs, {NAMES[setting]}: quality, dB", photographs.get(setting), "object_psnr", 37)
+    for carrier, bits in CARRIER_BITS.items():
+        for setting, goal in zip(("one_object", "two_objects", "three_objects"), bits, strict=True):
+            figures = record["carriers"].get(carrier, {}).get(setting)
+            least(f"carrier {carrier}, {NAMES[setting]}: bits", figures, "bits", goal)
     most("time to generate with two marked objects, by time without", record["time_ratio"], 1.25)
     return ["what", "goal", "measured", ""], rows
 
@@ -171,10 +199,11 @@ def _found(figures: Mapping[str, Any] | None) -> list[str]:
 @click.option("--short", "what", flag_value="short", help="The guide's.")
 @click.option("--photographs", "what", flag_value="photographs", help="What is read in photographs.")
 @click.option("--written", "what", flag_value="written", help="How marks were written, and false owners.")
+@click.option("--carriers", "what", flag_value="carriers", help="The carriers at one quality.")
 @click.option("--goals", "what", flag_value="goals", help="What was to be reached, and what was.")
 def main(record: Path, what: str | None) -> None:
     found = json.loads(record.read_text())
-    tables = {"short": short, "written": written, "goals": goals}
+    tables = {"short": short, "written": written, "carriers": carriers, "goals": goals}
     heads, rows = tables[what](found) if what in tables else settings(found[what or "scenes"])
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *("| " + " | ".join(r) + " |" for r in rows)]
     click.echo("\n".join(lines))
