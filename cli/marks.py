@@ -37,9 +37,9 @@ def say(name: str, error: str | None, notes: tuple[str, ...]) -> None:
         click.echo(f"{name}: {note}", err=True)
 
 
-def hint_detect(target: Path, key: str, model: str) -> None:
+def hint_detect(target: Path, key: str, model: str, *, recursive: bool = False) -> None:
     """Say how to detect what was marked."""
-    words = ["privgen", "watermark", "detect", str(target), "--key", key]
+    words = ["privgen", "watermark", "detect", str(target), *(["--recursive"] if recursive else []), "--key", key]
     words += [] if model == "mini" else ["--model", model]
     click.echo(f"Hint: {shlex.join(words)}", err=True)
 

@@ -182,7 +182,7 @@ def embed(
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**record, **counts, **({"files": result.files} if as_json else {})}, as_json=as_json)
     if result.count("failed") < len(result.files):
-        hint_detect(output, key, model)
+        hint_detect(output, key, model, recursive=recursive)
     if result.count("failed"):
         raise click.exceptions.Exit(EXIT_FAILED)
 

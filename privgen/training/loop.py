@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from privgen.data.sheets import save_picture
 from privgen.errors import PrivgenError
 from privgen.io.files import write_text
 from privgen.io.journal import Journal
@@ -248,7 +249,7 @@ class _Run:
         finally:
             self.ema.restore(self.parameters.values())
         self._path("previews").mkdir(exist_ok=True)
-        picture.save(self.folder / "previews" / f"{step:07d}.png")
+        save_picture(picture, self.folder / "previews" / f"{step:07d}.png", overwrite=True)
 
     def export(self) -> None:
         self.ema.copy_to(self.parameters.values())
