@@ -128,18 +128,13 @@ class Watermark:
         if objects is not None:
             if not given.single:
                 raise UsageError("Masks are of one image; mark the objects of one image at a time.")
-            if not isinstance(key, Key | None):
-                raise UsageError("With objects, key is the one key for all that is outside them, or None.")
-            opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
-            spec = MarkSpec(carrier, robust_steps=robust_steps)
-            owned = KeyMark(None, spec, objects=ObjectKeys(objects, opened, key, psnr, payload)).objects
-            assert owned is not None
+            owned = _owners(key, objects, masks, MarkSpec(carrier, psnr, robust_steps=robust_steps, payload=payload))
             pixels, levels = given.images[0].pixels, given.levels[0]
             done = mark_objects(
                 pixels,
-                marks_of(objects, opened),
+                marks_of(objects, owned.masks),
                 psnr=psnr,
-                rest=key,
+                rest=owned.rest,
                 levels=levels,
                 check=check,
                 carrier=object_carrier(owned.carrier, self.networks, payload),
@@ -266,21 +261,28 @@ class Watermark:
             UsageError: a pipeline that cannot be marked so, a word that is not in the prompt, or values that exclude
                 each other.
         """
+        spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps, payload=payload)
         if objects is not None:
-            if not isinstance(key, Key | None):
-                raise UsageError("With objects, key is the one key for all that is outside them, or None.")
-            opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
-            spec = MarkSpec(carrier, tau=tau, robust_steps=robust_steps)
-            owned = KeyMark(None, spec, objects=ObjectKeys(objects, opened, key, psnr, payload)).objects
-            assert owned is not None
+            owned = _owners(key, objects, masks, spec)
             code = None if owned.carrier == "tile" else self.networks.object_code
             with marking_objects(pipe, owned, code):
                 yield pipe
             return
         if masks:
             raise UsageError("Masks are of objects; say with objects which key owns which.")
-        spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps, payload=payload)
         token = key if isinstance(key, Token) else None
         keys = [] if key is None or isinstance(key, Token) else [key] if isinstance(key, Key) else list(key)
         with marking(pipe, keys, self.networks, spec, token):
             yield pipe
+
+
+def _owners(
+    rest: Key | Token | Sequence[Key] | None, keys: Mapping[str, Key], masks: Mapping[str, Any] | None, spec: MarkSpec
+) -> ObjectKeys:
+    """Which key owns which object, if that can be written as a spec says."""
+    if not isinstance(rest, Key | None):
+        raise UsageError("With objects, key is the one key for all that is outside them, or None.")
+    opened = {name: open_mask(mask) for name, mask in (masks or {}).items()}
+    owners = KeyMark(None, spec, objects=ObjectKeys(keys, opened, rest, spec.psnr, spec.payload)).objects
+    assert owners is not None
+    return owners

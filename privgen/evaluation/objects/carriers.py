@@ -13,7 +13,7 @@ from privgen.data.scenes import SceneSpec, draw
 from privgen.diffusion.sampling import silent
 from privgen.errors import UsageError
 from privgen.evaluation.intervals import Measured, fraction, mean
-from privgen.evaluation.objects.cases import scene_spec
+from privgen.evaluation.objects.cases import GUIDANCE, REDRAWN, STEPS, scene_spec
 from privgen.evaluation.watermark.generation import as_saved, draw_keys
 from privgen.hub import load_extra
 from privgen.models.object_code import ObjectCode
@@ -30,8 +30,6 @@ REGENERATED = (60, 100, 200)
 """Noise from which images are regenerated, in steps of a schedule of 1000."""
 SETTINGS = ("one_object", "two_objects", "three_objects")
 """Of the scenes."""
-STEPS, GUIDANCE, REDRAWN = 25, 3.0, 0.2
-"""How mini redraws a drawn scene: steps, guidance, and the last fraction of the steps."""
 
 Scores = dict[str, Measured | None]
 
