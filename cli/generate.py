@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import click
 
-from privgen.cli import options
+from privgen.cli import options, sealing
+from privgen.cli.marks import hint_detect
+from privgen.cli.marks import payload as payload_option
 from privgen.cli.output import echo
 
 
 if TYPE_CHECKING:
     from privgen.hallucination.amplification import Amplification, Gate
     from privgen.pipelines.generation import HallucinationControl
+    from privgen.provenance.label import Preset
+    from privgen.provenance.seal import Seal
     from privgen.watermark.write.mark_spec import KeyMark
 
 
@@ -39,6 +43,7 @@ class Request:
     dtype: str
     as_json: bool
     overwrite: bool
+    seal: Seal | None
 
     def run(self, *, mark: KeyMark | None = None, control: HallucinationControl | None = None) -> None:
         """Generate the images, and print the file, seed and status of each."""
@@ -56,7 +61,7 @@ class Request:
             sampling=Sampling(self.steps, self.guidance_scale, self.negative_prompt),
             mark=mark,
             control=control,
-            batch=BatchOptions(overwrite=self.overwrite, progress=True),
+            batch=BatchOptions(overwrite=self.overwrite, progress=True, seal=self.seal),
         )
         for note in result.notes:
             click.echo(f"Note: {note}", err=True)
@@ -90,6 +95,9 @@ _OPTIONS = (
     options.model(),
     options.device(),
     options.dtype(),
+    sealing.sign(),
+    sealing.label(),
+    sealing.say(),
     options.json(),
     options.overwrite(),
 )
@@ -112,11 +120,15 @@ def takes_request(command: Callable[Concatenate[Request, P], None]) -> Callable[
         dtype: str,
         as_json: bool,
         overwrite: bool,
+        sign: str | None,
+        label: Preset | None,
+        said: tuple[str, ...],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> None:
         numbers = (n, steps, guidance_scale, negative_prompt, seed)
-        command(Request(prompt, output, *numbers, model, device, dtype, as_json, overwrite), *args, **kwargs)
+        seal = sealing.seal_of(sign, label, said)
+        command(Request(prompt, output, *numbers, model, device, dtype, as_json, overwrite, seal), *args, **kwargs)
 
     with_options: Callable[..., None] = call
     for option in reversed(_OPTIONS):
@@ -129,10 +141,13 @@ def takes_request(command: Callable[Concatenate[Request, P], None]) -> Callable[
         'privgen generate "a cat on a blue background" -o cat.png',
         'privgen generate "a rocket on a red background" -o rockets --n 8 --seed 5',
         'privgen generate "a lighthouse" -o lighthouse.png --model stable-diffusion-v1-5/stable-diffusion-v1-5',
+        'privgen generate "a cat" --key alice --sign alice --label eu-ai-act -o cat.png',
         'privgen generate "a clock" -o clocks --n 10 --amplify 1.3 --amplify-window 0 100 --reject-hallucinations 0.2',
     )
 )
 @takes_request
+@options.key("Key file, or the name of a key: mark the images with it.", required=False)
+@payload_option()
 @click.option(
     "--amplify",
     "gamma",
@@ -175,6 +190,8 @@ def takes_request(command: Callable[Concatenate[Request, P], None]) -> Callable[
 )
 def generate(
     request: Request,
+    key: str | None,
+    payload: int | None,
     gamma: float | None,
     window: tuple[float, float] | None,
     gate: Gate,
@@ -183,13 +200,26 @@ def generate(
 ) -> None:
     """Generate images of what PROMPT says.
 
+    With --key, they carry its mark; `privgen watermark generate` can also mark objects in them. --label and --sign say
+    in their files that AI made them; `privgen verify` reads all three.
+
     PNG files say in their text chunks what made them. If a call for several images was interrupted, repeat it: it
     skips the images that are there. A call that rejects images starts again.
     """
     amplification = _amplification(gamma, window, gate, eta)
     from privgen.pipelines.generation import HallucinationControl
 
-    request.run(control=HallucinationControl(amplification, reject))
+    if key is None and payload is not None:
+        raise click.UsageError("--payload needs --key: say whose mark carries it.")
+    mark = None
+    if key is not None:
+        from privgen.watermark.key import load_key
+        from privgen.watermark.write.mark_spec import KeyMark, MarkSpec
+
+        mark = KeyMark(load_key(key), MarkSpec(payload=payload))
+    request.run(mark=mark, control=HallucinationControl(amplification, reject))
+    if key is not None:
+        hint_detect(request.output, key, request.model)
 
 
 def _amplification(

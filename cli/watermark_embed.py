@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from privgen.cli import options
+from privgen.cli import options, sealing
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.marks import carrier as carrier_option
 from privgen.cli.marks import hint_detect, hint_locate, say
@@ -17,6 +17,7 @@ from privgen.cli.output import echo, say_others
 
 if TYPE_CHECKING:
     from privgen.io.metadata import Keeping
+    from privgen.provenance.label import Preset
     from privgen.watermark.objects.embed_file import EmbeddedObjects
     from privgen.watermark.write.embed_files import EmbeddedFile
     from privgen.watermark.write.mark_spec import Carrier
@@ -80,6 +81,9 @@ if TYPE_CHECKING:
 @options.recursive()
 @options.metadata()
 @options.quality()
+@sealing.sign()
+@sealing.label()
+@sealing.say()
 @options.robust_steps()
 @options.seed("Seed of the noise that the carrier token works through.")
 @options.model()
@@ -101,6 +105,9 @@ def embed(
     recursive: bool,
     metadata: Keeping,
     quality: int | None,
+    sign: str | None,
+    label: Preset | None,
+    said: tuple[str, ...],
     robust_steps: int,
     seed: int,
     model: str,
@@ -134,6 +141,7 @@ def embed(
         metadata=metadata,
         quality=quality,
         recursive=recursive,
+        seal=sealing.seal_of(sign, label, said),
     )
     if objects:
         if len(images) != 1 or carrier == "tile+latent" or robust_steps or known:

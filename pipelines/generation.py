@@ -1,10 +1,9 @@
 """Generate images from a prompt and write them to files, plain or marked."""
 
 import inspect
-import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from privgen import __version__
@@ -24,14 +22,17 @@ from privgen.hub import EMBEDDED, model_label, resolve_model
 from privgen.io.batches import BatchOptions, Ledger, progress_bar
 from privgen.io.files import refuse_existing, write_bytes
 from privgen.io.fingerprints import settings_fingerprint, tensor_fingerprint, weights_fingerprint
-from privgen.io.images import SAVE_FORMATS, LoadedImage, encode_image, to_pil
+from privgen.io.images import SAVE_FORMATS, LoadedImage
+from privgen.io.metadata import Metadata
 from privgen.metrics.hallucination import keep_best
 from privgen.models.tokenizer import unknown_words
 from privgen.pipelines.detecting import detecting
+from privgen.provenance.claim import SoftBinding
+from privgen.provenance.seal import Origin
 from privgen.watermark.networks import Networks
 from privgen.watermark.objects.in_pipeline import Record, marking_objects
 from privgen.watermark.objects.keys import ObjectKeys
-from privgen.watermark.objects.write import MarkedObject
+from privgen.watermark.objects.write import MarkedObject, object_bindings
 from privgen.watermark.token import Token
 from privgen.watermark.write.in_pipeline import marking
 from privgen.watermark.write.mark_spec import Carrier, KeyMark
@@ -141,7 +142,7 @@ def generate_files(
         mark = replace(mark, spec=mark.spec.or_carrier(networks.default_carrier))
     ledger = None
     if len(seeds) > 1 and not control.reject:
-        ledger = Ledger(Path(output) / LEDGER, _work(prompt, networks, sampling, mark, control))
+        ledger = Ledger(Path(output) / LEDGER, _work(prompt, networks, sampling, mark, control) + batch.made_by())
     wanted = {seed: target for seed, target in targets.items() if ledger is None or not ledger.has(target)}
     for target in wanted.values():
         refuse_existing(target, overwrite=batch.overwrite)
@@ -155,14 +156,16 @@ def generate_files(
         ):
             made = _sampled(networks.pipeline, prompt, list(wanted), sampling, control, bar)
             for index, (seed, pixels) in enumerate(made):
-                data = _encode(pixels, wanted[seed].suffix, {**about, "seed": seed})
+                written[seed] = ()
+                if record and not control.reject:  # the record is of the batch that has just been made
+                    written[seed] = tuple(item.without_mask() for item in record[index % (sampling.batch_size or 1)])
+                text = {name: str(value) for name, value in {**about, "seed": seed}.items() if value is not None}
+                image = LoadedImage(pixels, metadata=Metadata(text=tuple(text.items())))
+                data, _ = batch.encode(image, wanted[seed], _origin(networks, mark, written[seed]))
                 if ledger is None:
                     write_bytes(wanted[seed], data, overwrite=batch.overwrite)
                 else:
                     ledger.write(wanted[seed], data, overwrite=batch.overwrite)
-                written[seed] = ()
-                if record and not control.reject:  # the record is of the batch that has just been made
-                    written[seed] = tuple(item.without_mask() for item in record[index % (sampling.batch_size or 1)])
     images = tuple(
         GeneratedImage(
             str(target), s, "done" if s in written else "rejected" if s in wanted else "skipped", written.get(s, ())
@@ -222,6 +225,19 @@ def _marking(networks: Networks, mark: KeyMark | None) -> AbstractContextManager
         return marking_objects(networks.pipeline, mark.objects, code)
     keys = [] if mark.key is None else [mark.key]
     return marking(networks.pipeline, keys, networks, mark.spec, mark.token)
+
+
+def _origin(networks: Networks, mark: KeyMark | None, objects: Sequence[MarkedObject]) -> Origin:
+    """What a seal says of an image: the model that made it, and the marks that it carries."""
+    bindings: Sequence[SoftBinding] = ()
+    if mark is not None and mark.objects is not None:
+        kind: Literal["tile", "latent"] = "tile" if mark.objects.carrier == "tile" else "latent"
+        bindings = object_bindings(objects, kind, mark.objects.payload, mark.objects.rest)
+    elif mark is not None:
+        bindings = mark.spec.bindings(mark.key_id)
+    name = "" if networks.model is None else model_label(networks.model)
+    version = __version__ if networks.model in EMBEDDED else networks.revision or ""
+    return Origin(bindings, system=name, system_version=version)
 
 
 def _weights_of(networks: Networks) -> str:
@@ -303,17 +319,3 @@ def _sampled(
             scores += detector.scores().tolist()
     for index in keep_best(torch.tensor(scores), control.reject).tolist():
         yield kept[index]
-
-
-def _encode(pixels: Tensor, suffix: str, about: Mapping[str, object]) -> bytes:
-    """Return the content of an image file. A PNG gets `about` as text chunks."""
-    kind = SAVE_FORMATS[suffix.lower()]
-    if kind != "PNG":
-        return encode_image(LoadedImage(pixels), kind)
-    chunks = PngInfo()
-    for name, value in about.items():
-        if value is not None:
-            chunks.add_text(name, str(value))
-    file = io.BytesIO()
-    to_pil(pixels).save(file, "PNG", pnginfo=chunks)
-    return file.getvalue()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from privgen.hub import load_pipeline
     from privgen.noise_assignment.assign import assign_noise
     from privgen.protection.protection import Protected, Protection
+    from privgen.provenance.credentials import Credentials
+    from privgen.provenance.label import Label
+    from privgen.provenance.seal import Seal
     from privgen.watermark.key import Key, load_key
     from privgen.watermark.read.detection import Detection
     from privgen.watermark.watermark import Watermark
@@ -27,11 +30,14 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AmplifiedScheduler",
+    "Credentials",
     "Detection",
     "Key",
+    "Label",
     "PrivgenError",
     "Protected",
     "Protection",
+    "Seal",
     "UsageError",
     "Watermark",
     "__version__",
@@ -43,11 +49,14 @@ __all__ = [
 
 _HOMES = {
     "AmplifiedScheduler": "privgen.hallucination.scheduler",
+    "Credentials": "privgen.provenance.credentials",
     "Detection": "privgen.watermark.read.detection",
     "Key": "privgen.watermark.key",
+    "Label": "privgen.provenance.label",
     "PrivgenError": "privgen.errors",
     "Protected": "privgen.protection.protection",
     "Protection": "privgen.protection.protection",
+    "Seal": "privgen.provenance.seal",
     "UsageError": "privgen.errors",
     "Watermark": "privgen.watermark.watermark",
     "assign_noise": "privgen.noise_assignment.assign",

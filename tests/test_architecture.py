@@ -10,7 +10,7 @@ ROOMS = {"privgen": "privgen", "privgen.attacks": "attacks", "privgen.cli": "cli
 
 LAYERS = (
     ("privgen", "errors", "environment"),
-    ("io",),
+    ("io", "provenance"),
     ("data",),
     ("diffusion", "models", "metrics", "hub"),
     ("watermark", "noise_assignment", "hallucination", "protection"),

@@ -17,7 +17,8 @@ from privgen.io.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, 
 from privgen.io.fingerprints import bytes_fingerprint, file_fingerprint
 from privgen.io.images import SAVE_FORMATS, LoadedImage, can_write, encode_image
 from privgen.io.journal import Journal
-from privgen.io.metadata import Keeping
+from privgen.io.metadata import CREDENTIALS_NOTE, Keeping
+from privgen.provenance.seal import Origin, Seal
 
 
 FILE_ERRORS = (PrivgenError, OSError, ValueError, MemoryError, torch.OutOfMemoryError)
@@ -36,6 +37,7 @@ class BatchOptions:
         metadata: what a file keeps of its metadata; see `privgen.io.metadata.Metadata.filtered`.
         quality: of lossy files, 1..100; None keeps that of a JPEG source. See `privgen.io.images.encode_image`.
         recursive: also take the images in folders inside the folders; the outputs keep the paths below.
+        seal: what files say of their origin; None for nothing.
     """
 
     overwrite: bool = False
@@ -44,6 +46,7 @@ class BatchOptions:
     metadata: Keeping = "keep"
     quality: int | None = None
     recursive: bool = False
+    seal: Seal | None = None
 
     def suffix(self, source: Path) -> str:
         """The suffix of the output for a source: that of the source if it is kept and can be written, else ".png"."""
@@ -56,26 +59,48 @@ class BatchOptions:
     def made_by(self) -> str:
         """What the content of an output depends on, for a `Ledger`; empty for the defaults."""
         metadata = "" if self.metadata == "keep" else f", metadata={self.metadata}"
-        return metadata + ("" if self.quality is None else f", quality={self.quality}")
+        seal = "" if self.seal is None else f", seal={self.seal.fingerprint()}"
+        return metadata + ("" if self.quality is None else f", quality={self.quality}") + seal
 
-    def encode(self, image: LoadedImage, target: Path) -> tuple[bytes, tuple[str, ...]]:
+    def parent_of(self, source: Path, image: LoadedImage) -> tuple[bytes, str] | None:
+        """Content and format of a source, for the `Origin` of what is made from it; None if nobody signs.
+
+        The source's credentials become a part of the new ones only if its metadata is kept.
+
+        Args:
+            source: the file.
+            image: what was read from it.
+        """
+        if self.seal is None or self.seal.credentials is None:
+            return None
+        return source.read_bytes(), (image.format or "") if self.metadata == "keep" else ""
+
+    def encode(self, image: LoadedImage, target: Path, origin: Origin | None = None) -> tuple[bytes, tuple[str, ...]]:
         """Encode an image for a file.
 
         Args:
             image: what was read from the source, with new pixels.
             target: the file, which is not written.
+            origin: where the pixels come from, for a seal.
 
         Returns:
             The content of the file, and notes on what it lacks of its source.
 
         Raises:
-            OSError, ValueError: the format cannot hold the image.
+            OSError, ValueError: the format cannot hold the image, or the label.
+            PrivgenError: the file cannot be signed.
         """
         kind = SAVE_FORMATS[target.suffix.lower()]
-        data = encode_image(
-            replace(image, metadata=image.metadata.filtered(self.metadata)), kind, quality=self.quality
-        )
-        notes = image.metadata.left_out
+        metadata, notes = image.metadata.filtered(self.metadata), image.metadata.left_out
+        if self.seal is None:
+            data = encode_image(replace(image, metadata=metadata), kind, quality=self.quality)
+        else:
+            claim = self.seal.claim(target.name, origin or Origin())
+            metadata = self.seal.labelled(metadata, claim, kind)
+            data = encode_image(replace(image, metadata=metadata), kind, quality=self.quality)
+            data = self.seal.signed(data, claim, kind)
+            if claim.parent is not None and self.seal.credentials is not None:
+                notes = tuple(note for note in notes if note != CREDENTIALS_NOTE)  # they are in the new ones
         written = {name for suffix, name in SAVE_FORMATS.items() if can_write(suffix)}
         if self.keep_format and image.format not in (*written, "MPO", None):
             notes += (f"it became {kind}, because {image.format} files are not written",)

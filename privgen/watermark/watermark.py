@@ -4,11 +4,16 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from privgen.errors import UsageError
 from privgen.hub import Placement
+from privgen.io.batches import BatchOptions, names_a_file
+from privgen.io.files import refuse_existing, write_bytes
 from privgen.io.image_like import open_images
+from privgen.provenance.seal import Origin, Seal
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.objects.choose import object_carrier
@@ -18,6 +23,7 @@ from privgen.watermark.objects.masks import open_mask
 from privgen.watermark.objects.write import mark_objects, marks_of
 from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec
 from privgen.watermark.read.p_values import Test
+from privgen.watermark.read.verify import Verification, verify_file
 from privgen.watermark.token import Token
 from privgen.watermark.write.in_pipeline import marking
 from privgen.watermark.write.mark_image import mark_loaded, unreadable_note
@@ -202,6 +208,77 @@ class Watermark:
         detector = Detector(self.networks, [keys] if isinstance(keys, Key) else list(keys), spec)
         found: list[Detection] = detector([image.pixels for image in given.images])
         return found[0] if given.single else found
+
+    def publish(
+        self,
+        image: Any,
+        path: str | os.PathLike[str],
+        key: Key,
+        *,
+        seal: Seal,
+        payload: int | None = None,
+        psnr: float | None = None,
+        marked: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Mark one image, write its file, label and sign it: in the one order in which all three hold.
+
+        Args:
+            image: a Pillow image, a path, an array or a tensor. Content Credentials in the file of a path become a
+                part of the new ones.
+            path: file to write: PNG, JPEG, WebP, TIFF or AVIF.
+            key: whose mark.
+            seal: what the file says of its origin, and who signs it.
+            payload: see `embed`.
+            psnr: see `embed`.
+            marked: the image carries the key's mark already, as that of a pipeline inside `on`; it is only named.
+            overwrite: replace an existing file.
+
+        Returns:
+            The path.
+
+        Raises:
+            PrivgenError: a file or network cannot be read, the file exists or cannot be written, or the credentials
+                cannot sign.
+            UsageError: several images, or a format that holds no label or no signature.
+        """
+        given, target = open_images(image), Path(path)
+        if not given.single or not names_a_file(target):
+            raise UsageError("Publish one image as one file of PNG, JPEG, WebP, TIFF or AVIF.")
+        refuse_existing(target, overwrite=overwrite)
+        [loaded], batch = given.images, BatchOptions(overwrite=overwrite, seal=seal)
+        marker = Marker(self.networks, MarkSpec(psnr=psnr, payload=payload))
+        if not marked:
+            loaded = replace(loaded, pixels=mark_loaded([loaded], given.levels, [key], marker)[0].pixels)
+        parent = batch.parent_of(Path(image), loaded) if isinstance(image, str | os.PathLike) else None
+        try:
+            data, _ = batch.encode(loaded, target, Origin(marker.spec.bindings(key.key_id), parent))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{target} cannot be written: {error}.") from error
+        write_bytes(target, data, overwrite=overwrite)
+        return target
+
+    def verify(
+        self,
+        path: str | os.PathLike[str],
+        keys: Key | Sequence[Key] = (),
+        *,
+        spec: DetectSpec | None = None,
+        anchors: str | None = None,
+    ) -> Verification:
+        """Say what a file proves of its image's origin, by Content Credentials, label and mark.
+
+        Args:
+            path: an image file.
+            keys: whose marks to look for; none looks for no mark.
+            spec: how they are looked for.
+            anchors: certificates in PEM whose signatures you trust, such as C2PA's trust list.
+
+        Raises:
+            PrivgenError: the file or a network cannot be read.
+        """
+        owners = [keys] if isinstance(keys, Key) else list(keys)
+        return verify_file(path, Detector(self.networks, owners, spec) if owners else None, anchors=anchors)
 
     @contextmanager
     def on(

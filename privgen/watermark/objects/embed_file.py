@@ -4,15 +4,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from privgen.errors import UsageError
 from privgen.io.batches import BatchOptions
 from privgen.io.files import refuse_existing, write_bytes
 from privgen.io.images import load_image
+from privgen.provenance.seal import Origin
 from privgen.watermark.key import Key
-from privgen.watermark.objects.carrier import ObjectCarrier
+from privgen.watermark.objects.carrier import ObjectCarrier, TileCarrier
 from privgen.watermark.objects.masks import open_mask
-from privgen.watermark.objects.write import MarkedObject, mark_objects, marks_of
+from privgen.watermark.objects.write import MarkedObject, mark_objects, marks_of, object_bindings
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ def embed_objects(
     marks = marks_of(keys, {name: open_mask(Path(mask)) for name, mask in masks.items()})
     loaded = load_image(source)
     marked = mark_objects(loaded.pixels, marks, psnr=psnr, rest=rest, levels=2**loaded.bits - 1, carrier=carrier)
-    data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target)
+    kind: Literal["tile", "latent"] = "tile" if carrier is None or isinstance(carrier, TileCarrier) else "latent"
+    bindings = object_bindings(marked.objects, kind, None if carrier is None else carrier.payload, rest)
+    origin = Origin(bindings, batch.parent_of(source, loaded))
+    data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target, origin)
     write_bytes(target, data, overwrite=batch.overwrite)
     return EmbeddedObjects(str(source), str(target), marked.objects, loaded.notes + lacking)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from privgen.errors import UsageError
 from privgen.io.residual import gain_for
 from privgen.metrics.visibility import TOLERANCE_REACH
+from privgen.provenance.claim import SoftBinding
 from privgen.watermark.key import Key
 from privgen.watermark.objects.carrier import ObjectCarrier, Place, TileCarrier
 from privgen.watermark.objects.masks import fitted, with_soft_seams, without_overlaps
@@ -63,6 +65,8 @@ class MarkedObject:
         p_value: of its mark, read back from the marked image without the mask.
         matches: bits of the key that are read back.
         note: what you should know if the mark can hardly be read back; None otherwise.
+        box: left, top, right and bottom edge of the mask, as fractions of the image's width and height; None if the
+            object was not found.
     """
 
     name: str
@@ -73,6 +77,22 @@ class MarkedObject:
     p_value: float
     matches: int
     note: str | None = None
+    box: tuple[float, float, float, float] | None = None
+
+
+def object_bindings(
+    objects: Sequence[MarkedObject], kind: Literal["tile", "latent"], payload: int | None, rest: Key | None
+) -> list[SoftBinding]:
+    """How credentials name the marks of an image's objects, each with its rectangle, and of all that is outside.
+
+    Args:
+        objects: what became of them.
+        kind: of their marks.
+        payload: that all of the marks carry.
+        rest: key for all that is outside the objects.
+    """
+    found = [SoftBinding(item.key_id, payload, kind, item.name, item.box) for item in objects if item.box is not None]
+    return found + ([] if rest is None else [SoftBinding(rest.key_id, payload)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +208,16 @@ class _Part:
             note = f"the mark of {key.name} can hardly be read back, p = {p_value:.2g}: too small or too plain"
         elif read is not None and self.payload is not None and read.payload != self.payload:
             note = f"the payload of {key.name} cannot be read back: the object is too small or too plain"
-        return MarkedObject(self.item.name, key.name, key.key_id, area, self.met, p_value, matches, note)
+        owner = (self.item.name, key.name, key.key_id)
+        return MarkedObject(*owner, area, self.met, p_value, matches, note, self._box())
+
+    def _box(self) -> tuple[float, float, float, float]:
+        inside = self.mask >= 0.5
+        rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+        height, width = inside.shape
+        edges = (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
+        left, top, right, bottom = map(float, edges)
+        return left, top, right, bottom
 
 
 def add_inside(

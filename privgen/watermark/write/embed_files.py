@@ -11,6 +11,7 @@ from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, progress_bar, 
 from privgen.io.files import refuse_existing
 from privgen.io.fingerprints import file_fingerprint, weights_fingerprint
 from privgen.io.images import from_bytes, is_lossy, load_image
+from privgen.provenance.seal import Origin
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.tile.pattern import VERSION as TILE
@@ -131,7 +132,8 @@ def _embed(
         loaded = load_image(source)
         before = already_marked_note(loaded.pixels, keys, marker.networks)
         (marked,) = mark_loaded([loaded], [2**loaded.bits - 1], keys[:1], marker)
-        data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target)
+        origin = Origin(marker.spec.bindings(keys[0].key_id), batch.parent_of(source, loaded))
+        data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target, origin)
         # A lossy file does not hold the pixels that were marked.
         held = from_bytes(data).pixels if is_lossy(target) else marked.pixels
         matches, after = unreadable_note(held, keys[0], marker)

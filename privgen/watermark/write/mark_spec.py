@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from privgen.errors import UsageError
+from privgen.provenance.claim import SoftBinding
 from privgen.watermark.key import Key
 from privgen.watermark.objects.keys import OBJECT_CARRIERS, ObjectKeys
 from privgen.watermark.tile.embed import PSNR as TILE_PSNR
@@ -95,6 +96,14 @@ class MarkSpec:
     def network_carrier(self) -> NetworkCarrier | None:
         """The carrier whose networks write; None if a tile alone is written, or the carrier is not chosen yet."""
         return None if self.carrier in (None, "tile") else "token" if self.carrier == "token" else "latent"
+
+    def bindings(self, key_id: str) -> list[SoftBinding]:
+        """How credentials name the mark of a key on a whole image: by its tile, or by what networks have written.
+
+        Args:
+            key_id: public id of the key.
+        """
+        return [SoftBinding(key_id, self.payload, "tile" if self.has_tile else "latent")]
 
     @property
     def quality(self) -> float:

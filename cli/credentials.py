@@ -1,0 +1,143 @@
+"""``privgen credentials``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from privgen.cli import options
+from privgen.cli.errors import EXIT_FAILED
+from privgen.cli.groups import Group
+from privgen.cli.output import echo
+
+
+UNTRUSTED = (
+    "These are test credentials: nobody vouches for them, and viewers of Content Credentials will call them "
+    "untrusted. For signatures that others trust, get a certificate for C2PA from an authority, and keep it with "
+    "`privgen credentials add`."
+)
+
+
+@click.group(
+    cls=Group,
+    epilog=options.examples(
+        "privgen credentials new alice",
+        "privgen credentials add studio --certificates chain.pem --private-key key.pem",
+        "privgen credentials list",
+    ),
+)
+def credentials() -> None:
+    """Make and keep what signs images: a certificate and its private key.
+
+    The name of credentials finds their file in ~/.config/privgen/credentials, or in the folder that
+    PRIVGEN_CREDENTIALS names. Whoever has the file can sign in your name: keep it private.
+    """
+
+
+def _save(made: object, name: str, output: Path | None) -> Path:
+    from privgen.provenance.credentials import SUFFIX, Credentials, credentials_folder
+
+    assert isinstance(made, Credentials)
+    if output is None:
+        output = credentials_folder() / f"{name}{SUFFIX}"
+        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    elif output.is_dir():
+        output /= f"{name}{SUFFIX}"
+    return made.save(output)
+
+
+@credentials.command(
+    epilog=options.examples("privgen credentials new alice", "privgen credentials new test --days 30")
+)
+@click.argument("name")
+@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long they are valid.")
+@options.output(help="File to write, or a folder for it; by default the folder of credentials.")
+@options.json()
+def new(name: str, days: int, output: Path | None, as_json: bool) -> None:
+    """Make test credentials called NAME, which nobody vouches for.
+
+    They show that the same signer signed all your images, and that these have not changed since; not who you are.
+    """
+    from privgen.provenance.credentials import Credentials
+
+    made = Credentials.new(name, days=days)
+    echo({**made.public(), "file": _save(made, name, output)}, as_json=as_json)
+    click.echo(f"Note: {UNTRUSTED}", err=True)
+
+
+@credentials.command(
+    epilog=options.examples(
+        "privgen credentials add studio --certificates chain.pem --private-key key.pem",
+        "privgen credentials add studio --certificates chain.pem --private-key key.pem --time-stamps "
+        "http://timestamp.digicert.com",
+    )
+)
+@click.argument("name")
+@click.option(
+    "--certificates",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="PEM file of the chain, first your certificate.",
+)
+@click.option(
+    "--private-key",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="PEM file of your private key, unencrypted (PKCS 8).",
+)
+@click.option(
+    "--time-stamps",
+    metavar="URL",
+    help="Time-stamping authority (RFC 3161) to ask for each signature; your images' hashes go there.",
+)
+@options.output(help="File to write, or a folder for it; by default the folder of credentials.")
+@options.json()
+def add(
+    name: str, certificates: Path, private_key: Path, time_stamps: str | None, output: Path | None, as_json: bool
+) -> None:
+    """Keep a certificate that an authority has issued to you, under NAME."""
+    from privgen.provenance.credentials import Credentials
+
+    made = Credentials.of_files(name, certificates, private_key, time_stamps=time_stamps)
+    echo({**made.public(), "file": _save(made, name, output)}, as_json=as_json)
+
+
+@credentials.command(
+    epilog=options.examples("privgen credentials show alice", "privgen credentials show alice --root > anchors.pem")
+)
+@click.argument("file_or_name")
+@click.option("--root", is_flag=True, help="Print the last certificate of the chain, for `privgen verify --trust`.")
+@options.json()
+def show(file_or_name: str, root: bool, as_json: bool) -> None:
+    """Print what everybody may know of credentials; never the private key."""
+    from privgen.provenance.credentials import Credentials
+
+    made = Credentials.load(file_or_name)
+    if root:
+        click.echo(made.root(), nl=False)
+        return
+    echo(made.public(), as_json=as_json)
+
+
+@credentials.command("list", epilog=options.examples("privgen credentials list", "privgen credentials list --json"))
+@options.json()
+def list_(as_json: bool) -> None:
+    """List the credentials in their folder."""
+    from privgen.errors import PrivgenError
+    from privgen.provenance.credentials import SUFFIX, Credentials, credentials_folder
+
+    records, failed = [], False
+    for path in sorted(credentials_folder().glob(f"*{SUFFIX}")):
+        try:
+            records.append({**Credentials.load(path).public(), "file": path})
+        except PrivgenError as error:
+            failed = True
+            click.echo(f"Error: {error}", err=True)
+    echo(records, as_json=as_json)
+    if not records and not failed and not as_json:
+        click.echo(f"No credentials in {credentials_folder()}; `privgen credentials new NAME` makes some.", err=True)
+    if failed:
+        raise click.exceptions.Exit(EXIT_FAILED)

@@ -1,0 +1,107 @@
+"""``privgen verify``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from privgen.cli import options
+from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
+from privgen.cli.marks import say
+from privgen.cli.output import say_others
+
+
+@click.command(
+    epilog=options.examples(
+        "privgen verify photo.jpg",
+        "privgen verify photo.jpg --key alice --trust anchors.pem",
+        "privgen verify published --recursive --json > origins.jsonl",
+    )
+)
+@options.images()
+@click.option(
+    "--key",
+    "names",
+    multiple=True,
+    metavar="FILE",
+    help="Look for the mark of this key: key file, name of a key, or folder of key files; repeatable. By default, all "
+    "keys in the folder of keys.",
+)
+@click.option(
+    "--fpr",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=1e-6,
+    show_default=True,
+    help="Probability that an unmarked image is called marked, whatever the number of keys.",
+)
+@click.option(
+    "--search", is_flag=True, help="Also look for marks in images that were cropped, framed, scaled or turned."
+)
+@click.option("--locate", is_flag=True, help="Also look for marked objects.")
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="PEM file of the certificates whose signatures you trust, such as C2PA's trust list.",
+)
+@options.recursive()
+@options.model()
+@options.device()
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image as soon as it is read.")
+def verify(
+    images: tuple[Path, ...],
+    names: tuple[str, ...],
+    fpr: float,
+    search: bool,
+    locate: bool,
+    trust: Path | None,
+    recursive: bool,
+    model: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Say what images prove of their origin: by Content Credentials, label and mark, and by all three together.
+
+    Credentials prove who signed this very file. A mark proves whose key marked these pixels, and outlives the file.
+    A label without a signature proves nothing.
+
+    Exit codes: 0 each image has valid credentials or a mark, and neither speaks against it; 3 an image has not; 1 a
+    file could not be read.
+    """
+    from privgen.errors import PrivgenError
+    from privgen.io.files import iter_image_files
+    from privgen.watermark.key import key_folder, load_keys
+
+    pictures = iter_image_files(images, recursive=recursive)
+    if not pictures:
+        raise click.UsageError("Name at least one image.")
+    own = key_folder()
+    keys = load_keys(names or ([own] if any(own.glob("*.key")) else []))
+    from privgen.hub import Placement
+    from privgen.watermark.networks import Networks
+    from privgen.watermark.read.detection import Detector, DetectSpec
+    from privgen.watermark.read.verify import verify_files
+
+    try:
+        anchors = None if trust is None else trust.read_text("ascii")
+    except (OSError, ValueError) as error:
+        raise PrivgenError(f"{trust} cannot be read as a PEM file; check --trust.") from error
+    spec = DetectSpec(fpr, search, locate=locate)
+    detector = Detector(Networks(model, Placement(device)), keys, spec) if keys else None
+    failed = unproven = False
+    for path, found, error_text in verify_files(pictures, detector, anchors=anchors):
+        if found is None:
+            failed = True
+            if as_json:
+                click.echo(json.dumps({"file": str(path), "error": error_text}))
+            say(str(path), error_text, ())
+            continue
+        unproven |= not found.proven
+        click.echo(json.dumps(found.record()) if as_json else str(found))
+    say_others(images, recursive=recursive)
+    if failed:
+        raise click.exceptions.Exit(EXIT_FAILED)
+    if unproven:
+        raise click.exceptions.Exit(EXIT_NOT_DETECTED)

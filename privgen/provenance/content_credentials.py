@@ -1,0 +1,233 @@
+"""Content Credentials (C2PA): sign the content of an image file, and read who signed it and whether it changed since.
+
+All cryptography is that of c2pa-rs, through c2pa-python. Nothing is fetched from the network, except the time stamp
+that credentials ask for.
+
+Source: C2PA specification 2.2 (2025).
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from privgen.errors import PrivgenError
+from privgen.provenance.claim import ALGORITHMS, PARENT, Claim, SoftBinding
+from privgen.provenance.credentials import Credentials, needs_c2pa
+
+
+MIME_TYPES = {
+    "PNG": "image/png",
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "WEBP": "image/webp",
+    "TIFF": "image/tiff",
+    "AVIF": "image/avif",
+    "HEIF": "image/heif",
+    "GIF": "image/gif",
+}
+"""Type of each format that can hold credentials, by the name that Pillow gives the format."""
+
+State = Literal["valid", "changed", "invalid", "none", "unreadable"]
+
+_CHANGED = ("assertion.dataHash.mismatch", "assertion.bmffHash.mismatch", "assertion.boxesHash.mismatch")
+_WHO = ("signingCredential.untrusted",)
+_CONFIG: dict[str, Any] = {
+    "builder": {"thumbnail": {"enabled": False}},
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
+}
+
+
+@dataclass(frozen=True)
+class FoundCredentials:
+    """What a file's Content Credentials say, and whether it is so.
+
+    Attributes:
+        state: "valid": they are whole, and the file did not change since; "changed": they are whole, but the file
+            changed; "invalid": they are not whole; "none": there are none; "unreadable": the packages to read them are
+            missing, or the format cannot hold any.
+        trusted: whether the signer's certificate goes back to one that you trust.
+        signer: name in the certificate.
+        issuer: organisation in the certificate.
+        signed_at: time stamp of an authority, ISO 8601; None if there is none.
+        actions: what was done to the image, by C2PA's names.
+        source_type: how the image came about, as the credentials say; empty if they do not.
+        bindings: the marks that the image carries, as the credentials say.
+        ingredients: titles of the files that the image was made from.
+        manifest: their name, a URN.
+        problems: what is wrong, one sentence each.
+    """
+
+    state: State
+    trusted: bool = False
+    signer: str = ""
+    issuer: str = ""
+    signed_at: str | None = None
+    actions: tuple[str, ...] = ()
+    source_type: str = ""
+    bindings: tuple[SoftBinding, ...] = ()
+    ingredients: tuple[str, ...] = ()
+    manifest: str = ""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether somebody signed the file as it is."""
+        return self.state == "valid"
+
+    def words(self) -> str:
+        """What they prove, in sentences."""
+        if self.state == "none":
+            return "none. The file never had any, or they were removed."
+        if self.state == "unreadable":
+            return f"not read. {' '.join(self.problems)}"
+        if self.state == "invalid":
+            return f"not valid, so they prove nothing. {' '.join(self.problems)}"
+        by = f"{self.signer or 'somebody'} ({self.issuer})" if self.issuer else self.signer or "somebody"
+        who = (
+            f"signed by {by}, whose certificate you trust"
+            if self.trusted
+            else f"signed by {by}, whose certificate nobody you trust vouches for: anybody could have made it"
+        )
+        when = f", with a time stamp of {self.signed_at}" if self.signed_at else ", without a time stamp"
+        if self.state == "changed":
+            return f"no longer valid: the file changed after it was {who}{when}."
+        return f"valid: {who}{when}. The file has not changed since."
+
+
+def sign(data: bytes, kind: str, claim: Claim, credentials: Credentials) -> bytes:
+    """Sign the content of an image file.
+
+    Args:
+        data: the content, with marks and metadata written already; what changes afterwards breaks the signature.
+        kind: format of the file, a name from `MIME_TYPES`.
+        claim: what is signed.
+        credentials: who signs.
+
+    Returns:
+        The content with Content Credentials in it.
+
+    Raises:
+        PrivgenError: the extra c2pa is missing, the format cannot hold credentials, or the signature fails, for
+            example because a certificate has expired or a time-stamping authority does not answer.
+    """
+    needs_c2pa()
+    import c2pa
+
+    if kind not in MIME_TYPES:
+        raise PrivgenError(f"{kind} files hold no Content Credentials; write PNG, JPEG, WebP, TIFF or AVIF.")
+    signed = io.BytesIO()
+    try:
+        builder = c2pa.Builder(claim.manifest(), context=c2pa.Context.from_dict(_CONFIG))
+        if claim.parent is not None:
+            content, parent_kind = claim.parent
+            about = {"title": "source", "relationship": "parentOf", "instance_id": PARENT}
+            builder.add_ingredient(about, MIME_TYPES.get(parent_kind, "image/bmp"), io.BytesIO(content))
+        builder.sign(_signer(credentials), MIME_TYPES[kind], io.BytesIO(data), signed)
+    except c2pa.C2paError as error:
+        raise PrivgenError(f"The credentials {credentials.name} cannot sign: {_sentence(error)}.") from error
+    return signed.getvalue()
+
+
+def read(path: str | Path, *, anchors: str | None = None) -> FoundCredentials:
+    """Read the Content Credentials of an image file, and check them.
+
+    Args:
+        path: the file.
+        anchors: certificates in PEM that you trust, such as the roots of C2PA's trust list.
+
+    Raises:
+        PrivgenError: the file cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise PrivgenError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+    kind = _kind(data)
+    try:
+        needs_c2pa()
+    except PrivgenError as error:
+        return FoundCredentials("unreadable", problems=(str(error),))
+    if kind is None:
+        return FoundCredentials("none")
+    import c2pa
+
+    trust: Mapping[str, Any] = {} if anchors is None else {"trust": {"user_anchors": anchors}}
+    try:
+        reader = c2pa.Reader(MIME_TYPES[kind], io.BytesIO(data), context=c2pa.Context.from_dict({**_CONFIG, **trust}))
+        document, state = json.loads(reader.json()), str(reader.get_validation_state())
+    except c2pa.C2paError.ManifestNotFound:
+        return FoundCredentials("none")
+    except c2pa.C2paError as error:
+        return FoundCredentials("invalid", problems=(f"They cannot be read: {_sentence(error)}.",))
+    return _found(document, state)
+
+
+def _found(document: Mapping[str, Any], state: str) -> FoundCredentials:
+    """What the report of c2pa-rs says."""
+    manifest = document.get("manifests", {}).get(document.get("active_manifest", ""), {})
+    failures = document.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
+    serious = [failure for failure in failures if failure.get("code") not in _WHO]
+    changed = bool(serious) and all(failure.get("code") in _CHANGED for failure in serious)
+    signature = manifest.get("signature_info", {})
+    actions = list(_actions(manifest))
+    sources = [str(action.get("digitalSourceType", "")).rpartition("/")[2] for action in actions]
+    return FoundCredentials(
+        state="changed" if changed else "valid" if state in ("Valid", "Trusted") else "invalid",
+        trusted=state == "Trusted" or (changed and len(serious) == len(failures)),
+        signer=str(signature.get("common_name", "")),
+        issuer=str(signature.get("issuer", "")),
+        signed_at=signature.get("time"),
+        actions=tuple(str(action.get("action", "")) for action in actions),
+        source_type=next((source for source in reversed(sources) if source), ""),
+        bindings=tuple(_bindings(manifest)),
+        ingredients=tuple(str(item.get("title", "")) for item in manifest.get("ingredients", [])),
+        manifest=str(document.get("active_manifest", "")),
+        problems=tuple(f"{str(f.get('explanation') or f.get('code')).capitalize()}." for f in serious),
+    )
+
+
+def _actions(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for assertion in manifest.get("assertions", []):
+        if str(assertion.get("label", "")).startswith("c2pa.actions"):
+            yield from assertion.get("data", {}).get("actions", [])
+
+
+def _bindings(manifest: Mapping[str, Any]) -> Iterator[SoftBinding]:
+    """The soft bindings that are privgen's."""
+    kinds = {algorithm: kind for kind, algorithm in ALGORITHMS.items()}
+    for assertion in manifest.get("assertions", []):
+        data = assertion.get("data", {})
+        if not str(assertion.get("label", "")).startswith("c2pa.soft-binding") or data.get("alg") not in kinds:
+            continue
+        for block in data.get("blocks", []):
+            name = str(block.get("scope", {}).get("region", {}).get("name", ""))
+            yield SoftBinding.of_value(str(block.get("value", "")), kinds[data["alg"]], name)
+
+
+def _signer(credentials: Credentials) -> Any:
+    import c2pa
+
+    algorithm, chain = credentials.algorithm(), credentials.certificates
+    if credentials.service is not None:
+        known = c2pa.C2paSigningAlg[algorithm.upper()]
+        return c2pa.Signer.from_callback(credentials.service, known, chain, credentials.time_stamps)
+    key = (credentials.private_key or "").encode()
+    return c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain.encode(), key, credentials.time_stamps))
+
+
+def _kind(data: bytes) -> str | None:
+    """The format of a file by its first bytes; None if it can hold no credentials."""
+    brand = data[8:12]
+    if data[4:8] == b"ftyp":
+        return "AVIF" if brand in (b"avif", b"avis") else "HEIF"
+    if data[:4] == b"RIFF" and brand == b"WEBP":
+        return "WEBP"
+    heads = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF"}
+    return next((kind for head, kind in heads.items() if data.startswith(head)), None)
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
