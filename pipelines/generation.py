@@ -235,7 +235,7 @@ def _origin(networks: Networks, mark: KeyMark | None, objects: Sequence[MarkedOb
         bindings = object_bindings(objects, kind, mark.objects.payload, mark.objects.rest)
     elif mark is not None:
         bindings = mark.spec.bindings(mark.key_id)
-    name = "" if networks.model is None else model_label(networks.model)
+    name = type(networks.pipeline).__name__ if networks.model is None else model_label(networks.model)
     version = __version__ if networks.model in EMBEDDED else networks.revision or ""
     return Origin(bindings, system=name, system_version=version)
 

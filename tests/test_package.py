@@ -16,11 +16,14 @@ import privgen
 ROOMS = {"privgen": "privgen", "privgen.attacks": "attacks", "privgen.cli": "cli", "privgen.pipelines": "pipelines"}
 API = [
     "AmplifiedScheduler",
+    "Credentials",
     "Detection",
     "Key",
+    "Label",
     "PrivgenError",
     "Protected",
     "Protection",
+    "Seal",
     "UsageError",
     "Watermark",
     "__version__",

@@ -84,7 +84,8 @@ class Claim:
         contexts = {prefix: NAMESPACES[prefix] for prefix in sorted({name.partition(":")[0] for name in metadata})}
         assertions: list[dict[str, Any]] = [{"label": "c2pa.actions.v2", "data": {"actions": self._actions()}}]
         if metadata:
-            assertions.append({"label": "cawg.metadata", "data": {"@context": contexts, **metadata}})
+            data = {"@context": contexts, **metadata}
+            assertions.append({"label": "cawg.metadata", "kind": "Json", "data": data})
         for kind, algorithm in ALGORITHMS.items():
             if blocks := [binding.block() for binding in self.bindings if binding.kind == kind]:
                 assertions.append({"label": "c2pa.soft-binding", "data": {"alg": algorithm, "blocks": blocks}})

@@ -52,6 +52,7 @@ class FoundCredentials:
         signer: name in the certificate.
         issuer: organisation in the certificate.
         signed_at: time stamp of an authority, ISO 8601; None if there is none.
+        time_trusted: whether you trust that authority, too.
         actions: what was done to the image, by C2PA's names.
         source_type: how the image came about, as the credentials say; empty if they do not.
         bindings: the marks that the image carries, as the credentials say.
@@ -65,6 +66,7 @@ class FoundCredentials:
     signer: str = ""
     issuer: str = ""
     signed_at: str | None = None
+    time_trusted: bool = False
     actions: tuple[str, ...] = ()
     source_type: str = ""
     bindings: tuple[SoftBinding, ...] = ()
@@ -91,7 +93,10 @@ class FoundCredentials:
             if self.trusted
             else f"signed by {by}, whose certificate nobody you trust vouches for: anybody could have made it"
         )
-        when = f", with a time stamp of {self.signed_at}" if self.signed_at else ", without a time stamp"
+        when = ", without a time stamp"
+        if self.signed_at:
+            authority = "that you trust" if self.time_trusted else "that you do not know"
+            when = f", with a time stamp of {self.signed_at} by an authority {authority}"
         if self.state == "changed":
             return f"no longer valid: the file changed after it was {who}{when}."
         return f"valid: {who}{when}. The file has not changed since."
@@ -168,7 +173,8 @@ def read(path: str | Path, *, anchors: str | None = None) -> FoundCredentials:
 def _found(document: Mapping[str, Any], state: str) -> FoundCredentials:
     """What the report of c2pa-rs says."""
     manifest = document.get("manifests", {}).get(document.get("active_manifest", ""), {})
-    failures = document.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
+    results = document.get("validation_results", {}).get("activeManifest", {})
+    failures = results.get("failure", [])
     serious = [failure for failure in failures if failure.get("code") not in _WHO]
     changed = bool(serious) and all(failure.get("code") in _CHANGED for failure in serious)
     signature = manifest.get("signature_info", {})
@@ -180,6 +186,7 @@ def _found(document: Mapping[str, Any], state: str) -> FoundCredentials:
         signer=str(signature.get("common_name", "")),
         issuer=str(signature.get("issuer", "")),
         signed_at=signature.get("time"),
+        time_trusted=any(item.get("code") == "timeStamp.trusted" for item in results.get("success", [])),
         actions=tuple(str(action.get("action", "")) for action in actions),
         source_type=next((source for source in reversed(sources) if source), ""),
         bindings=tuple(_bindings(manifest)),

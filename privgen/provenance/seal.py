@@ -76,9 +76,16 @@ class Seal:
             origin: where its pixels come from.
 
         Raises:
-            UsageError: the label lacks what the law lists.
+            UsageError: the label lacks what the law lists, or nothing says how an image without a file was made,
+                which a signature has to say.
         """
         label = self.label
+        if self.credentials is not None and origin.parent is None and not label.source_type:
+            if not origin.system and self.preset is None:
+                raise UsageError(
+                    f"Say how {title} was made: give the label a source_type, or name the file that it was made from."
+                )
+            label = replace(label, source_type=AI_MADE)
         if self.preset is not None:
             label = replace(
                 label,
