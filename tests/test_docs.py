@@ -99,6 +99,7 @@ def workplace(tmp_path, monkeypatch, photo_files):
         image.thumbnail((200, 200))
         image.save(tmp_path / f"{name}.jpg", quality=95)
     monkeypatch.setenv("PRIVGEN_KEYS", str(tmp_path / "keys"))
+    monkeypatch.setenv("PRIVGEN_CREDENTIALS", str(tmp_path / "credentials"))
     monkeypatch.chdir(tmp_path)
 
 

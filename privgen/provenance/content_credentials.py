@@ -129,7 +129,7 @@ def sign(data: bytes, kind: str, claim: Claim, credentials: Credentials) -> byte
         if claim.parent is not None:
             content, parent_kind = claim.parent
             about = {"title": "source", "relationship": "parentOf", "instance_id": PARENT}
-            builder.add_ingredient(about, MIME_TYPES.get(parent_kind, "image/bmp"), io.BytesIO(content))
+            builder.add_ingredient(about, MIME_TYPES.get(parent_kind, "application/octet-stream"), io.BytesIO(content))
         builder.sign(_signer(credentials), MIME_TYPES[kind], io.BytesIO(data), signed)
     except c2pa.C2paError as error:
         raise PrivgenError(f"The credentials {credentials.name} cannot sign: {_sentence(error)}.") from error

@@ -49,6 +49,11 @@ _LISTS = frozenset({"dc:creator"})  # ordered lists of XMP; all else is one text
 class Label:
     """What a label says. An empty text says nothing, and leaves what the image says already.
 
+    Example:
+        >>> from privgen import Label
+        >>> Label("trainedAlgorithmicMedia", provider="Acme", system="mini").words()
+        'made by AI, by mini, of Acme'
+
     Attributes:
         source_type: how the image came about, a name from `SOURCE_TYPES`, such as "trainedAlgorithmicMedia".
         provider: who offers the system that made the image.
