@@ -167,7 +167,10 @@ def read(path: str | Path, *, anchors: str | None = None) -> FoundCredentials:
         return FoundCredentials("none")
     except c2pa.C2paError as error:
         return FoundCredentials("invalid", problems=(f"They cannot be read: {_sentence(error)}.",))
-    return _found(document, state)
+    try:
+        return _found(document, state)
+    except (AttributeError, TypeError, ValueError):  # a signer can sign any types; none may end a program
+        return FoundCredentials("invalid", problems=("What they say is malformed.",))
 
 
 def _found(document: Mapping[str, Any], state: str) -> FoundCredentials:

@@ -175,8 +175,9 @@ class Credentials:
         """Read a file that `save` wrote, or credentials by their name from `credentials_folder()`.
 
         Raises:
-            PrivgenError: there are none of that path or name, or they are damaged.
+            PrivgenError: there are none of that path or name, they are damaged, or the extra c2pa is missing.
         """
+        needs_c2pa()
         path = Path(file_or_name)
         named = credentials_folder() / f"{path}{SUFFIX}"
         if not path.exists() and path.name == str(file_or_name):

@@ -157,8 +157,9 @@ def files_of_an_authority(folder, key, *, days=10):
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    authority, name = ec.generate_private_key(ec.SECP256R1()), x509.Name(
-        [x509.NameAttribute(NameOID.COMMON_NAME, "x"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "y")]
+    authority, name = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "y")]),
     )
     usage = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign")
@@ -188,7 +189,11 @@ def test_what_cannot_sign_says_why(tmp_path, alice):
         sign(photo(), "PNG", Claim("a", LABEL), Credentials.of_files("studio", chain, key))  # expired
     (tmp_path / "other").mkdir()
     _, other = files_of_an_authority(tmp_path / "other", ec.generate_private_key(ec.SECP256R1()))
-    for pair, message in [((chain, other), "not that of"), ((key, key), "no certificates"), ((chain, chain), "private")]:
+    for pair, message in [
+        ((chain, other), "not that of"),
+        ((key, key), "no certificates"),
+        ((chain, chain), "private"),
+    ]:
         with pytest.raises(PrivgenError, match=message) as caught:
             Credentials.of_files("studio", *pair)
         assert "BEGIN" not in str(caught.value)
