@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -146,7 +147,7 @@ def test_credentials_command(cli, own):
     record = json.loads(made.stdout)
     assert "PRIVATE" not in made.output
     if os.name == "posix":
-        assert stat.S_IMODE(os.stat(record["file"]).st_mode) == 0o600
+        assert stat.S_IMODE(Path(record["file"]).stat().st_mode) == 0o600
     assert [item["name"] for item in json.loads(cli("credentials", "list", "--json").stdout)] == ["alice", "bob"]
     assert cli("credentials", "new", "bob").exit_code == 1
     assert cli("credentials", "show", "bob", "--root").stdout.startswith("-----BEGIN CERTIFICATE")
