@@ -162,10 +162,10 @@ def files_of_an_authority(folder, key, *, days=10):
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "y")]),
     )
     usage = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign")
-        + ("encipher_only", "decipher_only"),
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign"),
         False,
     )
+    usage |= {"encipher_only": False, "decipher_only": False}
     begin = datetime.now(UTC) - timedelta(days=5)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), 7, begin, begin + timedelta(days=days))
