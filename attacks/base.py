@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, final, overload
@@ -15,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from privgen.attacks.draws import Draws, Generator, one_per_image
+from privgen.attacks.steps import Work, advancing, count_steps
+from privgen.io.batches import progress_bar
 from privgen.io.image_like import ImagesLike, to_pixels
 
 
@@ -34,13 +38,17 @@ class BaseAttack(ABC):
     """
 
     @overload
-    def __call__(self, images: Given, *, generator: Generator = None) -> Given: ...
+    def __call__(self, images: Given, *, generator: Generator = None, progress: bool = False) -> Given: ...
     @overload
-    def __call__(self, images: str | os.PathLike[str], *, generator: Generator = None) -> Image.Image: ...
+    def __call__(
+        self, images: str | os.PathLike[str], *, generator: Generator = None, progress: bool = False
+    ) -> Image.Image: ...
     @overload
-    def __call__(self, images: list[Given] | tuple[Given, ...], *, generator: Generator = None) -> list[Given]: ...
+    def __call__(
+        self, images: list[Given] | tuple[Given, ...], *, generator: Generator = None, progress: bool = False
+    ) -> list[Given]: ...
     @final
-    def __call__(self, images: ImagesLike, *, generator: Generator = None) -> ImagesLike:
+    def __call__(self, images: ImagesLike, *, generator: Generator = None, progress: bool = False) -> ImagesLike:
         """Attack one image or many.
 
         Args:
@@ -50,6 +58,8 @@ class BaseAttack(ABC):
                 by image, without gradients. Tensors of half precision are computed in float32.
             generator: where randomness comes from. With a list, image i draws from `generator[i]` alone, so that a
                 batch gives what its images give one by one. From a single generator, images draw in order.
+            progress: show a bar of the model's steps on standard error, if that is a terminal. Attacks that count no
+                steps show none.
 
         Returns:
             What came in, attacked: a list for a list, the same type and mode. A path gives a Pillow image. The size
@@ -62,14 +72,26 @@ class BaseAttack(ABC):
         """
         if isinstance(images, Tensor) and images.is_floating_point():
             if images.ndim == 4 and images.shape[1] == 3:
-                return self._on_batch(images, one_per_image(generator, len(images)))
+                with self._bar([images.shape] * len(images), progress):
+                    return self._on_batch(images, one_per_image(generator, len(images)))
             if images.ndim == 3 and images.shape[0] == 3:
-                return self._on_batch(images[None], one_per_image(generator, 1))[0]
+                with self._bar([images.shape], progress):
+                    return self._on_batch(images[None], one_per_image(generator, 1))[0]
         pixels, restore = to_pixels(images)
         pairs = zip(pixels, one_per_image(generator, len(pixels)), strict=True)
-        with torch.no_grad():
+        with torch.no_grad(), self._bar([image.shape for image in pixels], progress):
             restored: ImagesLike = restore([self._on_batch(image[None], [source])[0] for image, source in pairs])
         return restored
+
+    @contextmanager
+    def _bar(self, shapes: list[torch.Size], progress: bool) -> Iterator[None]:
+        """Show a bar of the steps for images of these shapes, (..., H, W), if it is wanted."""
+        total = sum(count_steps(self.work(*shape[-2:])) for shape in shapes) if progress else 0
+        if total == 0:
+            yield
+            return
+        with progress_bar(total, self.label, unit="step") as bar, advancing(bar, total):
+            yield
 
     def _on_batch(self, images: Tensor, generators: Draws) -> Tensor:
         """Check a floating-point tensor (B, 3, H, W), and attack it in float32 or float64."""
@@ -115,6 +137,24 @@ class BaseAttack(ABC):
         Raises:
             PrivgenError: something is missing.
         """
+
+    def work(self, height: int, width: int) -> tuple[Work, ...]:
+        """Return what a model does to attack an image of that size; empty if the attack counts no steps.
+
+        Raises:
+            PrivgenError: the model cannot be found or read.
+        """
+        del height, width
+        return ()
+
+    def notes(self, height: int, width: int) -> tuple[str, ...]:
+        """Return what you should know of the attack on an image of that size, such as that it worked on a smaller one.
+
+        Raises:
+            PrivgenError: the model cannot be found or read.
+        """
+        del height, width
+        return ()
 
     @property
     @abstractmethod
@@ -168,6 +208,19 @@ class Sequence(BaseAttack):
     def prepare(self) -> None:
         for attack in self.attacks:
             attack.prepare()
+
+    def work(self, height: int, width: int) -> tuple[Work, ...]:
+        """Return the work of all attacks, as if none changed the size."""
+        return tuple(part for attack in self.attacks for part in attack.work(height, width))
+
+    def notes(self, height: int, width: int) -> tuple[str, ...]:
+        """Return what all attacks say, as long as none has changed the size."""
+        said: list[str] = []
+        for attack in self.attacks:
+            said += attack.notes(height, width)
+            if not attack.keeps_size:
+                break
+        return tuple(said)
 
     def _run(self, images: Tensor, generators: Draws) -> Tensor:
         for attack in self.attacks:

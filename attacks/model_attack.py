@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from privgen.attacks.base import Attack, Kind
 from privgen.attacks.draws import Draws, spawn
 from privgen.attacks.purification.denoiser import Denoiser, freeze
-from privgen.errors import PrivgenError
+from privgen.errors import PrivgenError, UsageError
 from privgen.io.fingerprints import weights_fingerprint
+from privgen.models.family import Canvas
 from privgen.watermark.protocols import ExtractorLike
 
 
@@ -114,6 +115,16 @@ def _kept(model: str, device: str, dtype: str) -> DiffusionPipeline:
     from privgen.hub import load_pipeline
 
     return freeze(load_pipeline(model, device=device, dtype=dtype, safety_checker=False))
+
+
+def size_of(pipeline: DiffusionPipeline) -> int | None:
+    """Return the side in pixels of the square images that a pipeline is made for; None if it does not say."""
+    try:
+        if getattr(pipeline, "unet", None) is None and getattr(pipeline, "transformer", None) is None:
+            return Canvas.of_vae(vae_of(pipeline)).size
+        return Canvas.of_pipeline(pipeline).size
+    except UsageError:
+        return None
 
 
 def vae_of(pipeline: DiffusionPipeline) -> Any:

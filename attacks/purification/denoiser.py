@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from privgen.attacks.steps import step_done
 from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.parameterisation import PREDICTIONS, NoiseLevel, Prediction, predict_noise
 from privgen.errors import PrivgenError
@@ -46,6 +49,8 @@ class Denoiser:
         vae: the autoencoder of the latents, or None for pixels.
         condition: the text encoder's output for the empty prompt, (1, tokens, width), or None.
         name: stands for the denoiser in representations; by default class and digest of the network.
+        canvas: side in pixels of the square images whose crops the network has learnt, if they are larger than the
+            crops; by default `size`.
 
     Raises:
         PrivgenError: the scheduler has no `alphas_cumprod`, or the network needs more than a text.
@@ -56,6 +61,7 @@ class Denoiser:
     vae: Any = None
     condition: Tensor | None = None
     name: str = ""
+    canvas: int | None = None
 
     alphas_cumprod: Tensor = field(init=False)
     """(N,) float64 on the CPU; entry t is abar after t + 1 steps of noise."""
@@ -74,6 +80,8 @@ class Denoiser:
         # The caller may step the scheduler meanwhile, so only its numbers are kept.
         object.__setattr__(self, "alphas_cumprod", self.scheduler.alphas_cumprod.detach().double().cpu())
         object.__setattr__(self, "_logs", self.alphas_cumprod.log().tolist())
+        if self.canvas is None:
+            object.__setattr__(self, "canvas", self.size)
         if not self.name:
             object.__setattr__(self, "name", f"{type(self.network).__name__}_{weights_fingerprint(self.network)[:8]}")
 
@@ -156,6 +164,7 @@ class Denoiser:
         if self.condition is not None:
             text["encoder_hidden_states"] = self.condition.to(place).expand(len(x), -1, -1)
         predicted: Tensor = self.network(x.to(place), when, **text).sample
+        step_done(len(x))
         return predicted.to(x)
 
     def noise(self, x: Tensor, t: float) -> Tensor:
@@ -227,6 +236,8 @@ def load_denoiser(
     pipeline = load_pipeline(folder or source, device=device, dtype=dtype, safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     found = denoiser_of(pipeline, os.fspath(model))
+    if folder and (canvas := _canvas_of(Path(folder).parents[1])):
+        found = replace(found, canvas=canvas)
     freeze(pipeline)
     found.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # PyTorch's overloads lack it
     if space not in (None, found.space):
@@ -274,6 +285,17 @@ def _kept(model: str, space: Space | None, device: str, dtype: str) -> Denoiser:
     return load_denoiser(model, space=space, device=device, dtype=dtype)
 
 
+def _canvas_of(root: Path) -> int | None:
+    """The size of the images of the model in a folder, in pixels; None if its configurations do not say it."""
+    configs = [root / name / "config.json" for name in ("unet", "transformer") if (root / name / "config.json").is_file()]
+    autoencoder = root / "vae" / "config.json"
+    if not configs or not autoencoder.is_file():
+        return None
+    latents = json.loads(configs[0].read_text("utf-8")).get("sample_size")
+    vae = SimpleNamespace(config=SimpleNamespace(**json.loads(autoencoder.read_text("utf-8"))))
+    return latents * patch_of(vae) if isinstance(latents, int) else None
+
+
 def _denoiser_folder(source: str) -> str | None:
     """Find a model's own pixel denoiser; a Hub id has one if it was downloaded before or can be now."""
     root = Path(source)
@@ -282,7 +304,7 @@ def _denoiser_folder(source: str) -> str | None:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            root = Path(snapshot_download(source, allow_patterns=f"{DENOISER}/**"))
+            root = Path(snapshot_download(source, allow_patterns=[f"{DENOISER}/**", "*/config.json"]))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
             return None  # loading the model itself will say what is wrong
     folder = root / DENOISER

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from privgen.attacks.draws import Draws
-from privgen.attacks.model_attack import ModelAttack
 from privgen.attacks.purification.denoiser import Denoiser, Space, as_denoiser
-from privgen.attacks.purification.reverse import add_noise, reverse_ddpm, reverse_ode, reverse_sde
+from privgen.attacks.purification.fit import FittedAttack
+from privgen.attacks.purification.reverse import (
+    MODES,
+    Mode,
+    add_noise,
+    count_evaluations,
+    reverse_ddpm,
+    reverse_ode,
+    reverse_sde,
+)
 from privgen.attacks.registry import register
 
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-
-Mode: TypeAlias = Literal["ddpm", "ode", "sde"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 def purify(
@@ -57,8 +61,13 @@ def purify(
     return denoiser.decode(x_0, size)
 
 
+def steps_of(denoiser: Denoiser, noise: float) -> int:
+    """Return steps of a schedule of 1000 as steps of the denoiser's own, at least 1."""
+    return max(round(noise * denoiser.steps / 1000), 1)
+
+
 @dataclass(frozen=True, repr=False)
-class DenoiserAttack(ModelAttack):
+class DenoiserAttack(FittedAttack):
     """An attack with an unconditional denoiser.
 
     Args:
@@ -66,6 +75,7 @@ class DenoiserAttack(ModelAttack):
         model: an embedded model's name, a folder, a Hub id, a Diffusers pipeline, or a `Denoiser`.
         space: where noise is added, "pixel" or "latent". By default the pixel denoiser of a model given by name, if it
             has one; else whatever the model is.
+        fit: what happens to images that are larger than the model's, see `FittedAttack`.
     """
 
     _: KW_ONLY
@@ -83,6 +93,9 @@ class DenoiserAttack(ModelAttack):
     def _denoiser(self) -> Denoiser:
         return as_denoiser(self.model, self.space, self.device, self.dtype)
 
+    def _canvas(self) -> int | None:
+        return self._denoiser().canvas
+
 
 @register
 @dataclass(frozen=True, repr=False)
@@ -98,6 +111,8 @@ class DiffPure(DenoiserAttack):
         model: an embedded model's name, a folder, a Hub id, a Diffusers pipeline, or a `Denoiser`.
         space: where noise is added, "pixel" or "latent". By default the pixel denoiser of a model given by name, if it
             has one; else whatever the model is.
+        fit: what happens to images that are larger than the model's: "resize" attacks a small copy and adds the
+            enlarged change, "tiles" attacks overlapping tiles, and "whole" the image in one piece. See `FittedAttack`.
         device: device for a model given by name.
         dtype: precision of the weights of a model given by name.
     """
@@ -120,9 +135,13 @@ class DiffPure(DenoiserAttack):
         if self.repeats < 1 or (self.steps is not None and self.steps < 1):
             raise ValueError(f"diffpure: expected repeats and steps >= 1, got {self.repeats} and {self.steps}")
 
-    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def _steps(self) -> int:
+        t_star = steps_of(self._denoiser(), self.strength)
+        return self.repeats * count_evaluations(self.mode, t_star, self.steps)
+
+    def _purify(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         denoiser = self._denoiser()
-        t_star = max(round(self.strength * denoiser.steps / 1000), 1)
+        t_star = steps_of(denoiser, self.strength)
         for _ in range(self.repeats):
             images = purify(denoiser, images, t_star, generators, mode=self.mode, steps=self.steps)
             images = images.clamp(0, 1)

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from privgen.attacks.draws import spawn
 from privgen.attacks.purification.denoiser import Denoiser
-from privgen.attacks.purification.diffpure import DenoiserAttack, purify
+from privgen.attacks.purification.diffpure import DenoiserAttack, purify, steps_of
+from privgen.attacks.purification.reverse import count_evaluations
 from privgen.attacks.registry import register
+from privgen.attacks.steps import Work
 from privgen.errors import PrivgenError
 
 
@@ -76,6 +78,8 @@ class GrIDPure(DenoiserAttack):
             model was trained on.
         model: an embedded model's name, a folder, a Hub id, a Diffusers pipeline, or a `Denoiser`.
         space: see `DiffPure`, also for the other parameters.
+        fit: as in `DiffPure`, for images that are larger than a square two tiles wide, the grid of the paper. "tiles"
+            and "whole" are the same: the grid covers the image at its own size.
     """
 
     name = "gridpure"
@@ -99,12 +103,34 @@ class GrIDPure(DenoiserAttack):
         if self.tile is not None and self.tile < 2:
             raise ValueError(f"gridpure: expected tile >= 2, got {self.tile}")
 
-    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
-        denoiser = self._denoiser()
-        tile = self.tile or denoiser.size
+    def _canvas(self) -> int:
+        """A grid of tiles two tiles wide, as in the paper, or the size of the model's images if that is larger."""
+        return max(2 * self._tile(), self._denoiser().canvas or 0)
+
+    def _tile(self) -> int:
+        tile = self.tile or self._denoiser().size
         if tile is None:
             raise PrivgenError("gridpure: this model does not say its image size; give --tile (tile= in Python).")
-        t_star = max(round(self.t_star * denoiser.steps / 1000), 1)
+        return tile
+
+    def _steps(self) -> int:
+        return int(self.strength) * count_evaluations("ddpm", steps_of(self._denoiser(), self.t_star))
+
+    def _work_at(self, height: int, width: int) -> Work:
+        tile = self._tile()
+        tiles = len(tile_starts(height, tile, tile // 2)) * len(tile_starts(width, tile, tile // 2))
+        return Work(tiles, self._steps(), min(tile, height) * min(tile, width))
+
+    def _work_in_tiles(self, height: int, width: int, canvas: int) -> Work:
+        return self._work_at(height, width)
+
+    def _purify_tiles(self, images: Tensor, generators: list[torch.Generator], canvas: int) -> Tensor:
+        # It works in tiles at any size.
+        return self._purify(images, generators)
+
+    def _purify(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+        denoiser, tile = self._denoiser(), self._tile()
+        t_star = steps_of(denoiser, self.t_star)
         for _ in range(int(self.strength)):
             pure = purify_tiles(denoiser, images, t_star, generators, tile=tile, stride=tile // 2)
             images = ((1 - self.blend) * pure + self.blend * images).clamp(0, 1)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from privgen.attacks.draws import draw_normal
-from privgen.attacks.model_attack import ModelAttack, PipelineLike, as_pipeline, vae_of
+from privgen.attacks.model_attack import PipelineLike, as_pipeline, size_of, vae_of
+from privgen.attacks.purification.fit import FittedAttack
 from privgen.attacks.registry import register
+from privgen.attacks.steps import step_done
 from privgen.diffusion.latents import decode, encode
 from privgen.errors import PrivgenError
 from privgen.io.pixels import pad_to_multiple
@@ -21,7 +23,7 @@ from privgen.models.family import patch_of
 
 @register
 @dataclass(frozen=True, repr=False)
-class Impress(ModelAttack):
+class Impress(FittedAttack):
     """Optimises the image until an autoencoder reproduces it, close to where it was (IMPRESS, arXiv 2310.19248).
 
     A protection against learning makes an autoencoder's reconstruction differ from the image. So this minimises the
@@ -37,6 +39,7 @@ class Impress(ModelAttack):
         weight: of the penalty, at least 0.
         tolerance: distance up to which there is no penalty, at least 0.
         distance: "ssim" for 1 - SSIM; "st_lpips", which needs `pip install 'privgen[perceptual]'`.
+        fit: what happens to images that are larger than the model's, see `DiffPure`.
         device: device for a model given by name.
         dtype: precision of the weights of a model given by name.
     """
@@ -71,7 +74,13 @@ class Impress(ModelAttack):
         if self.distance == "st_lpips":
             st_lpips(*torch.zeros(2, 1, 3, SMALLEST, SMALLEST))
 
-    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def _canvas(self) -> int | None:
+        return size_of(as_pipeline(self.model, self.device, self.dtype))
+
+    def _steps(self) -> int:
+        return int(self.strength)
+
+    def _purify(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         vae = vae_of(as_pipeline(self.model, self.device, self.dtype))
         smallest = SMALLEST if self.distance == "st_lpips" else 11
         if min(images.shape[-2:]) < smallest:
@@ -87,6 +96,7 @@ class Impress(ModelAttack):
                 optimiser.step()
                 with torch.no_grad():
                     pixels.clamp_(0, 1)
+                step_done(len(pixels))
         return pixels.detach()
 
     def _loss(self, vae: Any, pixels: Tensor, given: Tensor) -> Tensor:

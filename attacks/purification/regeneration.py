@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from privgen.attacks.model_attack import ModelAttack, PipelineLike, as_pipeline, vae_of
+from privgen.attacks.model_attack import PipelineLike, as_pipeline, size_of, vae_of
+from privgen.attacks.purification.fit import FittedAttack
 from privgen.attacks.registry import register
+from privgen.attacks.steps import step_done
 from privgen.diffusion.latents import decode, encode
 from privgen.errors import PrivgenError
 from privgen.io.pixels import pad_to_multiple
@@ -106,9 +108,18 @@ def regenerate(
         guidance_scale=guidance_scale if prompt else 1.0,
         generator=generators,
         output_type="pt",
+        callback_on_step_end=_step_done,
+        callback_on_step_end_tensor_inputs=["latents"],
     )
     regenerated: Tensor = made.images[..., :height, :width]
     return regenerated.clamp(0, 1)
+
+
+def _step_done(pipeline: DiffusionPipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tell that a step is done, as a callback of Diffusers' pipelines."""
+    del pipeline, step, timestep
+    step_done(len(tensors["latents"]))
+    return {}
 
 
 def fraction_of(steps: int, total: int) -> float:
@@ -124,12 +135,13 @@ def fraction_of(steps: int, total: int) -> float:
 
 @register
 @dataclass(frozen=True, repr=False)
-class VaeRoundTrip(ModelAttack):
+class VaeRoundTrip(FittedAttack):
     """Encodes the image with an autoencoder, to the mean of its latents, and decodes it.
 
     Args:
         strength: number of round trips, 0 to 100.
         model: a model with an autoencoder: an embedded model's name, a folder, a Hub id, or a pipeline.
+        fit: what happens to images that are larger than the model's, see `DiffPure`.
         device: device for a model given by name.
         dtype: precision of the weights of a model given by name.
     """
@@ -147,17 +159,24 @@ class VaeRoundTrip(ModelAttack):
     def prepare(self) -> None:
         vae_of(as_pipeline(self.model, self.device, self.dtype))
 
-    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def _canvas(self) -> int | None:
+        return size_of(as_pipeline(self.model, self.device, self.dtype))
+
+    def _steps(self) -> int:
+        return int(self.strength)
+
+    def _purify(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         vae = vae_of(as_pipeline(self.model, self.device, self.dtype))
         height, width = images.shape[-2:]
         for _ in range(int(self.strength)):
             decoded = decode(vae, encode(vae, pad_to_multiple(images, patch_of(vae))))
             images = decoded.clamp(0, 1)[..., :height, :width]
+            step_done(len(images))
         return images
 
 
 @dataclass(frozen=True, repr=False)
-class _Regenerating(ModelAttack):
+class _Regenerating(FittedAttack):
     """What one regeneration and several share: see `regenerate`."""
 
     _: KW_ONLY
@@ -173,6 +192,9 @@ class _Regenerating(ModelAttack):
 
     def prepare(self) -> None:
         image_to_image(as_pipeline(self.model, self.device, self.dtype))
+
+    def _canvas(self) -> int | None:
+        return size_of(as_pipeline(self.model, self.device, self.dtype))
 
     def _regenerate(self, images: Tensor, t: int, times: int, generators: list[torch.Generator]) -> Tensor:
         pipeline = as_pipeline(self.model, self.device, self.dtype)
@@ -202,6 +224,7 @@ class Regeneration(_Regenerating):
         prompt: what the images show.
         guidance_scale: scale of classifier-free guidance; it counts with a prompt only.
         stride: longest denoising step, 1 to 1000, in steps of the schedule.
+        fit: what happens to images that are larger than the model's, see `DiffPure`.
         device: device for a model given by name.
         dtype: precision of the weights of a model given by name.
     """
@@ -214,7 +237,10 @@ class Regeneration(_Regenerating):
 
     strength: float = 60
 
-    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def _steps(self) -> int:
+        return int(self.strength) // step_length(int(self.strength), self.stride)
+
+    def _purify(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         return self._regenerate(images, int(self.strength), 1, generators)
 
 
@@ -244,5 +270,8 @@ class Rinsing(_Regenerating):
         if not 1 <= self.t <= SCHEDULE:
             raise ValueError(f"rinsing: expected t in 1..{SCHEDULE}, got {self.t}")
 
-    def _attack(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def _steps(self) -> int:
+        return int(self.strength) * (self.t // step_length(self.t, self.stride))
+
+    def _purify(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         return self._regenerate(images, self.t, int(self.strength), generators)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ from privgen.attacks.draws import Draws, draw_normal
 from privgen.attacks.purification.denoiser import Denoiser
 from privgen.diffusion.parameterisation import predict_original
 
+
+Mode: TypeAlias = Literal["ddpm", "ode", "sde"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+"""Names of `reverse_ddpm`, `reverse_ode` and `reverse_sde`."""
 
 ODE_STEPS = 20
 """Heun steps of the probability-flow ODE. At t* = 100 they come within 0.0003 of the exact solution for normal data of
@@ -33,6 +37,21 @@ def timesteps_below(t_star: int, steps: int | None) -> list[int]:
     """Return timesteps from t_star - 1 down to 0, evenly spaced; all of them if `steps` is None or larger."""
     count = min(steps or t_star, t_star)
     return [round(float(t)) for t in torch.linspace(t_star - 1, 0, count, dtype=torch.float64)]
+
+
+def count_evaluations(mode: Mode, t_star: int, steps: int | None = None) -> int:
+    """Return how often one of the three ways evaluates the network.
+
+    Args:
+        mode: which one.
+        t_star: noise, in steps of the model's schedule, at least 1.
+        steps: as the three take it.
+    """
+    if mode == "ddpm":
+        return len(timesteps_below(t_star, steps))
+    if mode == "ode":
+        return 2 * len(timesteps_below(t_star, (steps or ODE_STEPS) + 1)) - 1
+    return len(timesteps_below(t_star, (steps or t_star) + 1))
 
 
 def reverse_ddpm(denoiser: Denoiser, x_t: Tensor, t_star: int, generators: Draws, steps: int | None = None) -> Tensor:

@@ -112,15 +112,16 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def progress_bar(total: int, what: str, *, shown: bool = True) -> Any:
+def progress_bar(total: int, what: str, *, shown: bool = True, unit: str = "image") -> Any:
     """Return a progress bar on standard error, to use as a context manager. It shows on a terminal only.
 
     Args:
-        total: number of images.
+        total: number of images, or of other units.
         what: what happens to the images, such as "embed".
         shown: whether to show it at all.
+        unit: what is counted.
     """
-    return tqdm(total=total, desc=what, unit="image", disable=None if shown else True)
+    return tqdm(total=total, desc=what, unit=unit, disable=None if shown else True)
 
 
 def name_outputs(
