@@ -46,6 +46,7 @@ from privgen.attacks.purification.classical import Median, NonLocalMeans, TotalV
 from privgen.attacks.purification.denoiser import Denoiser, load_denoiser
 from privgen.attacks.purification.diffpure import DiffPure
 from privgen.attacks.purification.edge_preserving import BilateralGuided
+from privgen.attacks.purification.fit import FittedAttack
 from privgen.attacks.purification.gridpure import GrIDPure
 from privgen.attacks.purification.impress import Impress
 from privgen.attacks.purification.regeneration import Regeneration, Rinsing, VaeRoundTrip
@@ -82,6 +83,7 @@ __all__ = [
     "Examples",
     "ExtractorForgery",
     "ExtractorRemoval",
+    "FittedAttack",
     "Flip",
     "Gamma",
     "Geometric",

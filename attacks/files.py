@@ -10,10 +10,11 @@ from typing import Literal, TypeAlias
 import torch
 
 from privgen.attacks.base import BaseAttack
+from privgen.attacks.steps import LONG, Work, advancing, announcement, count_steps, expected_seconds, measure_step
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, names_a_file, progress_bar, reason
 from privgen.io.fingerprints import file_fingerprint, seed_from
-from privgen.io.images import load_image
+from privgen.io.images import image_size, load_image
 from privgen.metrics.quality import psnr
 
 
@@ -76,6 +77,7 @@ def attack_files(
     seed: int = 0,
     batch: BatchOptions | None = None,
     report: Callable[[AttackedFile], None] = lambda file: None,
+    announce: Callable[[str], None] | None = None,
 ) -> AttackedFolder:
     """Attack image files one by one, and write the results as PNG files.
 
@@ -91,6 +93,8 @@ def attack_files(
         seed: of all randomness.
         batch: how files are written; without `keep_format`, and without `quality`.
         report: called with each file when it is done.
+        announce: called before the work begins with a line that says how long it will take, if that is more than 10
+            seconds and the attack counts its steps. None measures nothing.
 
     Raises:
         UsageError: no image, an output folder that inputs come from, or `batch.keep_format`.
@@ -112,19 +116,47 @@ def attack_files(
             f"{len(foreign)} of the results exist in {output} and were made otherwise, {foreign[0].name} first; "
             "choose another folder, or pass --overwrite (overwrite=True in Python)."
         )
+    works: dict[Path, tuple[Work, ...]] = {}
     if len(made) < len(targets):
         attack.prepare()
+        works = {source: _work(attack, source) for source in targets if source not in made}
+        if announce is not None:
+            _announce(attack, works, announce)
     files = []
-    with progress_bar(len(targets), "attack", shown=batch.progress) as bar:
+    stepwise = any(works.values())
+    steps = {source: count_steps(works.get(source, ())) if stepwise else 1 for source in targets}
+    unit = "step" if stepwise else "image"
+    with progress_bar(sum(steps.values()), "attack", shown=batch.progress, unit=unit) as bar:
         for source, target in targets.items():
-            if source in made:
-                files.append(AttackedFile(str(source), str(target), "skipped", ledger.figures(target).get("psnr")))
-            else:
-                files.append(_attack_file(attack, source, target, ledger, digests[source], seed, batch))
+            with advancing(bar, steps[source]):
+                if source in made:
+                    files.append(AttackedFile(str(source), str(target), "skipped", ledger.figures(target).get("psnr")))
+                else:
+                    files.append(_attack_file(attack, source, target, ledger, digests[source], seed, batch))
             with bar.external_write_mode():
                 report(files[-1])
-            bar.update()
     return AttackedFolder(repr(attack), attack.label, seed, str(output), tuple(files))
+
+
+def _work(attack: BaseAttack, source: Path) -> tuple[Work, ...]:
+    """The work for a file; none if it cannot be read."""
+    size = image_size(source)
+    return () if size is None else attack.work(*size)
+
+
+def _announce(attack: BaseAttack, works: dict[Path, tuple[Work, ...]], announce: Callable[[str], None]) -> None:
+    """Measure a step of the attack on the first image that can be read, and say how long all images will take."""
+    known = {source: work for source, work in works.items() if work}
+    for source, work in known.items():
+        try:
+            step = measure_step(attack, load_image(source).pixels)
+        except FILE_ERRORS:
+            continue  # what is wrong with it is said when its turn comes
+        if step is not None:
+            seconds = expected_seconds(list(known.values()), work, step)
+            if seconds > LONG:
+                announce(announcement(list(known.values()), seconds))
+        return
 
 
 def _attack_file(
@@ -139,13 +171,15 @@ def _attack_file(
     try:
         loaded = load_image(source)
         generator = torch.Generator().manual_seed(seed_from(seed, source.name))
+        before = loaded.pixels
         with torch.no_grad():
-            pixels = attack(loaded.pixels, generator=generator)
-        same_size = pixels.shape == loaded.pixels.shape
-        quality = float(psnr(pixels[None], loaded.pixels[None])) if same_size else math.inf
+            pixels = attack(before, generator=generator)
+        same_size = pixels.shape == before.shape
+        quality = float(psnr(pixels[None], before[None])) if same_size else math.inf
         data, lacking = batch.encode(loaded.with_pixels(pixels), target)
         ledger.write(target, data, digest, overwrite=True, figures={"psnr": quality})
     except FILE_ERRORS as error:
         return AttackedFile(str(source), None, "failed", error=reason(error))
     measured = quality if math.isfinite(quality) else None
-    return AttackedFile(str(source), str(target), "done", measured, loaded.notes + lacking)
+    notes = loaded.notes + attack.notes(loaded.height, loaded.width) + lacking
+    return AttackedFile(str(source), str(target), "done", measured, notes)

@@ -78,7 +78,7 @@ def main(n: int, seed: int, times: tuple[int, ...], as_json: bool) -> None:
             images = generation.images(numbers)
         for count in times:
             generators = [torch.Generator().manual_seed(PREVIEW_SEED + 1000 * seed + i) for i in numbers]
-            attacked = as_saved(Rinsing(strength=count, model=pipe)(images, generator=generators))
+            attacked = as_saved(Rinsing(strength=count, model=pipe, fit="whole")(images, generator=generators))
             logits[count].append((extractor(attacked), filters(attacked)))
     messages = key_bits(keys, extractor)
     rows = []

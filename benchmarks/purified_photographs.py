@@ -4,10 +4,10 @@
     python benchmarks/purified_photographs.py --attack diffpure=100,fit=tiles --threads 2
 
 Four held-out photographs of 512 to 640 pixels are marked with tiles at the default quality, and protected with the
-shield at its default quality. Each attack runs on the marked photograph, on the protected one and on the original, with
-the same noise. "protection left" is how far the two latter are apart afterwards in the latents of mini's autoencoder,
-over how far apart they were before, at the size at which an adversary would learn them. Prints one JSON line for each
-attack, with the time that was announced before, for a comparison with the time that it took.
+shield at its default quality. Each attack runs on the marked photograph, on the protected one and on the original,
+with the same noise. "protection_left" is how far the last two are apart afterwards in the latents of mini's
+autoencoder, over how far apart they were before, at the size at which an adversary would learn them. Prints one JSON
+line for each attack, with the time that it took, and the time that would have been announced before.
 """
 
 import json
@@ -50,7 +50,9 @@ def purify(attack: BaseAttack, image: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(text: str, plain: list[Tensor], marked: list[Tensor], protected: list[Tensor], key: Key) -> dict[str, object]:
+def measure(
+    text: str, plain: list[Tensor], marked: list[Tensor], protected: list[Tensor], key: Key
+) -> dict[str, object]:
     """What an attack does to photographs, marked photographs and protected ones."""
     attack, mark, pipeline = parse_attack(text or NOTHING), Watermark.from_pretrained("mini"), as_pipeline("mini")
     works = [attack.work(*image.shape[-2:]) for image in marked]
@@ -85,7 +87,8 @@ def main(texts: tuple[str, ...], threads: int) -> None:
     torch.set_num_threads(threads)
     folder = files("privgen") / "data" / "photos" / "heldout"
     plain = [load_image(str(folder / name)).pixels for name in PHOTOGRAPHS]
-    key, mark, protection = Key("owner", Secret(bytes(32))), Watermark.from_pretrained("mini"), Protection.from_pretrained()
+    key = Key("owner", Secret(bytes(32)))
+    mark, protection = Watermark.from_pretrained("mini"), Protection.from_pretrained()
     marked = [mark.embed(image, key) for image in plain]
     protected = [protection.protect(image, seed=number).image for number, image in enumerate(plain)]
     for text in ("", *texts):  # first what is there before any attack

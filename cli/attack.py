@@ -51,6 +51,7 @@ def list_(as_json: bool) -> None:
         "privgen attack run whatsapp photos -o attacked",
         "privgen attack run 'aspect_crop,ratio=4:5 then jpeg=50' photos -o attacked",
         "privgen attack run regeneration=60,model=mini photos -o attacked",
+        "privgen attack run diffpure=100,fit=tiles photo.jpg -o attacked",
         "privgen attack run super_resolution=4,noise=0.1 photos -o attacked",
         "privgen attack run extractor_removal=4,steps=50 marked -o attacked",
         "privgen attack run averaging_forgery photos -o forged --marked collected --unmarked others",
@@ -93,6 +94,11 @@ def run(
     Without a strength, an attack has the middle one of its range. Its other parameters follow as KEY=VALUE after
     commas. To do several attacks in a row, write "then" between them, and the whole in quotes.
 
+    diffpure, gridpure, impress, regeneration, rinsing and vae work with a model of one size. If an image is larger,
+    they attack a small copy, and add the enlarged change to the image. fit=tiles attacks overlapping tiles at full size
+    instead, and fit=whole the image in one piece. If the work will take more than about 10 seconds, the command says
+    how long before it begins.
+
     Most attacks keep the size of an image. Some change it, such as border, scale and whatsapp; these drop
     transparency.
 
@@ -106,7 +112,7 @@ def run(
     from privgen.io.batches import BatchOptions
 
     chosen = parse(text, marked=marked, unmarked=unmarked)
-    batch = BatchOptions(overwrite=overwrite, metadata=metadata, recursive=recursive)
+    batch = BatchOptions(overwrite=overwrite, progress=True, metadata=metadata, recursive=recursive)
     attack_and_report(chosen, images, output, seed=seed, batch=batch, as_json=as_json)
 
 
@@ -141,7 +147,15 @@ def attack_and_report(
     """Attack files, name each on standard error, and print how many were done, skipped and failed."""
     from privgen.attacks import attack_files
 
-    result = attack_files(chosen, images, output, seed=seed, batch=batch, report=_report)
+    result = attack_files(
+        chosen,
+        images,
+        output,
+        seed=seed,
+        batch=batch,
+        report=_report,
+        announce=lambda line: click.echo(line, err=True),
+    )
     say_others(images, recursive=batch.recursive)
     summary = {"attack": result.attack, "seed": seed, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}

@@ -24,6 +24,7 @@ METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
         "privgen purify photo.png -o pure",
         "privgen purify photos -o pure --method diffpure --strength 150 --mode ode",
         "privgen purify photos -o pure --method gridpure --strength 20 --t-star 10",
+        "privgen purify photos -o pure --full",
         'privgen purify cat.png -o pure --method regeneration --strength 100 --prompt "a cat on a blue background"',
         "privgen purify photos -o pure --method rinsing --model stable-diffusion-v1-5/stable-diffusion-v1-5",
     )
@@ -93,6 +94,12 @@ METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
     show_default="20",
     help="regeneration, rinsing: longest denoising step, in steps of 1000.",
 )
+@click.option(
+    "--full",
+    "fit",
+    flag_value="tiles",
+    help="Run the model over overlapping tiles at full size, also where an image is larger than the model's.",
+)
 @options.recursive()
 @options.metadata()
 @options.seed()
@@ -117,6 +124,7 @@ def purify(
     prompt: str | None,
     guidance_scale: float | None,
     stride: int | None,
+    fit: Literal["tiles"] | None,
     recursive: bool,
     metadata: Keeping,
     seed: int,
@@ -132,6 +140,11 @@ def purify(
     many times, in overlapping tiles, for images of any size. impress looks for a close image that the
     model's autoencoder keeps as it is. regeneration adds noise in a text-to-image model's latents; rinsing does that
     several times. vae encodes and decodes.
+
+    If an image has more pixels than the model's, a small copy is purified, and the change is enlarged and added to the
+    image. Size and fine detail stay, and so do marks and protections that lie in the fine detail. --full purifies
+    overlapping tiles at full size instead: it is much slower, and takes more away. If the work will take more than about
+    10 seconds, the command says how long before it begins.
 
     Results are PNG files of the same size. If a file cannot be read, the command names it, does the rest, and exits
     with code 1. If a run was interrupted, repeat it: it skips the images that it has made already.
@@ -154,6 +167,7 @@ def purify(
         "prompt": prompt,
         "guidance_scale": guidance_scale,
         "stride": stride,
+        "fit": fit,
         "model": model,
         "device": device,
         "dtype": dtype,
@@ -166,5 +180,5 @@ def purify(
         attack = get_attack(method, **given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    batch = BatchOptions(overwrite=overwrite, metadata=metadata, recursive=recursive)
+    batch = BatchOptions(overwrite=overwrite, progress=True, metadata=metadata, recursive=recursive)
     attack_and_report(attack, images, output, seed=seed, batch=batch, as_json=as_json)

@@ -287,12 +287,11 @@ def _kept(model: str, space: Space | None, device: str, dtype: str) -> Denoiser:
 
 def _canvas_of(root: Path) -> int | None:
     """The size of the images of the model in a folder, in pixels; None if its configurations do not say it."""
-    configs = [root / name / "config.json" for name in ("unet", "transformer") if (root / name / "config.json").is_file()]
-    autoencoder = root / "vae" / "config.json"
-    if not configs or not autoencoder.is_file():
+    places = [root / name / "config.json" for name in ("unet", "transformer", "vae")]
+    configs = [json.loads(place.read_text("utf-8")) for place in places if place.is_file()]
+    if len(configs) != 2 or not places[-1].is_file():
         return None
-    latents = json.loads(configs[0].read_text("utf-8")).get("sample_size")
-    vae = SimpleNamespace(config=SimpleNamespace(**json.loads(autoencoder.read_text("utf-8"))))
+    latents, vae = configs[0].get("sample_size"), SimpleNamespace(config=SimpleNamespace(**configs[1]))
     return latents * patch_of(vae) if isinstance(latents, int) else None
 
 

@@ -115,9 +115,9 @@ def regenerate(
     return regenerated.clamp(0, 1)
 
 
-def _step_done(pipeline: DiffusionPipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tell that a step is done, as a callback of Diffusers' pipelines."""
-    del pipeline, step, timestep
+def _step_done(pipeline: DiffusionPipeline, step: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tell that a step is done, as a callback of Diffusers' pipelines. It changes nothing."""
+    del pipeline, step, t
     step_done(len(tensors["latents"]))
     return {}
 

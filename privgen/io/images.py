@@ -123,12 +123,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             raise PrivgenError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; check the path.")
         if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would read the small preview in it
             raise PrivgenError(f"{path} is a camera's raw file; develop it, and take the TIFF or JPEG file.")
-        Image.init()
-        if HAS_HEIF:
-            import pi_heif
-
-            pi_heif.register_heif_opener()
-        formats = tuple(name for name in _READ_FORMATS if name in Image.OPEN)
+        formats = _readable()
         with warnings.catch_warnings():
             # Instead of the warnings of Pillow there are errors and notes. Sizes are checked before decoding.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -146,6 +141,29 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         raise PrivgenError(f"{path} does not fit into memory; make it smaller.") from error
     except _DECODE_ERRORS as error:
         raise PrivgenError(f"{path} is damaged or cut short ({error}); get a complete copy.") from error
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Return height and width of an image file as it lies in the file, without decoding it; None if it is unreadable.
+
+    Args:
+        path: an image file. Its EXIF orientation is not applied.
+    """
+    with warnings.catch_warnings(), suppress(OSError, Image.DecompressionBombError, *_DECODE_ERRORS):
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=_readable()) as image:
+            return image.height, image.width
+    return None
+
+
+def _readable() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, if they are there."""
+    Image.init()
+    if HAS_HEIF:
+        import pi_heif
+
+        pi_heif.register_heif_opener()
+    return tuple(name for name in _READ_FORMATS if name in Image.OPEN)
 
 
 def from_pil(image: Image.Image, *, name: str = "image") -> LoadedImage:

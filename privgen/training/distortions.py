@@ -7,7 +7,7 @@ from privgen.attacks.purification.regeneration import Rinsing
 from privgen.errors import UsageError
 
 
-REGENERATION = (Choice(Rinsing(), 0.51, 3.49, 0.1),)
+REGENERATION = (Choice(Rinsing(fit="whole"), 0.51, 3.49, 0.1),)
 """More rows, for recipes that name them: one to three regenerations with mini. They let no gradients through."""
 
 

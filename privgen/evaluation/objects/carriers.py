@@ -71,7 +71,7 @@ def carrier_scores(
     """
     again = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
     attacks: dict[str, Callable[..., Tensor]] = {"": lambda images, generator: images, "_jpeg_75": JPEG(75)}
-    attacks |= {f"_regeneration_{t}": Regeneration(t, model=pipe) for t in REGENERATED}
+    attacks |= {f"_regeneration_{t}": Regeneration(t, model=pipe, fit="whole") for t in REGENERATED}
     reader: ObjectCarrier = TileCarrier()
     if carrier != "tile":
         if code is None:

@@ -55,15 +55,15 @@ def _attack(name: str, model: str, pipeline: Any) -> BaseAttack:
     if name == "jpeg":
         return JPEG(JPEG_QUALITY)
     if name == "impress":
-        return Impress(IMPRESS_STEPS, model=pipeline)
+        return Impress(IMPRESS_STEPS, model=pipeline, fit="whole")
     if name == "regeneration":
-        return Regeneration(model=pipeline)
+        return Regeneration(model=pipeline, fit="whole")
     # The pixel denoiser that comes with mini, for models of its world; others purify in their own latents.
     denoiser: Any = pipeline
     if model in EMBEDDED:
         denoiser = load_denoiser("mini", device=str(pipeline.device))
     if name == "diffpure":
-        return DiffPure(model=denoiser)
+        return DiffPure(model=denoiser, fit="whole")
     if name == "gridpure":
-        return GrIDPure(model=denoiser)
+        return GrIDPure(model=denoiser, fit="whole")
     raise PrivgenError(f"There is no purification {name!r}.")

@@ -191,9 +191,9 @@ def plan_attacks(preset: Preset, model: WatermarkModel, *, only: Sequence[str] =
     """
     pipeline, device = model.pipeline, model.networks.placement.device
     makers: dict[str, Callable[..., Attack]] = {
-        "vae": partial(VaeRoundTrip, model=pipeline),
-        "regeneration": partial(Regeneration, model=pipeline),
-        "rinsing": partial(Rinsing, model=pipeline),
+        "vae": partial(VaeRoundTrip, model=pipeline, fit="whole"),
+        "regeneration": partial(Regeneration, model=pipeline, fit="whole"),
+        "rinsing": partial(Rinsing, model=pipeline, fit="whole"),
         "diffpure": partial(_purifier, DiffPure, model.name, device),
         "gridpure": partial(_purifier, GrIDPure, model.name, device),
         "super_resolution": partial(SuperResolution, device=device),
@@ -264,4 +264,4 @@ def _purifier(kind: type[DiffPure] | type[GrIDPure], model: str, device: str, st
     except PrivgenError as error:
         reason = f"No pixel denoiser could be loaded from the model {model}; `privgen train denoiser` makes one."
         raise PrivgenError(reason) from error
-    return kind(model=replace(denoiser, name=""), strength=strength)
+    return kind(model=replace(denoiser, name=""), strength=strength, fit="whole")

@@ -7,7 +7,7 @@ change the size.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from privgen.attacks import Attack, BaseAttack, pairs_of, parse_attack
+from privgen.attacks import Attack, BaseAttack, FittedAttack, pairs_of, parse_attack
 from privgen.errors import PrivgenError, UsageError
 from privgen.evaluation.robustness.plan import Planned
 
@@ -80,7 +80,9 @@ def plan_photograph_attacks(n: int, only: Sequence[str] = ()) -> list[Planned]:
 
 def _planned(name: str, attack: BaseAttack, n: int) -> Planned:
     strength, unit = (attack.strength, attack.unit) if isinstance(attack, Attack) else (1.0, "")
-    entry = Planned(attack.label, name, strength, unit, n, True, attack)
+    # Models see photographs at full size here, because the enlarged change of a small copy would be a weaker attack.
+    run = replace(attack, fit="whole") if isinstance(attack, FittedAttack) else attack
+    entry = Planned(attack.label, name, strength, unit, n, True, run)
     try:
         attack.prepare()
     except PrivgenError as error:
