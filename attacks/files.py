@@ -21,6 +21,8 @@ from privgen.metrics.quality import psnr
 MANIFEST = "attacks.jsonl"
 """Journal in the output folder: which attack made which image, so that an interrupted batch goes on."""
 
+_FEW = 2  # steps that are not measured before
+
 Status: TypeAlias = Literal["done", "skipped", "failed"]
 
 
@@ -147,6 +149,8 @@ def _work(attack: BaseAttack, source: Path) -> tuple[Work, ...]:
 def _announce(attack: BaseAttack, works: dict[Path, tuple[Work, ...]], announce: Callable[[str], None]) -> None:
     """Measure a step of the attack on the first image that can be read, and say how long all images will take."""
     known = {source: work for source, work in works.items() if work}
+    if sum(map(count_steps, known.values())) <= _FEW:
+        return  # the measurement would take as long as the work
     for source, work in known.items():
         try:
             step = measure_step(attack, load_image(source).pixels)

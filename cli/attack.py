@@ -95,9 +95,9 @@ def run(
     commas. To do several attacks in a row, write "then" between them, and the whole in quotes.
 
     diffpure, gridpure, impress, regeneration, rinsing and vae work with a model of one size. If an image is larger,
-    they attack a small copy, and add the enlarged change to the image. fit=tiles attacks overlapping tiles at full size
-    instead, and fit=whole the image in one piece. If the work will take more than about 10 seconds, the command says
-    how long before it begins.
+    they attack a small copy, and add the enlarged change to the image. fit=tiles attacks overlapping tiles at full
+    size instead, and fit=whole the image in one piece. If the work will take more than about 10 seconds, the command
+    says how long before it begins.
 
     Most attacks keep the size of an image. Some change it, such as border, scale and whatsapp; these drop
     transparency.
@@ -147,21 +147,17 @@ def attack_and_report(
     """Attack files, name each on standard error, and print how many were done, skipped and failed."""
     from privgen.attacks import attack_files
 
-    result = attack_files(
-        chosen,
-        images,
-        output,
-        seed=seed,
-        batch=batch,
-        report=_report,
-        announce=lambda line: click.echo(line, err=True),
-    )
+    result = attack_files(chosen, images, output, seed=seed, batch=batch, report=_report, announce=_announce)
     say_others(images, recursive=batch.recursive)
     summary = {"attack": result.attack, "seed": seed, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**summary, **counts, "files": result.files} if as_json else {**summary, **counts}, as_json=as_json)
     if result.count("failed"):
         raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _announce(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _report(file: AttackedFile) -> None:

@@ -143,8 +143,8 @@ def purify(
 
     If an image has more pixels than the model's, a small copy is purified, and the change is enlarged and added to the
     image. Size and fine detail stay, and so do marks and protections that lie in the fine detail. --full purifies
-    overlapping tiles at full size instead: it is much slower, and takes more away. If the work will take more than about
-    10 seconds, the command says how long before it begins.
+    overlapping tiles at full size instead: it is much slower, and weakens marks more. If the work will take more than
+    about 10 seconds, the command says how long before it begins.
 
     Results are PNG files of the same size. If a file cannot be read, the command names it, does the rest, and exits
     with code 1. If a run was interrupted, repeat it: it skips the images that it has made already.

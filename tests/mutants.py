@@ -263,7 +263,7 @@ TABLE = {
         ('return {"multiplier": self.multiplier}', "return {}", "training/test_shift.py"),
     ),
     "attacks/purification/diffpure.py": (
-        ("round(self.strength * denoiser.steps / 1000)", "round(self.strength)", DIFFPURE),
+        ("round(noise * denoiser.steps / 1000)", "round(noise)", DIFFPURE),
     ),
     "attacks/purification/reverse.py": (
         ("return alpha_bar**0.5 * x_0 +", "return x_0 +", DIFFPURE),
