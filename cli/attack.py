@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,17 +148,14 @@ def attack_and_report(
     """Attack files, name each on standard error, and print how many were done, skipped and failed."""
     from privgen.attacks import attack_files
 
-    result = attack_files(chosen, images, output, seed=seed, batch=batch, report=_report, announce=_announce)
+    say = partial(click.echo, err=True)
+    result = attack_files(chosen, images, output, seed=seed, batch=batch, report=_report, announce=say)
     say_others(images, recursive=batch.recursive)
     summary = {"attack": result.attack, "seed": seed, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**summary, **counts, "files": result.files} if as_json else {**summary, **counts}, as_json=as_json)
     if result.count("failed"):
         raise click.exceptions.Exit(EXIT_FAILED)
-
-
-def _announce(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _report(file: AttackedFile) -> None:

@@ -262,9 +262,7 @@ TABLE = {
     "privgen/training/protection/shift.py": (
         ('return {"multiplier": self.multiplier}', "return {}", "training/test_shift.py"),
     ),
-    "attacks/purification/diffpure.py": (
-        ("round(noise * denoiser.steps / 1000)", "round(noise)", DIFFPURE),
-    ),
+    "attacks/purification/diffpure.py": (("round(noise * denoiser.steps / 1000)", "round(noise)", DIFFPURE),),
     "attacks/purification/reverse.py": (
         ("return alpha_bar**0.5 * x_0 +", "return x_0 +", DIFFPURE),
         ("denoiser.alpha_bar(t_star - 1)\n", "denoiser.alpha_bar(t_star // 2)\n", DIFFPURE),

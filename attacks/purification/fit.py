@@ -129,8 +129,8 @@ class FittedAttack(ModelAttack):
             return (f"{self.name} worked in overlapping tiles at full size",)
         low = shrunk(height, width, canvas)
         return (
-            f"{self.name} worked at {low[1]} x {low[0]} pixels, and the change was enlarged; fine detail is the "
-            "original's (for tiles at full size: fit=tiles, or --full of privgen purify)",
+            f"{self.name} worked at {low[1]} x {low[0]} pixels, and its change was enlarged, so fine detail is the "
+            "original's; privgen purify --full (fit=tiles) works at full size",
         )
 
     def _canvas_below(self, height: int, width: int) -> int | None:

@@ -37,6 +37,29 @@ def test_files_are_purified_at_their_size(method, cli, model, photos, tmp_path):
     assert json.loads(cli(*call).stdout)["skipped"] == 2
 
 
+def test_a_large_photograph_keeps_what_it_has(cli, model, photo_files, tmp_path):
+    """By default the model works at its own size, 32 pixels here; the result has that of the photograph."""
+    with Image.open(photo_files[0]) as image:
+        exif = Image.Exif()
+        exif[0x010F] = "Maker"
+        image.convert("L").resize((1024, 683)).save(tmp_path / "big.jpg", exif=exif, dpi=(300, 300))
+    call = ("purify", tmp_path / "big.jpg", "--method", "vae", "--model", model, "--device", "cpu")
+    result = cli(*call, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "vae worked at 39 x 26 pixels" in result.stderr
+    with Image.open(tmp_path / "out" / "big.png") as after:
+        assert (after.size, after.mode, after.getexif()[0x010F]) == ((1024, 683), "L", "Maker")
+        assert after.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+def test_full_size(cli, model, photos, tmp_path):
+    call = ("purify", photos, "-o", tmp_path / "out", "--method", "vae", "--model", model, "--device", "cpu")
+    result = cli(*call, "--full", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["attack"] == f"VaeRoundTrip(strength=1, model='{model}', fit='tiles')"
+    assert "vae worked in overlapping tiles at full size" in result.stderr
+
+
 def test_a_run_goes_on(cli, model, photos, tmp_path):
     call = ("purify", photos, "-o", tmp_path / "out", "--method", "vae", "--model", model, "--device", "cpu")
     assert cli(*call).exit_code == 0
