@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 import torch
 
 from privgen.attacks.base import BaseAttack
-from privgen.attacks.steps import LONG, Work, advancing, announcement, count_steps, expected_seconds, measure_step
+from privgen.attacks.estimate import LONG, announcement, expected_seconds, measure_step
+from privgen.attacks.steps import Work, advancing, count_steps
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, names_a_file, progress_bar, reason
 from privgen.io.fingerprints import file_fingerprint, seed_from

@@ -22,8 +22,8 @@ from torch import Tensor
 from privgen import Key, Protection, Watermark
 from privgen.attacks import BaseAttack, parse_attack
 from privgen.attacks.adversaries.images import squares
+from privgen.attacks.estimate import expected_seconds, measure_step
 from privgen.attacks.model_attack import as_pipeline, size_of
-from privgen.attacks.steps import expected_seconds, measure_step
 from privgen.diffusion.latents import encode
 from privgen.io.images import load_image
 from privgen.metrics.quality import psnr

@@ -18,9 +18,10 @@ from privgen.attacks import (
     VaeRoundTrip,
     attack_files,
 )
+from privgen.attacks.estimate import announcement, expected_seconds, measure_step
 from privgen.attacks.purification.denoiser import denoiser_of, load_denoiser
 from privgen.attacks.purification.fit import shrunk
-from privgen.attacks.steps import Work, announcement, count_steps, expected_seconds, listening, measure_step
+from privgen.attacks.steps import Work, count_steps, listening
 from privgen.io.files import write_bytes
 from privgen.io.images import encode_image, from_pil, load_image, to_pil
 
