@@ -5,15 +5,17 @@
 
 Four held-out photographs of 512 to 640 pixels are marked with tiles at the default quality, and protected with the
 shield at its default quality. Each attack runs on the marked photograph, on the protected one and on the original,
-with the same noise. "protection_left" is how far the last two are apart afterwards in the latents of mini's
-autoencoder, over how far apart they were before, at the size at which an adversary would learn them. Prints one JSON
+with the same noise. "protection_left" is how far the last two are apart afterwards in the latents of an autoencoder of
+Stable Diffusion, over how far apart they were before, both at 512 pixels, at which adversaries train. Prints one JSON
 line for each attack, with the time that it took, and the time that would have been announced before.
 """
 
 import json
 import time
+from dataclasses import dataclass
 from importlib.resources import files
 from statistics import mean, median
+from typing import Any, Self
 
 import click
 import torch
@@ -23,10 +25,10 @@ from privgen import Key, Protection, Watermark
 from privgen.attacks import BaseAttack, parse_attack
 from privgen.attacks.adversaries.images import squares
 from privgen.attacks.estimate import expected_seconds, measure_step
-from privgen.attacks.model_attack import as_pipeline, size_of
 from privgen.diffusion.latents import encode
 from privgen.io.images import load_image
 from privgen.metrics.quality import psnr
+from privgen.models.autoencoder import load_autoencoder
 from privgen.watermark.key import Secret
 
 
@@ -38,10 +40,29 @@ PHOTOGRAPHS = (
 )
 ATTACKS = (
     *("vae=1", "vae=1,fit=tiles", "regeneration=60", "regeneration=60,fit=tiles"),
-    *("diffpure=100,steps=25", "diffpure=100,steps=25,fit=tiles", "diffpure=100", "gridpure=15"),
+    *("diffpure=100,steps=10", "diffpure=100,steps=10,fit=tiles", "diffpure=100", "gridpure=15"),
 )
+KEY = Key("owner", Secret(bytes(32)))
 NOTHING = "flip=0"
+SIDE = 512  # pixels of the squares that an adversary learns
 P_VALUE = 1e-6
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs (3, H, W) in [0, 1], as they are, marked, and protected."""
+
+    plain: list[Tensor]
+    marked: list[Tensor]
+    protected: list[Tensor]
+
+    @classmethod
+    def load(cls) -> Self:
+        folder = files("privgen") / "data" / "photos" / "heldout"
+        plain = [load_image(str(folder / name)).pixels for name in PHOTOGRAPHS]
+        mark, protection = Watermark.from_pretrained("mini"), Protection.from_pretrained()
+        marked = [mark.embed(image, KEY) for image in plain]
+        return cls(plain, marked, [protection.protect(image).image for image in plain])
 
 
 def purify(attack: BaseAttack, image: Tensor) -> Tensor:
@@ -50,22 +71,21 @@ def purify(attack: BaseAttack, image: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(
-    text: str, plain: list[Tensor], marked: list[Tensor], protected: list[Tensor], key: Key
-) -> dict[str, object]:
+def measure(text: str, photographs: Photographs, vae: Any) -> dict[str, object]:
     """What an attack does to photographs, marked photographs and protected ones."""
-    attack, mark, pipeline = parse_attack(text or NOTHING), Watermark.from_pretrained("mini"), as_pipeline("mini")
+    attack, marked = parse_attack(text or NOTHING), photographs.marked
     works = [attack.work(*image.shape[-2:]) for image in marked]
     step = measure_step(attack, marked[0])
     expected = expected_seconds(works, works[0], step) if step is not None else 0.0
     started = time.perf_counter()
     attacked = [purify(attack, image) for image in marked]
     seconds = time.perf_counter() - started
-    p_values = [mark.detect(image, key).p_value for image in attacked]
+    mark = Watermark.from_pretrained("mini")
+    p_values = [mark.detect(image, KEY).p_value for image in attacked]
     kept = []
-    for before, shielded in zip(plain, protected, strict=True):
-        pairs = ((before, shielded), (purify(attack, before), purify(attack, shielded)))
-        apart = [encode(pipeline.vae, squares(pair, size_of(pipeline) or 128)).diff(dim=0).norm() for pair in pairs]
+    for pair in zip(photographs.plain, photographs.protected, strict=True):
+        purified = [purify(attack, image) for image in pair]
+        apart = [encode(vae, squares(images, SIDE)).diff(dim=0).norm() for images in (pair, purified)]
         kept.append(float(apart[1] / apart[0]))
     quality = [float(psnr(image[None], before[None])) for image, before in zip(attacked, marked, strict=True)]
     return {
@@ -82,17 +102,13 @@ def measure(
 
 @click.command(help=__doc__.split("\n")[0])
 @click.option("--attack", "texts", multiple=True, default=ATTACKS, metavar="NAME=STRENGTH")
+@click.option("--autoencoder", default="madebyollin/taesd", show_default=True, help="Folder or Hub id.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-def main(texts: tuple[str, ...], threads: int) -> None:
+def main(texts: tuple[str, ...], autoencoder: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    folder = files("privgen") / "data" / "photos" / "heldout"
-    plain = [load_image(str(folder / name)).pixels for name in PHOTOGRAPHS]
-    key = Key("owner", Secret(bytes(32)))
-    mark, protection = Watermark.from_pretrained("mini"), Protection.from_pretrained()
-    marked = [mark.embed(image, key) for image in plain]
-    protected = [protection.protect(image, seed=number).image for number, image in enumerate(plain)]
+    vae, photographs = load_autoencoder(autoencoder), Photographs.load()
     for text in ("", *texts):  # first what is there before any attack
-        click.echo(json.dumps(measure(text, plain, marked, protected, key)))
+        click.echo(json.dumps(measure(text, photographs, vae)))
 
 
 if __name__ == "__main__":
