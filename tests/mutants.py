@@ -69,6 +69,7 @@ SHIELD_TRAINING = "training/protection/test_shield.py"
 VISIBILITY = "protection/test_visibility.py"
 LATENT_SHIFTS = "evaluation/protection/test_latents.py"
 DIFFPURE = "attacks/purification/test_diffpure.py"
+FIT = "attacks/purification/test_fit.py"
 INVERSION = "protection/test_inversion.py"
 SHIFT = "protection/test_trajectory_shift.py"
 IMPRESS = "attacks/purification/test_impress.py"
@@ -263,6 +264,12 @@ TABLE = {
         ('return {"multiplier": self.multiplier}', "return {}", "training/test_shift.py"),
     ),
     "attacks/purification/diffpure.py": (("round(noise * denoiser.steps / 1000)", "round(noise)", DIFFPURE),),
+    "attacks/purification/fit.py": (
+        ("return images + resize(residual,", "return resize(small + residual,", FIT),
+        ("height * width > canvas**2", "height * width >= canvas**2", FIT),
+        ("canvas / math.sqrt(height * width)", "canvas / min(height, width)", FIT),
+        ("+= weight * result", "+= result", FIT),
+    ),
     "attacks/purification/reverse.py": (
         ("return alpha_bar**0.5 * x_0 +", "return x_0 +", DIFFPURE),
         ("denoiser.alpha_bar(t_star - 1)\n", "denoiser.alpha_bar(t_star // 2)\n", DIFFPURE),
