@@ -98,7 +98,7 @@ METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
     "--full",
     "fit",
     flag_value="tiles",
-    help="Run the model over overlapping tiles at full size, also where an image is larger than the model's.",
+    help="Purify overlapping tiles at full size, instead of a small copy of a large image.",
 )
 @options.recursive()
 @options.metadata()

@@ -274,7 +274,8 @@ def as_denoiser(
     """
     if isinstance(model, (str, os.PathLike)):
         return _kept(os.fspath(model), space, device, dtype)
-    found = model if isinstance(model, Denoiser) else denoiser_of(model)
+    # The attack that holds a pipeline names it, so the denoiser needs no digest of its weights.
+    found = model if isinstance(model, Denoiser) else denoiser_of(model, type(model).__name__)
     if space not in (None, found.space):
         raise PrivgenError(f"This model denoises in {found.space} space, not {space}; leave the space out.")
     return found

@@ -109,7 +109,6 @@ def regenerate(
         generator=generators,
         output_type="pt",
         callback_on_step_end=_step_done,
-        callback_on_step_end_tensor_inputs=["latents"],
     )
     regenerated: Tensor = made.images[..., :height, :width]
     return regenerated.clamp(0, 1)
