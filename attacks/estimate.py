@@ -13,7 +13,7 @@ from privgen.attacks.steps import Work, count_steps, listening
 LONG = 10.0
 """Work that takes more seconds than this is announced."""
 
-_MEASURED = 2  # steps that a measurement runs; the first one warms up
+_FEW = 10  # steps of a tile beside which encoding and decoding count
 
 
 class _MeasuredError(Exception):
@@ -21,7 +21,10 @@ class _MeasuredError(Exception):
 
 
 def measure_step(attack: BaseAttack, image: Tensor) -> float | None:
-    """Return the seconds that a step of an attack takes for one image or tile, measured on its first two steps.
+    """Return the seconds that a step of an attack takes for one image or tile, measured on its first steps.
+
+    These are the first two, of which the second counts. If tiles take a few steps only, the time runs from the first
+    step for one group of tiles to the first step for the next, because encoding and decoding take much of it.
 
     Args:
         attack: its model is loaded if it is not yet.
@@ -30,14 +33,17 @@ def measure_step(attack: BaseAttack, image: Tensor) -> float | None:
     Returns:
         None if the attack counts no steps.
     """
-    times, images = [time.perf_counter()], [1]
+    work = attack.work(*image.shape[-2:])
+    cycle = work[0].steps + 1 if work and work[0].tiles > 1 and work[0].steps <= _FEW else 2
+    times, together = [time.perf_counter()], 1
 
-    def note(count: int) -> None:
+    def note(images: int) -> None:
+        nonlocal together
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         times.append(time.perf_counter())
-        images.append(count)
-        if len(times) > _MEASURED:
+        together = images
+        if len(times) > cycle:
             raise _MeasuredError
 
     try:
@@ -45,7 +51,9 @@ def measure_step(attack: BaseAttack, image: Tensor) -> float | None:
             attack(image, generator=torch.Generator().manual_seed(0))
     except _MeasuredError:
         pass
-    return None if len(times) == 1 else (times[-1] - times[-2]) / images[-1]
+    if len(times) <= 2:  # no step, or a single one, which counts from the start
+        return None if len(times) == 1 else (times[1] - times[0]) / together
+    return (times[-1] - times[1]) / (len(times) - 2) / together
 
 
 def expected_seconds(works: Sequence[Sequence[Work]], measured: Sequence[Work], seconds: float) -> float:
