@@ -143,7 +143,7 @@ def purify(
 
     If an image has more pixels than the model's, a small copy is purified, and the change is enlarged and added to the
     image. Size and fine detail stay, and so do marks and protections that lie in the fine detail. --full purifies
-    overlapping tiles at full size instead: it is much slower, and weakens marks more. If the work will take more than
+    overlapping tiles at full size instead: it is slower, and takes more of both away. If the work will take more than
     about 10 seconds, the command says how long before it begins.
 
     Results are PNG files of the same size. If a file cannot be read, the command names it, does the rest, and exits
