@@ -15,7 +15,7 @@ from privgen.attacks.steps import Work, advancing, count_steps
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, names_a_file, progress_bar, reason
 from privgen.io.fingerprints import file_fingerprint, seed_from
-from privgen.io.images import image_size, load_image
+from privgen.io.images import image_size
 from privgen.metrics.quality import psnr
 
 
@@ -154,7 +154,7 @@ def _announce(attack: BaseAttack, works: dict[Path, tuple[Work, ...]], announce:
         return  # the measurement would take as long as the work
     for source, work in known.items():
         try:
-            step = measure_step(attack, load_image(source).pixels)
+            step = measure_step(attack, batch.load(source).pixels)
         except FILE_ERRORS:
             continue  # what is wrong with it is said when its turn comes
         if step is not None:
@@ -174,7 +174,7 @@ def _attack_file(
     batch: BatchOptions,
 ) -> AttackedFile:
     try:
-        loaded = load_image(source)
+        loaded = batch.load(source)
         generator = torch.Generator().manual_seed(seed_from(seed, source.name))
         before = loaded.pixels
         with torch.no_grad():

@@ -74,6 +74,7 @@ def list_(as_json: bool) -> None:
     help="averaging, surrogate: images without it that the attacker has.",
 )
 @options.recursive()
+@options.max_pixels()
 @options.metadata()
 @options.seed()
 @options.json()
@@ -85,6 +86,7 @@ def run(
     marked: Path | None,
     unmarked: Path | None,
     recursive: bool,
+    max_pixels: int,
     metadata: Keeping,
     seed: int,
     as_json: bool,
@@ -113,7 +115,9 @@ def run(
     from privgen.io.batches import BatchOptions
 
     chosen = parse(text, marked=marked, unmarked=unmarked)
-    batch = BatchOptions(overwrite=overwrite, progress=True, metadata=metadata, recursive=recursive)
+    batch = BatchOptions(
+        overwrite=overwrite, progress=True, metadata=metadata, recursive=recursive, max_pixels=max_pixels
+    )
     attack_and_report(chosen, images, output, seed=seed, batch=batch, as_json=as_json)
 
 

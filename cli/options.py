@@ -8,11 +8,14 @@ Each function returns a decorator:
     def generate(model: str, output: Path) -> None: ...
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from privgen.io.files import MAX_PIXELS
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -93,6 +96,33 @@ def check_quality(quality: int | None, kind: str, output: Path) -> None:
     """
     if quality is not None and kind != "same" and output.suffix.lower() in ("", ".png"):
         raise click.UsageError("--quality needs --format same: PNG files lose nothing.")
+
+
+def max_pixels() -> Decorator[Any]:
+    """``--max-pixels``: largest image to read, as `max_pixels: int`."""
+    text = "Refuse larger images, such as 24e6 or 200MP. A small file can claim billions of pixels."
+    default = MAX_PIXELS
+    return click.option("--max-pixels", type=pixel_count, default=default, show_default=True, metavar="N", help=text)
+
+
+def pixel_count(text: str | int) -> int:
+    """Return the number of pixels that a user means.
+
+    Args:
+        text: such as 120000000, 24e6, 100MP or 1.5GP.
+
+    Raises:
+        click.BadParameter: it is no number, or not positive.
+    """
+    number = str(text).strip().upper()
+    factor = {"MP": 10**6, "GP": 10**9}.get(number[-2:], 1)
+    try:
+        count = float(number[:-2] if factor > 1 else number) * factor
+    except ValueError:
+        count = math.nan
+    if not 1 <= count < 2**53:  # also where it is NaN
+        raise click.BadParameter(f"{text!r} is not a number of pixels; write one such as 24e6 or 100MP.")
+    return int(count)
 
 
 def overwrite() -> Decorator[Any]:

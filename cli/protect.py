@@ -90,6 +90,7 @@ METHODS = ("shield", "shift", "encoder", "advdm", "mist", "sds", "aspl", "univer
     help="Format to write: PNG, which loses nothing, or that of the source where possible.",
 )
 @options.recursive()
+@options.max_pixels()
 @options.metadata()
 @options.quality()
 @click.option("--check", is_flag=True, help="Also test, on a model, whether the images are harder to learn from now.")
@@ -113,6 +114,7 @@ def protect(
     autoencoders: tuple[str, ...],
     kind: Literal["png", "same"],
     recursive: bool,
+    max_pixels: int,
     metadata: Keeping,
     quality: int | None,
     check: bool,
@@ -163,6 +165,7 @@ def protect(
             metadata=metadata,
             quality=quality,
             recursive=recursive,
+            max_pixels=max_pixels,
         ),
         report=lambda file: _report(file, as_json=as_json),
     )

@@ -101,6 +101,7 @@ METHODS = ("diffpure", "gridpure", "impress", "regeneration", "rinsing", "vae")
     help="Purify overlapping tiles at full size, instead of a small copy of a large image.",
 )
 @options.recursive()
+@options.max_pixels()
 @options.metadata()
 @options.seed()
 @options.model()
@@ -126,6 +127,7 @@ def purify(
     stride: int | None,
     fit: Literal["tiles"] | None,
     recursive: bool,
+    max_pixels: int,
     metadata: Keeping,
     seed: int,
     model: str,
@@ -180,5 +182,7 @@ def purify(
         attack = get_attack(method, **given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    batch = BatchOptions(overwrite=overwrite, progress=True, metadata=metadata, recursive=recursive)
+    batch = BatchOptions(
+        overwrite=overwrite, progress=True, metadata=metadata, recursive=recursive, max_pixels=max_pixels
+    )
     attack_and_report(attack, images, output, seed=seed, batch=batch, as_json=as_json)

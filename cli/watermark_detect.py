@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     "--csv", "as_csv", is_flag=True, help="Print rows of CSV, one for each region, as soon as they are read."
 )
 @options.recursive()
+@options.max_pixels()
 @options.overwrite()
 def detect(
     images: tuple[Path, ...],
@@ -95,6 +96,7 @@ def detect(
     as_json: bool,
     as_csv: bool,
     recursive: bool,
+    max_pixels: int,
     overwrite: bool,
 ) -> None:
     """Say whose mark images carry, and with --locate, which part of an image belongs to which key.
@@ -134,6 +136,7 @@ def detect(
         spec=DetectSpec(fpr, search, test, carrier, locate),
         progress=True,
         overlays=None if overlays is None else Overlays(overlays, overwrite),
+        max_pixels=max_pixels,
         report=report,
     )
     say_others(places, recursive=recursive)

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     help="Format to write: PNG, which loses nothing, or that of the source where possible.",
 )
 @options.recursive()
+@options.max_pixels()
 @options.metadata()
 @options.quality()
 @sealing.sign()
@@ -103,6 +104,7 @@ def embed(
     known: tuple[str, ...],
     kind: Literal["png", "same"],
     recursive: bool,
+    max_pixels: int,
     metadata: Keeping,
     quality: int | None,
     sign: str | None,
@@ -142,6 +144,7 @@ def embed(
         quality=quality,
         recursive=recursive,
         seal=sealing.seal_of(sign, label, said),
+        max_pixels=max_pixels,
     )
     if objects:
         if len(images) != 1 or carrier == "tile+latent" or robust_steps or known:

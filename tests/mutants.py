@@ -135,7 +135,7 @@ TABLE = {
     ),
     "privgen/io/residual.py": (
         ("gain = 10 ** (-psnr / 20) / (rms", "gain = 10 ** (-psnr / 10) / (rms", RESIDUAL),
-        ("-10 * math.log10(total", "-20 * math.log10(total", RESIDUAL),
+        ("-10 * math.log10(error", "-20 * math.log10(error", RESIDUAL),
         ("_CLOSE_DB, _LARGEST_GAIN = 8, 0.002", "_CLOSE_DB, _LARGEST_GAIN = 8, 1.0", RESIDUAL),
     ),
     "privgen/watermark/write/residual.py": (("return with_mark - without", "return without - with_mark", RESIDUAL),),
@@ -312,8 +312,8 @@ TABLE = {
         ("drawn.sub_(drawn.mean(dim=(-2, -1), keepdim=True))", "drawn", SHIELD),
         ("top, left = rows.start - outer_rows.start", "top, left = 0", SHIELD),
     ),
-    "privgen/protection/visibility.py": (
-        ("texture_factor(pixels) / _lightness_slope", "texture_factor(pixels) * _lightness_slope", VISIBILITY),
+    "privgen/metrics/visibility.py": (
+        ("return lightness * texture", "return texture / lightness", VISIBILITY),
         ("_BLURS = (1.0, 2.5, 4.0)", "_BLURS = (1.0, 1.0, 1.0)", VISIBILITY),
     ),
     "privgen/training/protection/shield.py": (

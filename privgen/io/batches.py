@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
-from privgen.io.files import IMAGE_SUFFIXES, iter_image_files, refuse_existing, write_bytes
+from privgen.io.files import IMAGE_SUFFIXES, MAX_PIXELS, iter_image_files, refuse_existing, write_bytes
 from privgen.io.fingerprints import bytes_fingerprint, file_fingerprint
-from privgen.io.images import SAVE_FORMATS, LoadedImage, can_write, encode_image
+from privgen.io.images import SAVE_FORMATS, LoadedImage, can_write, encode_image, load_image
 from privgen.io.journal import Journal
 from privgen.io.metadata import CREDENTIALS_NOTE, Keeping
 from privgen.provenance.seal import Origin, Seal
@@ -38,6 +38,7 @@ class BatchOptions:
         quality: of lossy files, 1..100; None keeps that of a JPEG source. See `privgen.io.images.encode_image`.
         recursive: also take the images in folders inside the folders; the outputs keep the paths below.
         seal: what files say of their origin; None for nothing.
+        max_pixels: largest number of pixels of an image that is read; see `privgen.io.images.load_image`.
     """
 
     overwrite: bool = False
@@ -47,6 +48,7 @@ class BatchOptions:
     quality: int | None = None
     recursive: bool = False
     seal: Seal | None = None
+    max_pixels: int = MAX_PIXELS
 
     def suffix(self, source: Path) -> str:
         """The suffix of the output for a source: that of the source if it is kept and can be written, else ".png"."""
@@ -55,6 +57,14 @@ class BatchOptions:
     def outputs(self, paths: Iterable[str | os.PathLike[str]], output: str | os.PathLike[str]) -> dict[Path, Path]:
         """Choose an output file for each input, see `name_outputs`."""
         return name_outputs(paths, output, self.suffix, recursive=self.recursive)
+
+    def load(self, source: Path) -> LoadedImage:
+        """Read an image of the batch; see `privgen.io.images.load_image`.
+
+        Raises:
+            PrivgenError: the file is no image, damaged, or too large.
+        """
+        return load_image(source, max_pixels=self.max_pixels)
 
     def made_by(self) -> str:
         """What the content of an output depends on, for a `Ledger`; empty for the defaults."""

@@ -41,6 +41,9 @@ RAW_SUFFIXES = frozenset(
 )
 """Endings of the raw files of cameras, which are not read: they must be developed first."""
 
+MAX_PIXELS = 89_478_485
+"""Largest number of pixels of an image that is read, if you allow no more: 256 MiB of RGB, the limit of Pillow."""
+
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run it again",
     errno.EDQUOT: "the disk quota is used up; free some space and run it again",

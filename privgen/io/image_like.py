@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from privgen.io.images import LoadedImage, from_pil, load_image, to_pil
+from privgen.io.pixels import floats
 
 
 ImageLike: TypeAlias = "Image.Image | str | os.PathLike[str] | NDArray[Any] | Tensor"
@@ -104,7 +105,7 @@ def _from_loaded(loaded: LoadedImage, given: Image.Image | None) -> _One:
 
     def restore(pixels: Tensor) -> Image.Image:
         if deep_grey:
-            image = Image.fromarray(_to_numbers(_grey(pixels), np.dtype(np.uint16))[0])
+            image = Image.fromarray(_to_numbers(_grey(floats(pixels)), np.dtype(np.uint16))[0])
         else:
             image = to_pil(loaded.with_pixels(pixels))
         if given is not None and given.mode in _FROM_RGB and image.mode in ("RGB", "RGBA"):

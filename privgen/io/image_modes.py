@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin
 
 from privgen.errors import PrivgenError
 
@@ -17,6 +17,8 @@ Notes = tuple[str, ...]
 
 MIN_SIDE = 16
 MAX_ASPECT = 50
+
+_STRIP = 256  # rows that are copied at a time
 
 _DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
@@ -46,7 +48,8 @@ def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise PrivgenError(f"{name} has {width} x {height} pixels; crop it to sides at most 1 : {MAX_ASPECT}.")
     if width * height > max_pixels:
         raise PrivgenError(
-            f"{name} has {width} x {height} pixels, more than the {max_pixels:,} allowed; make it smaller."
+            f"{name} has {width} x {height} pixels, more than the {max_pixels:,} allowed; make it smaller, or "
+            "raise --max-pixels."
         )
 
 
@@ -63,7 +66,8 @@ def samples_of(image: Image.Image, name: str) -> tuple[Samples, Notes]:
     Raises:
         PrivgenError: the samples are floating-point or 32-bit numbers, which have no agreed range.
     """
-    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # it copies
     if upright.mode in _DEEP_GREY:
         grey = np.asarray(upright).astype(np.uint16)
         transparent = upright.info.get("transparency")
@@ -72,8 +76,11 @@ def samples_of(image: Image.Image, name: str) -> tuple[Samples, Notes]:
     if upright.mode in ("I", "F"):
         return _wide(upright, name), ()
     plain, notes = _plain(upright, name)
-    samples = np.asarray(plain)
-    return samples.reshape(plain.height, plain.width, -1), notes
+    samples = np.empty((plain.height, plain.width, len(plain.getbands())), np.uint8)
+    for top in range(0, plain.height, _STRIP):  # Pillow copies what it hands out
+        strip = np.asarray(plain.crop((0, top, plain.width, min(top + _STRIP, plain.height))))
+        samples[top : top + _STRIP] = strip.reshape(len(strip), plain.width, -1)
+    return samples, notes
 
 
 def frame_notes(image: Image.Image) -> Notes:
@@ -110,16 +117,21 @@ def _plain(image: Image.Image, name: str) -> tuple[Image.Image, Notes]:
     """Convert to L, LA, RGB or RGBA."""
     alpha = "A" if image.has_transparency_data else ""
     if image.mode in ("1", "L", "LA", "La"):
-        return image.convert("L" + alpha), ()
+        return _as_mode(image, "L" + alpha), ()
     if image.mode == "CMYK":
         return _to_srgb(image), ("CMYK becomes RGB",)
     if image.mode == "LAB":
         return _to_srgb(image), ("Lab becomes RGB",)
     notes = ("palette colours become full colour",) if image.mode in ("P", "PA") else ()
     try:
-        return image.convert("RGB" + alpha), notes
+        return _as_mode(image, "RGB" + alpha), notes
     except ValueError as error:
         raise PrivgenError(f"{name} has colours of the kind {image.mode}; convert it to RGB.") from error
+
+
+def _as_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image itself if it has that mode: `convert` would copy it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

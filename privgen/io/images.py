@@ -6,10 +6,12 @@ written back as it was read. Only CMYK and Lab become sRGB.
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,14 +24,11 @@ from PIL import Image, UnidentifiedImageError
 from privgen.errors import PrivgenError
 from privgen.io import image_modes
 from privgen.io.codecs import Coding, encode, read_coding
-from privgen.io.files import HAS_HEIF, RAW_SUFFIXES, refuse_existing, write_bytes
+from privgen.io.files import HAS_HEIF, MAX_PIXELS, RAW_SUFFIXES, refuse_existing, write_bytes
 from privgen.io.images_16bit import is_16bit_colour, read_16bit
 from privgen.io.metadata import Keeping, Metadata, read_metadata
-from privgen.io.pixels import luma
+from privgen.io.pixels import floats, levels_of, luma
 
-
-MAX_PIXELS = 89_478_485
-"""Largest number of pixels that Pillow itself decodes without a warning: 256 MiB of RGB."""
 
 SAVE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".avif": "AVIF"}
 SAVE_FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG") | dict.fromkeys((".tif", ".tiff"), "TIFF")
@@ -52,7 +51,8 @@ class LoadedImage:
     """An image, with all that its file needs to come back as it was.
 
     Attributes:
-        pixels: (3, height, width) float32 in [0, 1], upright. The three channels of a grey image are equal.
+        stored: (3, height, width), upright: samples as in the file, uint8 or uint16, or floats in [0, 1]. The three
+            channels of a grey image are equal. `pixels` are the same as floats.
         alpha: (1, height, width) float32 in [0, 1], or None for an opaque image.
         grey: whether the file is greyscale. It is saved as greyscale too, by luma.
         bits: precision of a channel in the file, 8 or 16.
@@ -63,7 +63,7 @@ class LoadedImage:
         notes: what the user should know, such as that only the first frame of an animation was read.
     """
 
-    pixels: torch.Tensor
+    stored: torch.Tensor
     alpha: torch.Tensor | None = None
     grey: bool = False
     bits: int = 8
@@ -75,7 +75,7 @@ class LoadedImage:
 
     def __post_init__(self) -> None:
         """Check the shapes."""
-        shape = tuple(self.pixels.shape)
+        shape = tuple(self.stored.shape)
         if len(shape) != 3 or shape[0] != 3:
             raise ValueError(f"expected pixels of shape (3, height, width), got {shape}")
         if self.alpha is not None and tuple(self.alpha.shape) != (1, *shape[1:]):
@@ -84,21 +84,30 @@ class LoadedImage:
     @property
     def height(self) -> int:
         """Rows."""
-        return self.pixels.shape[1]
+        return self.stored.shape[1]
 
     @property
     def width(self) -> int:
         """Columns."""
-        return self.pixels.shape[2]
+        return self.stored.shape[2]
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """Pixels (3, height, width), float32 in [0, 1]. Samples become floats each time that you ask."""
+        return floats(self.stored)
+
+    def at_levels(self, levels: int | None) -> torch.Tensor:
+        """Return the samples if their scale has that many steps, such as 255; else the pixels as floats."""
+        return self.stored if levels is not None and levels_of(self.stored) == levels else self.pixels
 
     def with_pixels(self, pixels: torch.Tensor) -> "LoadedImage":
         """Return the same image with other pixels. If these have another size, transparency is dropped.
 
         Args:
-            pixels: (3, height, width) in [0, 1].
+            pixels: (3, height, width), floats in [0, 1] or samples.
         """
-        kept = self.alpha if pixels.shape[1:] == self.pixels.shape[1:] else None
-        return replace(self, pixels=pixels, alpha=kept)
+        kept = self.alpha if pixels.shape[1:] == self.stored.shape[1:] else None
+        return replace(self, stored=pixels, alpha=kept)
 
     def __repr__(self) -> str:
         alpha = ", alpha" if self.alpha is not None else ""
@@ -112,7 +121,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     Args:
         path: a PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM file; HEIC with the package pi-heif. Of
             several frames the first is read.
-        max_pixels: largest number of pixels to decode. A small file can claim billions.
+        max_pixels: largest number of pixels to decode. A small file can claim billions, and then fills the memory.
 
     Raises:
         PrivgenError: the path is no file, or the file is no image, damaged, or of a size outside the limits.
@@ -124,7 +133,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would read the small preview in it
             raise PrivgenError(f"{path} is a camera's raw file; develop it, and take the TIFF or JPEG file.")
         formats = _readable()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _pillow_allows(max_pixels):
             # Instead of the warnings of Pillow there are errors and notes. Sizes are checked before decoding.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -132,7 +141,11 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
                 image_modes.check_size(image.size, str(path), max_pixels)
                 return _from_pil(image, str(path), path)
     except Image.DecompressionBombError as error:
-        raise PrivgenError(f"{path} has more pixels than can be decoded safely; make it smaller.") from error
+        claimed = re.search(r"\d+", str(error))  # Pillow opens no such file, so only its message has the number
+        size = "" if claimed is None else f", {int(claimed.group()):,} where {max_pixels:,} are allowed"
+        raise PrivgenError(
+            f"{path} has more pixels than can be decoded safely{size}; make it smaller, or raise --max-pixels."
+        ) from error
     except UnidentifiedImageError as error:
         raise PrivgenError(f"{path} {_why_not(path)}") from error
     except PermissionError as error:
@@ -205,7 +218,7 @@ def to_pil(image: LoadedImage | torch.Tensor) -> Image.Image:
     """Make a Pillow image with 8 bits a channel, of mode L, LA, RGB or RGBA.
 
     Args:
-        image: a loaded image, or pixels (3, height, width) in [0, 1]. Values outside are clipped.
+        image: a loaded image, or pixels (3, height, width): floats in [0, 1], those outside are clipped; or samples.
     """
     loaded = image if isinstance(image, LoadedImage) else LoadedImage(image)
     return _pil_of(_samples_of(loaded, np.uint8))
@@ -223,7 +236,7 @@ def save_image(
     """Write an image file whole or not at all, in the format of its suffix.
 
     Args:
-        image: a loaded image, or pixels (3, height, width) in [0, 1]. Values outside are clipped.
+        image: a loaded image, or pixels (3, height, width): floats in [0, 1], those outside are clipped; or samples.
         path: a path that ends in .png, .jpg, .jpeg, .jpe, .webp, .avif, .tif, .tiff or .bmp. Missing folders are made.
         like: take alpha, greyness, precision, metadata and coding from this image; by default from `image`.
         overwrite: replace an existing file instead of refusing.
@@ -245,8 +258,8 @@ def save_image(
     refuse_existing(target, overwrite=overwrite)
     loaded = image if isinstance(image, LoadedImage) else LoadedImage(image)
     if like is not None:
-        loaded = replace(like, pixels=loaded.pixels)
-    if not bool(loaded.pixels.isfinite().all()):
+        loaded = replace(like, stored=loaded.stored)
+    if loaded.stored.is_floating_point() and not bool(loaded.stored.isfinite().all()):
         raise PrivgenError(f"{target} was not written: its pixels are NaN or infinite; use a wider dtype.")
     loaded = replace(loaded, metadata=loaded.metadata.filtered(metadata))
     try:
@@ -280,6 +293,18 @@ def encode_image(image: LoadedImage, kind: str, *, quality: int | None = None) -
     return encode(samples, kind, metadata, image.coding, quality)
 
 
+@contextmanager
+def _pillow_allows(max_pixels: int) -> Iterator[None]:
+    """Raise the limit of Pillow, which is one for the whole process, for as long as a larger file is read."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and max_pixels > limit:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def _from_pil(image: Image.Image, name: str, path: Path | None = None) -> LoadedImage:
     """Take over an image. `path` is its file, if it has one."""
     notes = image_modes.frame_notes(image)
@@ -292,11 +317,12 @@ def _from_pil(image: Image.Image, name: str, path: Path | None = None) -> Loaded
         image.load()
         samples, mode_notes = image_modes.samples_of(image, name)
     metadata, metadata_notes = read_metadata(image, path)
-    planes = torch.from_numpy(samples.astype(np.float32) / np.iinfo(samples.dtype).max).permute(2, 0, 1).contiguous()
+    native = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    planes = torch.from_numpy(np.require(native, requirements=["C", "W"])).permute(2, 0, 1)
     channels = planes.shape[0]
     return LoadedImage(
-        pixels=planes[:3] if channels >= 3 else planes[:1].repeat(3, 1, 1),
-        alpha=planes[-1:] if channels in (2, 4) else None,
+        stored=planes[:3] if channels >= 3 else planes[:1].expand(3, -1, -1),
+        alpha=floats(planes[-1:]) if channels in (2, 4) else None,
         grey=channels <= 2,
         bits=8 * samples.itemsize,
         mode=image.mode,
@@ -322,18 +348,20 @@ def _why_not(path: Path) -> str:
 
 def _samples_of(image: LoadedImage, kind: type[_Integer]) -> NDArray[_Integer]:
     """Round to the samples (height, width, channels) that go into a file."""
-    planes = image.pixels.detach().to("cpu", torch.float32)
-    if image.grey:
-        planes = luma(planes)
-    if image.alpha is not None:
-        planes = torch.cat([planes, image.alpha.to("cpu", torch.float32)])
-    if not bool(planes.isfinite().all()):
-        raise ValueError("expected finite pixels, got NaN or infinity")
-    channels, height, width = planes.shape
-    samples = np.empty((height, width, channels), kind)
-    for top in range(0, height, _STRIP):  # so that a large photograph needs little more memory than itself
-        rows = planes[:, top : top + _STRIP].clamp(0, 1) * np.iinfo(kind).max
-        samples[top : top + _STRIP] = rows.round().permute(1, 2, 0).numpy()
+    levels, stored = int(np.iinfo(kind).max), image.stored.detach().cpu()
+    if levels_of(stored) == levels and not image.grey and image.alpha is None:
+        return np.ascontiguousarray(stored.permute(1, 2, 0).numpy())
+    channels = (1 if image.grey else 3) + (image.alpha is not None)
+    samples = np.empty((image.height, image.width, channels), kind)
+    for top in range(0, image.height, _STRIP):  # so that a large photograph needs little more memory than itself
+        rows = floats(stored[:, top : top + _STRIP])
+        if image.grey:
+            rows = luma(rows)
+        if image.alpha is not None:
+            rows = torch.cat([rows, image.alpha[:, top : top + _STRIP].to("cpu", torch.float32)])
+        if not bool(rows.isfinite().all()):
+            raise ValueError("expected finite pixels, got NaN or infinity")
+        samples[top : top + _STRIP] = rows.clamp(0, 1).mul_(levels).round_().permute(1, 2, 0).numpy()
     return samples
 
 

@@ -8,6 +8,8 @@ seconds to import and differs in the third digit.)
 import torch
 from pytorch_msssim import ssim as _ssim
 
+from privgen.io.pixels import floats, levels_of
+
 
 _SSIM_WINDOW = 11
 _SSIM_STRIP = 2**18  # pixels at a time
@@ -39,7 +41,7 @@ def ssim(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     used luminance only.
 
     Args:
-        images: (batch, channels, height, width) in [0, 1], each side at least 11.
+        images: (batch, channels, height, width), floats in [0, 1] or samples of a file; each side at least 11.
         references: the same shape and range.
 
     Returns:
@@ -48,29 +50,43 @@ def ssim(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: shapes that do not fit, sides below 11, or pixels outside [0, 1].
     """
-    images, references = check_pairs(images, references)
+    if levels_of(images) is None or levels_of(references) is None:
+        images, references = check_pairs(images, references)
+    else:
+        _check_shapes(images, references)
     if min(images.shape[-2:]) < _SSIM_WINDOW:
         raise ValueError(f"expected sides of at least {_SSIM_WINDOW} pixels, got {tuple(images.shape[-2:])}")
     # In strips of windows, so that a large photograph needs little more memory than itself.
     windows = images.shape[-2] - _SSIM_WINDOW + 1
     rows = max(_SSIM_STRIP // images.shape[-1], 1)
-    total = images.new_zeros(len(images))
+    total = torch.zeros(len(images), dtype=_as_floats(images[..., :1, :1]).dtype, device=images.device)
     for top in range(0, windows, rows):
         count = min(rows, windows - top)
         strip = slice(top, top + count + _SSIM_WINDOW - 1)
-        part = _ssim(images[..., strip, :], references[..., strip, :], data_range=1.0, size_average=False)
+        pair = (_as_floats(images[..., strip, :]), _as_floats(references[..., strip, :]))
+        part = _ssim(*pair, data_range=1.0, size_average=False)
         total = total + count * part
     return total / windows
 
 
 def check_pairs(images: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both in a precision that differences survive, or an error."""
-    if images.ndim != 4 or 0 in images.shape or images.shape != references.shape:
-        shapes = f"{tuple(images.shape)} and {tuple(references.shape)}"
-        raise ValueError(f"expected two batches of one shape (batch, channels, height, width), got {shapes}")
+    _check_shapes(images, references)
+    images, references = _as_floats(images), _as_floats(references)
     for pixels in (images, references):
         low, high = (float(bound) for bound in pixels.detach().aminmax())
         if not (low >= -1e-6 and high <= 1 + 1e-6):
             raise ValueError(f"expected pixels in [0, 1], got {low:.4g}..{high:.4g}")
     exact = torch.promote_types(torch.promote_types(images.dtype, references.dtype), torch.float32)
     return images.to(exact), references.to(exact)
+
+
+def _check_shapes(images: torch.Tensor, references: torch.Tensor) -> None:
+    if images.ndim != 4 or 0 in images.shape or images.shape != references.shape:
+        shapes = f"{tuple(images.shape)} and {tuple(references.shape)}"
+        raise ValueError(f"expected two batches of one shape (batch, channels, height, width), got {shapes}")
+
+
+def _as_floats(pixels: torch.Tensor) -> torch.Tensor:
+    """Samples as floats; floats stay as precise as they are."""
+    return pixels if levels_of(pixels) is None else floats(pixels)

@@ -35,9 +35,8 @@ def tolerance(pixels: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W), about 0.4 to 2.5.
     """
-    grey = luma(pixels)
-    mean = _blur(grey, _SURROUNDINGS, TOLERANCE_REACH)
-    return texture_factor(pixels) / _lightness_slope(mean.clamp(0, 1))
+    lightness, texture = tolerance_factors(pixels)
+    return lightness * texture
 
 
 def texture_factor(pixels: Tensor) -> Tensor:
@@ -49,10 +48,23 @@ def texture_factor(pixels: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W).
     """
+    return tolerance_factors(pixels)[1]
+
+
+def tolerance_factors(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of `tolerance`: by the lightness around each pixel, and by the texture around it.
+
+    Args:
+        pixels: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        Both (B, 1, H, W): the inverse of the slope of lightness, and `texture_factor`.
+    """
     grey = luma(pixels)
     mean = _blur(grey, _SURROUNDINGS, TOLERANCE_REACH)
     variance = _blur(grey.square(), _SURROUNDINGS, TOLERANCE_REACH) - mean.square()
-    return (_LEAST + variance.clamp(min=1e-8).sqrt() / _TEXTURE * (1 - _LEAST)).clamp(max=_MOST)
+    texture = (_LEAST + variance.clamp(min=1e-8).sqrt() / _TEXTURE * (1 - _LEAST)).clamp(max=_MOST)
+    return 1 / _lightness_slope(mean.clamp(0, 1)), texture
 
 
 def _lightness_slope(grey: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from privgen.io.pixels import floats
 from privgen.metrics.visibility import EYE_BLURS, TO_OPPONENT, TO_XYZ, WHITE
 
 
@@ -24,7 +25,7 @@ def visible_difference(image: Tensor, reference: Tensor) -> Tensor:
     """The colour difference that the eye sees at each pixel.
 
     Args:
-        image: (3, H, W) sRGB in [0, 1].
+        image: (3, H, W) sRGB, floats in [0, 1] or samples of a file.
         reference: the same shape and range.
 
     Returns:
@@ -52,7 +53,7 @@ def visible_de_p99(image: Tensor, reference: Tensor) -> float:
 
 def _as_seen(pixels: Tensor) -> NDArray[np.float32]:
     """SRGB (3, H, W) to CIELAB (H, W, 3), after the blur of the eye."""
-    rgb = pixels.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
+    rgb = floats(pixels.detach().cpu()).clamp(0, 1).permute(1, 2, 0).numpy()
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
     opponent = linear @ (_TO_OPPONENT @ _TO_XYZ).T
     blurred = [gaussian_filter(opponent[..., i], sigma) for i, sigma in enumerate(EYE_BLURS)]

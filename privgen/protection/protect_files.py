@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, progress_bar, reason
 from privgen.io.files import refuse_existing
 from privgen.io.fingerprints import file_fingerprint, seed_from
-from privgen.io.images import from_bytes, is_lossy, load_image
+from privgen.io.images import from_bytes, is_lossy
+from privgen.io.pixels import strips
 from privgen.protection.method import PSNR
 from privgen.protection.protection import Protection
 
@@ -133,21 +134,25 @@ def _protect(
         return ProtectedFile(str(source), str(target), "skipped", psnr, ssim, visible, seconds)
     try:
         refuse_existing(target, overwrite=batch.overwrite)
-        loaded = load_image(source)
+        loaded = batch.load(source)
         levels, (wanted, seed) = 2**loaded.bits - 1, settings
         pixels, figures = protection.on_loaded(loaded, levels, psnr=wanted, seed=seed_from(seed, source.name))
-        data, lacking = batch.encode(replace(loaded, pixels=pixels), target)
+        data, lacking = batch.encode(loaded.with_pixels(pixels), target)
         known = {name: figures[name] for name in _FIGURES if figures[name] is not None}
         ledger.write(target, data, digest, overwrite=batch.overwrite, figures=known)
     except FILE_ERRORS as error:
         return ProtectedFile(str(source), None, "failed", error=reason(error))
     notes = loaded.notes + lacking
-    if is_lossy(target) and (held := _held(data, pixels, loaded.pixels)) < _ENOUGH:
+    if is_lossy(target) and (held := _held(data, pixels, loaded.stored)) < _ENOUGH:
         notes += (f"its file holds {held:.0%} of the change: --quality 95 holds more, PNG all of it",)
     return ProtectedFile(str(source), str(target), "done", **figures, notes=notes)
 
 
 def _held(data: bytes, protected: Tensor, image: Tensor) -> float:
     """The fraction of a change that a lossy file holds: its projection on the change that was meant."""
-    change = protected - image
-    return float(((from_bytes(data).pixels - image) * change).sum() / change.square().sum().clamp_min(1e-12))
+    along, size = 0.0, 1e-12
+    for held, meant, plain in zip(*map(strips, (from_bytes(data).stored, protected, image)), strict=True):
+        change = meant - plain
+        along += float(((held - plain) * change).sum())
+        size += float(change.square().sum())
+    return along / size

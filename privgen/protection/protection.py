@@ -12,6 +12,7 @@ from privgen.hub import Placement
 from privgen.io.fingerprints import seed_from
 from privgen.io.image_like import open_images
 from privgen.io.images import LoadedImage
+from privgen.io.pixels import floats
 from privgen.io.residual import add_residual, check_pixels
 from privgen.metrics.quality import ssim
 from privgen.metrics.visible_difference import visible_de_p99
@@ -145,13 +146,13 @@ class Protection:
             seed: of all randomness.
 
         Returns:
-            The pixels (3, H, W) in [0, 1], and the figures of `Protected`.
+            The pixels (3, H, W), floats in [0, 1] or samples, and the figures of `Protected`.
         """
         started = time.perf_counter()
-        pixels = check_pixels(image.pixels)
+        pixels = check_pixels(image.at_levels(levels))
         generator = torch.Generator().manual_seed(seed)
-        change = self.method.change(pixels[None], self.surrogate, 10 ** (-psnr / 20), generator)
-        result = add_residual(pixels, change[0].to(pixels), psnr=psnr, grey=image.grey, levels=levels)
+        change = self.method.change(floats(pixels)[None], self.surrogate, 10 ** (-psnr / 20), generator)
+        result = add_residual(pixels, change[0], psnr=psnr, grey=image.grey, levels=levels)
         seconds = time.perf_counter() - started
         large_enough = min(pixels.shape[-2:]) >= 11
         figures = {

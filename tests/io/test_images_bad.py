@@ -57,7 +57,10 @@ BAD = {
     "20000 x 10": (png_header(20_000, 10), r"has 20000 x 10 pixels; each side must"),
     "20000 x 20": (png_header(20_000, 20), r"has 20000 x 20 pixels; crop it to sides at most 1 : 50\."),
     "over the limit": (png_header(10_000, 10_000), r"10000 x 10000 pixels, more than the 89,478,485 allowed; make it"),
-    "bomb": (png_header(2**31 - 1, 2**31 - 1), r"has more pixels than can be decoded safely; make it smaller\."),
+    "bomb": (
+        png_header(2**31 - 1, 2**31 - 1),
+        r"safely, 4,611,686,014,132,420,609 where 89,478,485 are allowed; make",
+    ),
     **{
         f"half a {kind}": (data[: len(data) // 2], r"(is damaged or cut short|is not an image)")
         for kind, data in WHOLE.items()
@@ -90,8 +93,17 @@ def test_missing_file_and_folder(tmp_path):
 def test_limit_of_pixels(tmp_path):
     picture().save(tmp_path / "a.png")
     assert load_image(tmp_path / "a.png", max_pixels=WIDTH * HEIGHT).width == WIDTH
-    with pytest.raises(PrivgenError, match="more than the 3,071 allowed"):
+    with pytest.raises(PrivgenError, match=r"a\.png has 64 x 48 .* 3,071 .*, or raise --max-pixels"):
         load_image(tmp_path / "a.png", max_pixels=WIDTH * HEIGHT - 1)
+
+
+def test_a_higher_limit_is_also_that_of_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 4)
+    picture().save(tmp_path / "a.png")
+    with pytest.raises(PrivgenError, match="3,072 where 768 are allowed"):
+        load_image(tmp_path / "a.png", max_pixels=WIDTH * HEIGHT // 4)
+    assert load_image(tmp_path / "a.png", max_pixels=WIDTH * HEIGHT).width == WIDTH
+    assert WIDTH * HEIGHT // 4 == Image.MAX_IMAGE_PIXELS
 
 
 def test_random_damage_is_an_error_or_an_image(tmp_path):

@@ -74,7 +74,7 @@ def photograph_material(model: WatermarkModel, carrier: Carrier, key: Key, plan:
         made = []
         for batch in tqdm(images.split(_BATCH), "marking", unit="batch"):
             for image, change in zip(batch, marker.changes(list(batch), [key]), strict=True):
-                made.append(add_residual(image, change.cpu(), psnr=marker.spec.quality, levels=255).pixels)
+                made.append(add_residual(image, change, psnr=marker.spec.quality, levels=255).pixels)
         return torch.stack(made)
 
     return Material(plain, marked(plain), marked(halves[0]), halves[1])

@@ -16,6 +16,7 @@ from privgen.evaluation.watermark.generation import Generation
 from privgen.evaluation.watermark.model import WatermarkModel
 from privgen.evaluation.watermark.readings import CLEAN, Bits, Readings, joined, read
 from privgen.io.images import load_image
+from privgen.io.pixels import floats
 from privgen.metrics.quality import psnr, ssim
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, key_bits
@@ -166,7 +167,7 @@ def mark_photos(
             photos = [load_image(paths[i]) for i in numbers]
             levels = [2**photo.bits - 1 for photo in photos]
             plain = [photo.pixels for photo in photos]
-            marked = [image.pixels for image in mark_loaded(photos, levels, owners, marker)]
+            marked = [floats(image.pixels) for image in mark_loaded(photos, levels, owners, marker)]
             parts.append(compare(plain, marked, owners, marker.networks.extractor))
             examples += _examples(titles, plain, marked, parts[-1])[: SHOWN_PHOTOS - len(examples)]
             bar.update(len(numbers))

@@ -18,6 +18,7 @@ from privgen.errors import PrivgenError, UsageError
 from privgen.hub import CONFIG, Placement, load_pipeline, resolve_model
 from privgen.io.files import make_folder, write_error
 from privgen.io.images import load_image
+from privgen.io.pixels import floats
 from privgen.models.family import Canvas
 from privgen.training.watermark.adapt import PHOTOS, CodeSize, adapt
 from privgen.watermark.key import Key
@@ -119,7 +120,7 @@ def _tried(networks: Networks, settings: CodeSize) -> tuple[float, float, float]
     images = [load_image(path) for path in sorted(HELD_OUT.glob("*.jpg"))[:TRIED]]
     keys = [Key.new(str(i)) for i in range(len(images))]
     marker = Marker(networks, MarkSpec("latent", psnr=settings.psnr))
-    marked = [image.pixels for image in mark_loaded(images, [255] * len(images), keys, marker)]
+    marked = [floats(image.pixels) for image in mark_loaded(images, [255] * len(images), keys, marker)]
     attack, bits = JPEG(JPEG_QUALITY), key_bits(keys, networks.extractor).cpu() > 0.5
 
     def accuracy(pixels: list[Tensor]) -> float:

@@ -96,7 +96,7 @@ class CodeReader:
 
     def field(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the field (C, h, w) of an image (3, H, W) in [0, 1], and what it was divided by, (h, w)."""
-        canvas = to_canvas([pixels.float()], self.canvas_of(pixels))
+        canvas = to_canvas([pixels], self.canvas_of(pixels))
         return self.code.field(self.guess.rest(canvas)[0].to(self.code.device))
 
 

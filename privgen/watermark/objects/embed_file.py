@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from privgen.errors import UsageError
 from privgen.io.batches import BatchOptions
 from privgen.io.files import refuse_existing, write_bytes
-from privgen.io.images import load_image
 from privgen.provenance.seal import Origin
 from privgen.watermark.key import Key
 from privgen.watermark.objects.carrier import ObjectCarrier, TileCarrier
@@ -68,11 +67,11 @@ def embed_objects(
     [(source, target)] = targets.items()
     refuse_existing(target, overwrite=batch.overwrite)
     marks = marks_of(keys, {name: open_mask(Path(mask)) for name, mask in masks.items()})
-    loaded = load_image(source)
+    loaded = batch.load(source)
     marked = mark_objects(loaded.pixels, marks, psnr=psnr, rest=rest, levels=2**loaded.bits - 1, carrier=carrier)
     kind: Literal["tile", "latent"] = "tile" if carrier is None or isinstance(carrier, TileCarrier) else "latent"
     bindings = object_bindings(marked.objects, kind, None if carrier is None else carrier.payload, rest)
     origin = Origin(bindings, batch.parent_of(source, loaded))
-    data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target, origin)
+    data, lacking = batch.encode(loaded.with_pixels(marked.pixels), target, origin)
     write_bytes(target, data, overwrite=batch.overwrite)
     return EmbeddedObjects(str(source), str(target), marked.objects, loaded.notes + lacking)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from privgen.errors import UsageError
+from privgen.io.pixels import floats
 from privgen.io.residual import gain_for
 from privgen.metrics.visibility import TOLERANCE_REACH
 from privgen.provenance.claim import SoftBinding
@@ -143,7 +144,7 @@ def mark_objects(
         UsageError: no object, a bad mask, a quality that is not positive, or an object that others cover.
         ValueError: an image of another shape or type.
     """
-    plain = check_image(pixels).float()
+    plain = floats(check_image(pixels))
     if not objects:
         raise UsageError("Name at least one object.")
     if psnr is not None and not psnr > 0:

@@ -3,14 +3,16 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from privgen.errors import UsageError
 from privgen.io.batches import FILE_ERRORS, name_outputs, progress_bar, reason
-from privgen.io.files import iter_image_files
+from privgen.io.files import MAX_PIXELS, iter_image_files
 from privgen.io.images import from_pil, load_image, save_image
+from privgen.io.pixels import floats
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.objects.overlay import overlay
@@ -18,7 +20,9 @@ from privgen.watermark.read.detection import Detection, Detector, DetectSpec, de
 
 
 BATCH_SIZE = 16
-"""Images that are read at a time."""
+"""Images that are read at a time, if they are small."""
+BATCH_PIXELS = 2**23
+"""Pixels from which on no further image is read at the same time."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,15 @@ class Overlays:
     overwrite: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A file before marks are looked for; without pixels (3, H, W) if it could not be read."""
+
+    path: Path
+    file: DetectedFile
+    pixels: Tensor | None = None
+
+
 def detect_files(
     paths: Iterable[str | os.PathLike[str]],
     keys: Sequence[Key],
@@ -69,6 +82,7 @@ def detect_files(
     spec: DetectSpec | None = None,
     progress: bool = False,
     overlays: Overlays | None = None,
+    max_pixels: int = MAX_PIXELS,
     report: Callable[[DetectedFile], None] = lambda file: None,
 ) -> tuple[DetectedFile, ...]:
     """Say whose mark image files carry.
@@ -82,6 +96,7 @@ def detect_files(
         spec: how marks are detected.
         progress: show a bar on standard error, if that is a terminal.
         overlays: draw who owns what, of each file in which a key is found.
+        max_pixels: largest number of pixels of an image that is read; see `privgen.io.images.load_image`.
         report: called with each file when it is done.
 
     Returns:
@@ -98,7 +113,7 @@ def detect_files(
     detector = Detector(networks or Networks(), keys, spec)
     found, remaining = [], iter(sources)
     with progress_bar(len(sources), "detect", shown=progress) as bar:
-        while chunk := list(islice(remaining, BATCH_SIZE)):
+        while chunk := _read_chunk(remaining, max_pixels):
             for file in _detect_chunk(chunk, detector, targets, overwrite=overlays is not None and overlays.overwrite):
                 with bar.external_write_mode():
                     report(file)
@@ -107,24 +122,36 @@ def detect_files(
     return tuple(found)
 
 
+def _read_chunk(remaining: Iterator[Path], max_pixels: int) -> list[_Read]:
+    """Read the next files, as many as fit into one batch; none if there are no more."""
+    chunk, total = [], 0
+    for path in remaining:
+        try:
+            loaded = load_image(path, max_pixels=max_pixels)
+            chunk.append(_Read(path, DetectedFile(str(path), notes=loaded.notes), loaded.stored))
+            total += loaded.height * loaded.width
+        except FILE_ERRORS as error:
+            chunk.append(_Read(path, DetectedFile(str(path), error=reason(error))))
+        if len(chunk) == BATCH_SIZE or total >= BATCH_PIXELS:
+            break
+    return chunk
+
+
 def _detect_chunk(
-    chunk: Sequence[Path], detector: Detector, targets: Mapping[Path, Path], *, overwrite: bool
+    chunk: Sequence[_Read], detector: Detector, targets: Mapping[Path, Path], *, overwrite: bool
 ) -> Iterator[DetectedFile]:
     """Detect marks in some files; where a file has a target, draw who owns what."""
-    files, pixels = {}, {}
-    for path in chunk:
-        try:
-            loaded = load_image(path)
-            pixels[path] = loaded.pixels
-            files[path] = DetectedFile(str(path), notes=loaded.notes)
-        except FILE_ERRORS as error:
-            files[path] = DetectedFile(str(path), error=reason(error))
-    if pixels:
-        for path, detection in zip(pixels, detector(list(pixels.values())), strict=True):
-            files[path] = replace(files[path], detection=detection)
-            if path in targets and detection.regions:
-                try:
-                    save_image(from_pil(overlay(pixels[path], detection.regions)), targets[path], overwrite=overwrite)
-                except FILE_ERRORS as error:
-                    files[path] = replace(files[path], error=reason(error))
-    yield from files.values()
+    images = [read.pixels for read in chunk if read.pixels is not None]
+    detections = iter(detector(images) if images else [])
+    for read in chunk:
+        if read.pixels is None:
+            yield read.file
+            continue
+        file = replace(read.file, detection=(detection := next(detections)))
+        if read.path in targets and detection.regions:
+            try:
+                picture = from_pil(overlay(floats(read.pixels), detection.regions))
+                save_image(picture, targets[read.path], overwrite=overwrite)
+            except FILE_ERRORS as error:
+                file = replace(file, error=reason(error))
+        yield file

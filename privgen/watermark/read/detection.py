@@ -215,7 +215,7 @@ class Detector:
         """Look for the keys in images.
 
         Args:
-            images: each (3, H, W) in [0, 1], of any size.
+            images: each (3, H, W), floats in [0, 1] or samples of a file, of any size.
 
         Returns:
             One detection for each image.

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from privgen.io.pixels import floats
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.objects.read import Located
@@ -64,7 +65,7 @@ class KindReader(Protocol):
         """Read images.
 
         Args:
-            images: each (3, H, W) in [0, 1], of any size.
+            images: each (3, H, W), floats in [0, 1] or samples of a file, of any size.
             rate: a key with a p-value up to this is found, and not searched for any further.
             search: for each image whether to look for the mark in other poses.
 
@@ -121,7 +122,7 @@ class ObjectReader:
         readings = []
         for pixels, wanted in zip(images, search, strict=True):
             row = []
-            for found in self.locator(pixels, search=wanted):
+            for found in self.locator(floats(pixels), search=wanted):
                 part = found if found.detected else None
                 figures = (found.bits, found.matches, found.p_raw, found.p_raw, found.pose)
                 row.append(Reading(self.kind, *figures, part=part, payload=found.payload))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from privgen.io.images import LoadedImage
-from privgen.io.pixels import resize
+from privgen.io.pixels import floats, resize_image
 from privgen.watermark.protocols import ExtractorLike, device_of
 
 
@@ -16,7 +16,8 @@ def read_logits(images: Iterable[Tensor | LoadedImage], extractor: ExtractorLike
     """Read images of any sizes.
 
     Args:
-        images: each (3, H, W) in [0, 1]; a tensor (B, 3, H, W) is B images. An iterator is read a batch at a time.
+        images: each (3, H, W), floats in [0, 1] or samples of a file; a tensor (B, 3, H, W) is B images. An iterator
+            is read a batch at a time.
         extractor: images to logits.
         batch_size: images that are read at a time.
 
@@ -40,7 +41,7 @@ def to_reader(image: Tensor | LoadedImage, extractor: ExtractorLike) -> Tensor:
     """Resize an image to the square that an extractor reads, on the extractor's device.
 
     Args:
-        image: (3, H, W) in [0, 1].
+        image: (3, H, W), floats in [0, 1] or samples of a file.
         extractor: its `config.size` is the side of the square; without one the image keeps its size.
 
     Returns:
@@ -49,9 +50,8 @@ def to_reader(image: Tensor | LoadedImage, extractor: ExtractorLike) -> Tensor:
     Raises:
         ValueError: the image has another shape.
     """
-    pixels = image.pixels if isinstance(image, LoadedImage) else image
+    pixels = image.stored if isinstance(image, LoadedImage) else image
     if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
         raise ValueError(f"expected pixels of shape (3, height, width), got {tuple(pixels.shape)}")
-    pixels = pixels.to(device_of(extractor), torch.float32)
-    size = getattr(getattr(extractor, "config", None), "size", None)
-    return pixels if size is None else resize(pixels[None], (size, size))[0]
+    pixels, size = pixels.to(device_of(extractor)), getattr(getattr(extractor, "config", None), "size", None)
+    return floats(pixels) if size is None else resize_image(pixels, (size, size))

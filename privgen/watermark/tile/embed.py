@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from privgen.io.pixels import resize
+from privgen.io.pixels import floats, resize_image
 from privgen.io.residual import ChangedImage, add_residual
-from privgen.metrics.visibility import texture_factor, tolerance
+from privgen.metrics.visibility import tolerance_factors
 from privgen.watermark.tile.pattern import PLACES, Pattern, Place
 from privgen.watermark.tile.poses import TILES
 from privgen.watermark.tile.spectrum import check_image
@@ -24,7 +24,7 @@ _PEAK, _ROUNDS = 1.5, 6  # how far the peaks of the tile are lowered; see `limit
 _MASKING = 0.3  # how much more change texture hides
 _COPY = 2**20  # pixels; larger images are looked at in a smaller copy to tell what the eye tolerates
 _SKETCH = 8  # pixels along each side of the sketch of an image that chooses a place
-_STRIP = 2**22  # pixels that are made at a time
+_STRIP = 2**20  # pixels that are made at a time
 
 
 def mark_image(
@@ -42,7 +42,7 @@ def mark_image(
         42
 
     Args:
-        pixels: (3, H, W) in [0, 1], on any device and of any floating-point type.
+        pixels: (3, H, W), floats in [0, 1] of any type, or samples of a file; on any device.
         pattern: of the key.
         psnr: quality in dB; see `privgen.io.residual.add_residual`, as for `grey` and `levels`.
         grey: the image is greyscale. The mark changes all channels equally anyway.
@@ -54,7 +54,7 @@ def mark_image(
     Raises:
         ValueError: an image of another shape or type, or a quality that is not positive.
     """
-    plain = check_image(pixels).float()
+    plain = floats(check_image(pixels))
     return add_residual(plain, tile_residual(plain, pattern), psnr=psnr, grey=grey, levels=levels)
 
 
@@ -66,7 +66,7 @@ def tile_residual(pixels: Tensor, pattern: Pattern) -> Tensor:
     the image choose together.
 
     Args:
-        pixels: (3, H, W) in [0, 1].
+        pixels: (3, H, W), floats in [0, 1] or samples of a file.
         pattern: of the key.
 
     Returns:
@@ -120,7 +120,9 @@ def weighted_waves(weight: Tensor, size: tuple[int, int], amplitudes: Tensor, ti
 
 def _choice(pixels: Tensor, pattern: Pattern) -> int:
     """Which of the `PLACES` an image gets: like chance, but the same whenever the same key marks the same image."""
-    sketch = (adaptive_avg_pool2d(pixels.float(), _SKETCH) * 255).round().to("cpu", torch.int16)
+    edges = [(row * pixels.shape[1] // _SKETCH, -(-(row + 1) * pixels.shape[1] // _SKETCH)) for row in range(_SKETCH)]
+    rows = [adaptive_avg_pool2d(floats(pixels[:, top:bottom]), (1, _SKETCH)) for top, bottom in edges]
+    sketch = (torch.cat(rows, dim=1) * 255).round().to("cpu", torch.int16)
     digest = hashlib.sha256(pattern.noise.cpu().numpy().tobytes() + sketch.numpy().tobytes()).digest()
     return digest[0] % len(PLACES)
 
@@ -132,13 +134,13 @@ def tolerated(pixels: Tensor) -> Tensor:
     amount everywhere, and up to half more in texture.
 
     Args:
-        pixels: (3, H, W) in [0, 1].
+        pixels: (3, H, W), floats in [0, 1] or samples of a file.
     """
     height, width = pixels.shape[1:]
     shrunk = min(1.0, (_COPY / (height * width)) ** 0.5)
-    copy = resize(pixels[None].float(), (max(1, round(height * shrunk)), max(1, round(width * shrunk)))).clamp(0, 1)
-    texture = texture_factor(copy)
-    return (tolerance(copy) / texture * (1 + _MASKING * (texture - 0.5)))[0, 0]
+    copy = resize_image(pixels, (max(1, round(height * shrunk)), max(1, round(width * shrunk))))[None].clamp(0, 1)
+    lightness, texture = tolerance_factors(copy)
+    return (lightness * (1 + _MASKING * (texture - 0.5)))[0, 0]
 
 
 def _enlarged(weight: Tensor, rows: range, size: tuple[int, int]) -> Tensor:

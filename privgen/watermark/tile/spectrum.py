@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, pad
 
-from privgen.io.pixels import luma, resize
+from privgen.io.pixels import floats, levels_of, luma, resize, strips
 from privgen.io.residual import check_pixels
 from privgen.watermark.tile.pattern import count_below
 from privgen.watermark.tile.poses import Poses
@@ -29,7 +29,7 @@ _OCTAVES = 4
 _FLOOR = 2e-5  # power of what is there in any image: noise and rounding
 _LINES, _LOUDEST, _FEWEST_LINES = 12.0, 4.0, 20  # cycles a tile that `line_energy` reads; power counts up to this
 _AT_ONCE = 2**11  # poses whose energy is read at a time
-_STRIP = 2**22  # pixels that are shrunk at a time
+_STRIP = 2**20  # pixels that are shrunk at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,7 +52,7 @@ def spectrum_of(pixels: Tensor) -> Spectrum:
     """Return the whitened spectrum of an image.
 
     Args:
-        pixels: (3, H, W) in [0, 1], of any floating-point type.
+        pixels: (3, H, W), floats in [0, 1] or samples of a file.
 
     Raises:
         ValueError: an image of another shape or type.
@@ -125,13 +125,15 @@ def _places(plane: Tensor, poses: Poses, count: int) -> tuple[Tensor, Tensor]:
 
 
 def check_image(pixels: Tensor) -> Tensor:
-    """Check that a tensor is one image of floating-point numbers, and return it.
+    """Check that a tensor is one image, of floats or of samples, and return it.
 
     Raises:
-        ValueError: its shape is not (3, H, W), it holds whole numbers, or a pixel is not finite.
+        ValueError: its shape is not (3, H, W), it holds numbers of another type, or a pixel is not finite.
     """
-    if not check_pixels(pixels).is_floating_point():
-        raise ValueError(f"expected pixels in [0, 1] of a floating-point type, got {pixels.dtype}")
+    if levels_of(check_pixels(pixels)) is not None:
+        return pixels
+    if not pixels.is_floating_point():
+        raise ValueError(f"expected floats in [0, 1], or samples of type uint8 or uint16, got {pixels.dtype}")
     if not pixels.sum(dtype=torch.float32).isfinite():
         raise ValueError("expected finite pixels in [0, 1], got NaN or infinity")
     return pixels
@@ -143,10 +145,11 @@ def working_copy(pixels: Tensor) -> Tensor:
     block = int(math.sqrt(height * width / WORK_PIXELS) / 2)
     if block > 1:  # average blocks first, strip by strip, so that large images need little memory
         rows = max(1, _STRIP // (width * block)) * block
-        strips = pixels.split(rows, dim=1)
-        grey = torch.cat([avg_pool2d(luma(strip.float()), block, ceil_mode=True) for strip in strips], dim=1)
+        grey = torch.cat(
+            [avg_pool2d(luma(floats(strip)), block, ceil_mode=True) for strip in pixels.split(rows, dim=1)], dim=1
+        )
     else:
-        grey = luma(pixels.float())
+        grey = torch.cat([luma(strip) for strip in strips(pixels)], dim=1)
     shrunk = min(1.0, math.sqrt(WORK_PIXELS / (height * width)))
     return resize(grey[None], (max(1, round(height * shrunk)), max(1, round(width * shrunk))))[0, 0]
 

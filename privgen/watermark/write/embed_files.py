@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ from privgen.hub import find_extra
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, progress_bar, reason
 from privgen.io.files import refuse_existing
 from privgen.io.fingerprints import file_fingerprint, weights_fingerprint
-from privgen.io.images import from_bytes, is_lossy, load_image
+from privgen.io.images import from_bytes, is_lossy
 from privgen.provenance.seal import Origin
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
@@ -129,22 +129,24 @@ def _embed(
         return EmbeddedFile(str(source), str(target), "skipped", known.get("psnr"), matches)
     try:
         refuse_existing(target, overwrite=batch.overwrite)
-        loaded = load_image(source)
-        before = already_marked_note(loaded.pixels, keys, marker.networks)
+        loaded = batch.load(source)
+        before = already_marked_note(loaded.stored, keys, marker.networks)
         (marked,) = mark_loaded([loaded], [2**loaded.bits - 1], keys[:1], marker)
         origin = Origin(marker.spec.bindings(keys[0].key_id), batch.parent_of(source, loaded))
-        data, lacking = batch.encode(replace(loaded, pixels=marked.pixels), target, origin)
-        # A lossy file does not hold the pixels that were marked.
-        held = from_bytes(data).pixels if is_lossy(target) else marked.pixels
+        data, lacking = batch.encode(loaded.with_pixels(marked.pixels), target, origin)
+        psnr, notes = marked.psnr, loaded.notes + lacking + before
+        # A lossy file does not hold the pixels that were marked, so they may go before it is decoded.
+        held = None if is_lossy(target) else marked.pixels
+        del loaded, marked
+        held = from_bytes(data).stored if held is None else held
         matches, after = unreadable_note(held, keys[0], marker)
         if after and is_lossy(target):
             after = (f"{after[0]}, or compressed too strongly: --quality 95 keeps more of it",)
-        figures = {"psnr": marked.psnr, "matches": matches}
+        figures = {"psnr": psnr, "matches": matches}
         ledger.write(target, data, digest, overwrite=batch.overwrite, figures=figures)
     except FILE_ERRORS as error:
         return EmbeddedFile(str(source), None, "failed", error=reason(error))
-    notes = loaded.notes + lacking + before + after
-    return EmbeddedFile(str(source), str(target), "done", marked.psnr, matches, notes)
+    return EmbeddedFile(str(source), str(target), "done", psnr, matches, notes + after)
 
 
 def _made_by(key: Key, marker: Marker) -> str:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from privgen.io.pixels import resize
+from privgen.io.residual import Layers, rms_on
 from privgen.watermark.key import Key
 from privgen.watermark.tile.embed import tile_residual
 from privgen.watermark.tile.payload import pattern_with
@@ -25,26 +25,20 @@ def latent_psnr(psnr: float) -> float:
 
 
 @torch.no_grad()
-def layered_residual(pixels: Tensor, key: Key, latent: Tensor | None, payload: int | None = None) -> Tensor:
+def layered_residual(pixels: Tensor, key: Key, latent: Tensor | None, payload: int | None = None) -> Layers:
     """Return the mark of a key for an image, before it is scaled to a quality.
 
     Args:
-        pixels: (3, H, W) in [0, 1].
+        pixels: (3, H, W), floats in [0, 1] or samples.
         key: whose mark.
         latent: (3, S, S), what the pattern in the latents changes in the image resized to a square; None for a tile
             alone.
         payload: the ID that the tile carries; None is none.
-
-    Returns:
-        (3, H, W) float32.
     """
-    tile = tile_residual(pixels, pattern_with(key, payload))
+    tile = tile_residual(pixels, pattern_with(key, payload))[:1]  # its channels are equal
     if latent is None:
-        return tile
-    below = resize(latent[None].to(tile), tuple(pixels.shape[1:]))[0]
-    below *= math.sqrt(LATENT_FRACTION) / _rms(below)
-    return below.add_(tile, alpha=math.sqrt(1 - LATENT_FRACTION) / _rms(tile))
-
-
-def _rms(change: Tensor) -> float:
-    return max(float(torch.linalg.vector_norm(change)) / math.sqrt(change.numel()), 1e-12)
+        return Layers((tile,), (1.0,))
+    fractions = (LATENT_FRACTION, 1 - LATENT_FRACTION)
+    parts = (latent, tile)
+    sizes = [max(rms_on(pixels, part), 1e-12) for part in parts]
+    return Layers(parts, tuple(math.sqrt(part) / size for part, size in zip(fractions, sizes, strict=True)))

@@ -23,10 +23,10 @@ def mark_loaded(
         keys: whose marks: one key for all images, or one for each.
         marker: writes the marks.
     """
-    changes = marker.changes([image.pixels for image in images], keys)
+    pixels = [image.at_levels(steps) for image, steps in zip(images, levels, strict=True)]
     return [
-        add_residual(image.pixels, change, psnr=marker.spec.quality, grey=image.grey, levels=steps)
-        for image, change, steps in zip(images, changes, levels, strict=True)
+        add_residual(plain, change, psnr=marker.spec.quality, grey=image.grey, levels=steps)
+        for plain, change, image, steps in zip(pixels, marker.changes(pixels, keys), images, levels, strict=True)
     ]
 
 
@@ -34,7 +34,7 @@ def unreadable_note(pixels: Tensor, key: Key, marker: Marker) -> tuple[int, tupl
     """How many bits of a key's mark are read back, and a note if the mark or its payload cannot be found.
 
     Args:
-        pixels: (3, H, W) in [0, 1], marked.
+        pixels: (3, H, W), floats in [0, 1] or samples, marked.
         key: whose mark.
         marker: wrote the mark.
     """
@@ -52,7 +52,7 @@ def already_marked_note(pixels: Tensor, keys: Sequence[Key], networks: Networks)
     """A note if an image that is to be marked carries marks already.
 
     Args:
-        pixels: (3, H, W) in [0, 1], not yet marked.
+        pixels: (3, H, W), floats in [0, 1] or samples, not yet marked.
         keys: whose marks are looked for.
         networks: of the model that reads.
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from privgen.diffusion.latents import encode
 from privgen.errors import UsageError
-from privgen.io.residual import at_psnr, to_canvas
+from privgen.io.residual import Layers, at_psnr, to_canvas
 from privgen.models.family import Canvas, patch_of
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
@@ -74,16 +74,16 @@ class Marker:
     def _tiled(self) -> bool:
         return self.spec.network_carrier == "latent" and config_value(self.networks.mapper("latent"), "tiled", False)
 
-    def changes(self, images: Sequence[Tensor], keys: Sequence[Key]) -> Iterator[Tensor]:
+    def changes(self, images: Sequence[Tensor], keys: Sequence[Key]) -> Iterator[Tensor | Layers]:
         """What the marks of keys change in images, one image after the other.
 
         Args:
-            images: each (3, H, W) in [0, 1].
+            images: each (3, H, W), floats in [0, 1] or samples.
             keys: whose marks: one key for all images, or one for each.
 
         Yields:
-            (3, H, W), or of the image resized to its canvas; float32, in units of pixels in [0, 1], not yet scaled to
-            a quality.
+            What `privgen.io.residual.add_residual` takes: float32, in units of pixels in [0, 1], not yet scaled to a
+            quality.
         """
         owners = keys if len(keys) == len(images) else [*keys] * len(images)
         written: list[Tensor | None] = [None] * len(images)

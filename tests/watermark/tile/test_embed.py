@@ -65,7 +65,7 @@ def test_any_floating_point_type_is_marked(photo, alice, dtype):
         (torch.rand(1, 3, 64, 64), "expected pixels of shape"),
         (torch.rand(1, 64, 64), "expected pixels of shape"),
         (torch.rand(3, 0, 64), "expected pixels of shape"),
-        (torch.zeros(3, 64, 64, dtype=torch.uint8), "floating-point type, got torch.uint8"),
+        (torch.zeros(3, 64, 64, dtype=torch.int64), "or samples of type uint8 or uint16, got torch.int64"),
         (torch.full((3, 64, 64), torch.nan), "expected finite pixels"),
     ],
 )

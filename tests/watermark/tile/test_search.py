@@ -204,7 +204,7 @@ def test_large_images_are_read_from_a_small_copy(photo, alice):
         ({"fpr": 0.0}, UsageError, r"rate in \(0, 1\), got 0.0"),
         ({"fpr": 1.0}, UsageError, "got 1.0"),
         ({"images": [torch.rand(64, 64)]}, ValueError, "expected pixels of shape"),
-        ({"images": [torch.zeros(3, 64, 64, dtype=torch.int64)]}, ValueError, "floating-point type"),
+        ({"images": [torch.zeros(3, 64, 64, dtype=torch.int64)]}, ValueError, "samples of type uint8 or uint16"),
     ],
 )
 def test_wrong_calls_are_refused(alice, options, error, message):

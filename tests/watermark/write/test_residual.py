@@ -108,7 +108,7 @@ def test_any_size(mark, bits, height, width):
 
 def test_strips_do_not_show(mark, photos, bits, monkeypatch):
     whole = mark(photos[0], bits[0])
-    monkeypatch.setattr("privgen.io.residual._STRIP", 1000)
+    monkeypatch.setattr("privgen.io.pixels._STRIP", 1000)
     strips = mark(photos[0], bits[0])
     torch.testing.assert_close(strips.pixels, whole.pixels, rtol=0, atol=1e-6)
 
