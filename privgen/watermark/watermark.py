@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -249,7 +248,7 @@ class Watermark:
         [loaded], batch = given.images, BatchOptions(overwrite=overwrite, seal=seal)
         marker = Marker(self.networks, MarkSpec(psnr=psnr, payload=payload))
         if not marked:
-            loaded = replace(loaded, pixels=mark_loaded([loaded], given.levels, [key], marker)[0].pixels)
+            loaded = loaded.with_pixels(mark_loaded([loaded], given.levels, [key], marker)[0].pixels)
         parent = batch.parent_of(Path(image), loaded) if isinstance(image, str | os.PathLike) else None
         try:
             data, _ = batch.encode(loaded, target, Origin(marker.spec.bindings(key.key_id), parent))
