@@ -100,7 +100,7 @@ def check_quality(quality: int | None, kind: str, output: Path) -> None:
 
 def max_pixels() -> Decorator[Any]:
     """``--max-pixels``: largest image to read, as `max_pixels: int`."""
-    text = "Refuse larger images, such as 24e6 or 200MP. A small file can claim billions of pixels."
+    text = "Refuse images of more pixels than this, such as 24e6 or 200MP."
     default = MAX_PIXELS
     return click.option("--max-pixels", type=pixel_count, default=default, show_default=True, metavar="N", help=text)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from privgen.cli.options import pixel_count
 from privgen.watermark.key import Key
 from privgen.watermark.token import Token
 
@@ -50,6 +51,8 @@ USAGE = [
     (f"{MARKED} --tau 500 --robust-steps 2", "leave tau out"),
     (f"{MARKED} --token alice.safetensors --carrier latent", "A token cannot write with the carrier latent"),
     (f"{MARKED} --token bob.safetensors", "and the key alice is"),
+    (f"{EMBED} --max-pixels many", "'many' is not a number of pixels; write one such as 24e6 or 100MP."),
+    (f"{DETECT} --max-pixels 0", "'0' is not a number of pixels"),
     (f"{PROTECT} glaze", "'shield', 'shift'"),
     (f"{PROTECT} noise --steps 3", "The method noise does not take --steps"),
     (f"{PROTECT} sds --toward photos/a.png", "The method sds does not take --toward"),
@@ -116,6 +119,8 @@ USAGE = [
 ]
 
 FAILED = [
+    ("watermark detect photos/a.png --key alice --max-pixels 1e3", "allowed; make it smaller, or raise --max-pixels."),
+    ("attack run jpeg=50 photos/a.png -o attacked --max-pixels 0.001MP", "a.png has "),
     (f"{GENERATE} --model nowhere", "There is no model 'nowhere'"),
     (f"{GENERATE} -o bad.png", "bad.png exists; choose another path, or pass --overwrite"),
     (f"{MARKED} --token none.safetensors", "The token none.safetensors does not exist."),
@@ -229,3 +234,8 @@ def test_a_prompt_without_room_for_a_token(cli, folder, marked_model, sentences)
         assert result.exit_code == 2
         assert "leaves room for 0 vectors" in sentences(result)[0]
         assert contents(folder) == before
+
+
+def test_numbers_of_pixels():
+    texts = ("89478485", "24e6", "100MP", "0.5 mp", "1.5GP")
+    assert [pixel_count(text) for text in texts] == [89478485, 24_000_000, 100_000_000, 500_000, 1_500_000_000]
