@@ -120,7 +120,6 @@ USAGE = [
 
 FAILED = [
     ("watermark detect photos/a.png --key alice --max-pixels 1e3", "allowed; make it smaller, or raise --max-pixels."),
-    ("attack run jpeg=50 photos/a.png -o attacked --max-pixels 0.001MP", "a.png has "),
     (f"{GENERATE} --model nowhere", "There is no model 'nowhere'"),
     (f"{GENERATE} -o bad.png", "bad.png exists; choose another path, or pass --overwrite"),
     (f"{MARKED} --token none.safetensors", "The token none.safetensors does not exist."),
