@@ -124,7 +124,7 @@ def attack_files(
         attack.prepare()
         works = {source: _work(attack, source) for source in targets if source not in made}
         if announce is not None:
-            _announce(attack, works, announce)
+            _announce(attack, works, batch, announce)
     files = []
     stepwise = any(works.values())
     steps = {source: count_steps(works.get(source, ())) if stepwise else 1 for source in targets}
@@ -147,7 +147,9 @@ def _work(attack: BaseAttack, source: Path) -> tuple[Work, ...]:
     return () if size is None else attack.work(*size)
 
 
-def _announce(attack: BaseAttack, works: dict[Path, tuple[Work, ...]], announce: Callable[[str], None]) -> None:
+def _announce(
+    attack: BaseAttack, works: dict[Path, tuple[Work, ...]], batch: BatchOptions, announce: Callable[[str], None]
+) -> None:
     """Measure a step of the attack on the first image that can be read, and say how long all images will take."""
     known = {source: work for source, work in works.items() if work}
     if sum(map(count_steps, known.values())) <= _FEW:
