@@ -242,7 +242,7 @@ class Ledger:
     def __init__(self, path: str | os.PathLike[str] | None, made_by: str) -> None:
         self.made_by = made_by
         self._journal = Journal(path)
-        self._records = {record.output: record for record in self._journal.read(lambda record: _Record(**record))}
+        self._read()
 
     @classmethod
     def of(cls, output: str | os.PathLike[str], name: str, made_by: str) -> Self:
@@ -252,15 +252,17 @@ class Ledger:
     def has(self, output: Path, source_sha256: str = "") -> bool:
         """Whether the same work has made a file from the same source, and nobody has changed the file since.
 
+        Other processes may write into the same folder: what they have made in the meantime counts too.
+
         Args:
             output: the file, in the folder of the ledger.
             source_sha256: fingerprint of the source, see `privgen.io.fingerprints.file_fingerprint`; empty for work
                 without a source.
         """
-        record = self._records.get(self._name(output))
-        if record is None or replace(record, output_sha256="", figures={}) != self._plan(output, source_sha256):
-            return False
-        return file_fingerprint(output) == record.output_sha256
+        plan = self._plan(output, source_sha256)
+        if not self._holds(plan) and self._state() != self._seen and output.exists():
+            self._read()
+        return self._holds(plan) and file_fingerprint(output) == self._records[plan.output].output_sha256
 
     def figures(self, output: Path) -> dict[str, float]:
         """What was measured of a file that `has` finds, by name."""
@@ -287,6 +289,8 @@ class Ledger:
         Raises:
             PrivgenError: the file exists, or it or the ledger cannot be written. The ledger then stays as it was.
         """
+        if not overwrite and output.exists() and self.has(output, source_sha256):
+            return  # another process was faster
         refuse_existing(output, overwrite=overwrite)
         measured = {name: value for name, value in (figures or {}).items() if math.isfinite(value)}
         plan = self._plan(output, source_sha256)
@@ -295,6 +299,22 @@ class Ledger:
         with self._journal.appended([asdict(record)]):
             write_bytes(output, data, overwrite=overwrite)
         self._records[self._name(output)] = record
+
+    def _read(self) -> None:
+        self._seen = self._state()
+        self._records = {record.output: record for record in self._journal.read(lambda record: _Record(**record))}
+
+    def _state(self) -> tuple[int, int] | None:
+        """What changes when somebody writes the journal."""
+        path = self._journal.path
+        if path is None or not path.exists():
+            return None
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+
+    def _holds(self, plan: _Record) -> bool:
+        record = self._records.get(plan.output)
+        return record is not None and replace(record, output_sha256="", figures={}) == plan
 
     def _name(self, output: Path) -> str:
         """The path of an output below the folder of the ledger."""

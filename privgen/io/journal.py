@@ -7,12 +7,19 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from privgen.errors import PrivgenError
 from privgen.io.files import make_folder, write_error
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 Value = TypeVar("Value")
@@ -25,7 +32,7 @@ class Journal:
     that one call and nothing before them. Reading passes over lines that are cut short or hold something else, and
     changes nothing. Appending first removes a last line that was cut short.
 
-    Let only one process write a file. Any number of them may read it.
+    Any number of processes may read a file. Those that write it wait for each other, where the system can lock files.
 
     Args:
         path: the file. It need not exist. None keeps nothing.
@@ -88,15 +95,16 @@ class Journal:
             yield
             return
         data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
-        try:
-            size = _append(self.path, data)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        try:
-            yield
-        except BaseException:
-            _restore(self.path, size)
-            raise
+        with ExitStack() as stack:
+            try:
+                size = _append(self.path, data, stack)
+            except OSError as error:
+                raise write_error(self.path, error) from error
+            try:
+                yield
+            except BaseException:
+                _restore(self.path, size)
+                raise
 
 
 def _whole_lines(path: Path) -> list[bytes]:
@@ -108,20 +116,39 @@ def _whole_lines(path: Path) -> list[bytes]:
         raise PrivgenError(f"{path} cannot be read: {error.strerror}; choose another folder.") from error
 
 
-def _append(path: Path, data: bytes) -> int | None:
-    """Append whole lines, all or none; return the size that the file had before, None if there was no file."""
+def _append(path: Path, data: bytes, stack: ExitStack) -> int | None:
+    """Append whole lines, all or none, and keep the file locked until the stack ends.
+
+    Returns:
+        The size that the file had before; None if there was no file.
+    """
+    make_folder(path.parent)
+    new = not path.exists()
+    file = _open_locked(path, stack)
     size = _size_of_whole_lines(path)
+    size = None if new and not size else size
     try:
-        make_folder(path.parent)
-        with path.open("ab", buffering=0) as file:
-            file.truncate(size or 0)
-            if file.write(data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
+        file.truncate(size or 0)
+        if file.write(data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
     except BaseException:
         _restore(path, size)
         raise
     return size
+
+
+def _open_locked(path: Path, stack: ExitStack) -> FileIO:
+    """Open a file to append to it, and lock it until the stack ends, or its process."""
+    while True:
+        file = stack.enter_context(path.open("ab", buffering=0))
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        # Another process has removed the file while this one waited.
 
 
 def _size_of_whole_lines(path: Path) -> int | None:
