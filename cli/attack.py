@@ -11,7 +11,8 @@ import click
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.groups import Group
-from privgen.cli.output import echo, say_others
+from privgen.cli.output import echo, say_others, write
+from privgen.errors import printable
 
 
 if TYPE_CHECKING:
@@ -163,6 +164,6 @@ def attack_and_report(
 
 
 def _report(file: AttackedFile) -> None:
-    click.echo(f"{file.source}: {file.error or file.status}", err=True)
+    write(printable(f"{file.source}: {file.error or file.status}"), err=True)
     for note in file.notes:
-        click.echo(f"{file.source}: {note}", err=True)
+        write(printable(f"{file.source}: {note}"), err=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import click
 
-from privgen.cli.output import to_json
+from privgen.cli.output import json_text, to_json, write
+from privgen.errors import printable
 
 
 if TYPE_CHECKING:
@@ -33,27 +33,27 @@ def printer(form: Format, files: Sequence[Path]) -> Callable[[DetectedFile], Non
         files: that will be read; the table is as wide as the longest name.
     """
     if form == "json":
-        return lambda file: click.echo(json.dumps(to_json(file.record()), ensure_ascii=False, allow_nan=False))
+        return lambda file: click.echo(json_text(to_json(file.record())))
     if form == "csv":
         _echo_csv([COLUMNS])
         return lambda file: _echo_csv([[row[name] for name in COLUMNS] for row in _rows(file)])
     if len(files) == 1:
         return _sentence
-    width = max(len(str(path)) for path in files)
-    click.echo(_line(width, "file", "owner", "p", "where"))
+    width = max(len(printable(path)) for path in files)
+    write(_line(width, "file", "owner", "p", "where"))
     return lambda file: _table_rows(file, width)
 
 
 def _sentence(file: DetectedFile) -> None:
     if file.detection is not None:
-        click.echo(f"{file.file}: {file.detection}")
+        write(f"{printable(file.file)}: {file.detection}")
 
 
 def _table_rows(file: DetectedFile, width: int) -> None:
-    name = file.file
+    name = printable(file.file)
     for row in _rows(file) if file.detection is not None else ():
         where = str(row["where"]) + ("" if row["payload"] == "" else f", payload {row['payload']}")
-        click.echo(_line(width, name, str(row["owner"] or "-"), f"{row['p_value']:.2g}", where))
+        write(_line(width, name, str(row["owner"] or "-"), f"{row['p_value']:.2g}", where))
         name = ""  # once, above all regions of the file
 
 
@@ -87,5 +87,13 @@ def _rows(file: DetectedFile) -> list[dict[str, object]]:
 
 def _echo_csv(rows: Sequence[Sequence[object]]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
     click.echo(text.getvalue(), nl=False)
+
+
+def _cell(value: object) -> object:
+    """A cell of CSV: a text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

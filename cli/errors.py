@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from privgen.errors import PrivgenError, UsageError
+from privgen.errors import PrivgenError, UsageError, printable
 
 
 EXIT_FAILED = click.ClickException.exit_code
@@ -28,7 +28,12 @@ def one_sentence_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+    except click.ClickException as error:
+        if (text := printable(error.message, keep="\n")) == error.message:
+            raise
+        kind = _Misused if error.exit_code == EXIT_USAGE else click.ClickException
+        raise kind(text) from error
+    except (click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise
     except KeyboardInterrupt:
         click.echo("\nInterrupted; what was finished is kept.", err=True)
@@ -37,7 +42,7 @@ def one_sentence_errors() -> Iterator[None]:
         if os.environ.get("PRIVGEN_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
         kind = _Misused if isinstance(error, UsageError) else click.ClickException
-        raise kind(sentence(error)) from error
+        raise kind(printable(sentence(error))) from error
 
 
 def sentence(error: Exception) -> str:

@@ -13,7 +13,7 @@ import click
 from privgen.cli import options, sealing
 from privgen.cli.marks import hint_detect
 from privgen.cli.marks import payload as payload_option
-from privgen.cli.output import echo
+from privgen.cli.output import echo, write
 
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Request:
             batch=BatchOptions(overwrite=self.overwrite, progress=True, seal=self.seal),
         )
         for note in result.notes:
-            click.echo(f"Note: {note}", err=True)
+            write(f"Note: {note}", err=True)
         if self.as_json:
             echo(result, as_json=True)
             return
@@ -73,7 +73,7 @@ class Request:
         for image in result.images:
             for item in image.objects:
                 note = f"; {item.note}" if item.note else ""
-                click.echo(
+                write(
                     f"{image.file}: {item.name} of {item.key}, {item.area:.1%} of the image, "
                     f"{item.object_psnr:.1f} dB, p = {item.p_value:.2g}{note}"
                 )

@@ -7,7 +7,8 @@ import click
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.groups import Group
-from privgen.cli.output import echo
+from privgen.cli.output import echo, write
+from privgen.errors import PrivgenError, printable
 
 
 @click.group(cls=Group, epilog=options.examples("privgen key new alice", "privgen key list", "privgen key show alice"))
@@ -52,7 +53,6 @@ def show(file_or_name: str, as_json: bool) -> None:
 @options.json()
 def list_(as_json: bool) -> None:
     """List the keys in the folder of keys."""
-    from privgen.errors import PrivgenError
     from privgen.watermark.key import SUFFIX, Key, key_folder
 
     records, failed = [], False
@@ -61,9 +61,9 @@ def list_(as_json: bool) -> None:
             records.append({**Key.load(path).public(), "file": path})
         except PrivgenError as error:
             failed = True
-            click.echo(f"Error: {error}", err=True)
+            write(printable(f"Error: {error}"), err=True)
     echo(records, as_json=as_json)
     if not records and not failed and not as_json:
-        click.echo(f"No keys in {key_folder()}; `privgen key new NAME` makes one.", err=True)
+        write(f"No keys in {key_folder()}; `privgen key new NAME` makes one.", err=True)
     if failed:
         raise click.exceptions.Exit(EXIT_FAILED)

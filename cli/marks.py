@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from privgen.cli import options
+from privgen.cli.output import write
+from privgen.errors import printable
 
 
 def carrier(default: str, text: str = "What writes the mark.") -> options.Decorator[Any]:
@@ -32,21 +34,27 @@ def payload() -> options.Decorator[Any]:
 def say(name: str, error: str | None, notes: tuple[str, ...]) -> None:
     """Say on standard error what you should know of one file."""
     if error:
-        click.echo(f"Error: {error if name in error else f'{name}: {error}'}", err=True)
+        write(printable(f"Error: {error if name in error else f'{name}: {error}'}"), err=True)
     for note in notes:
-        click.echo(f"{name}: {note}", err=True)
+        write(printable(f"{name}: {note}"), err=True)
+
+
+def as_argument(path: str | Path) -> str:
+    """A path as you would type it: one that begins with a hyphen is no option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def hint_detect(target: Path, key: str, model: str, *, recursive: bool = False) -> None:
     """Say how to detect what was marked."""
-    words = ["privgen", "watermark", "detect", str(target), *(["--recursive"] if recursive else []), "--key", key]
+    words = ["privgen", "watermark", "detect", as_argument(target)]
+    words += [*(["--recursive"] if recursive else []), "--key", key]
     words += [] if model == "mini" else ["--model", model]
-    click.echo(f"Hint: {shlex.join(words)}", err=True)
+    write(printable(f"Hint: {shlex.join(words)}"), err=True)
 
 
 def hint_locate(target: str, keys: Iterable[str], carrier: str | None = None) -> None:
     """Say how to locate the objects that were marked with a carrier."""
-    words = ["privgen", "watermark", "detect", target, "--locate"]
+    words = ["privgen", "watermark", "detect", as_argument(target), "--locate"]
     words += [] if carrier in (None, "tile") else ["--carrier", str(carrier)]
     words += [word for key in dict.fromkeys(keys) for word in ("--key", key)]
-    click.echo(f"Hint: {shlex.join(words)}", err=True)
+    write(printable(f"Hint: {shlex.join(words)}"), err=True)

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from privgen.errors import UNPRINTABLE, printable
+
 
 _NAMED = 5  # files that are named of those that were left out
 
@@ -23,9 +25,25 @@ def echo(result: Any, *, as_json: bool = False) -> None:
     """
     plain = to_json(result)
     if as_json:
-        click.echo(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text(plain, indent=2))
         return
-    click.echo(_table(plain) if isinstance(plain, list) else _lines(plain))
+    write(_table(plain) if isinstance(plain, list) else _lines(plain))
+
+
+def write(text: str, *, err: bool = False) -> None:
+    """Print lines of text; what would steer a terminal is escaped.
+
+    Args:
+        text: the lines. Put names of files through `printable` first, if a line break in one would mislead.
+        err: print to standard error.
+    """
+    click.echo(printable(text, keep="\n"), err=err)
+
+
+def json_text(plain: Any, indent: int | None = None) -> str:
+    """A value of `to_json` as JSON: letters stay readable, and what would steer a terminal is escaped."""
+    text = json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+    return UNPRINTABLE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def say_others(paths: Iterable[Path], *, recursive: bool) -> None:
@@ -42,9 +60,9 @@ def say_others(paths: Iterable[Path], *, recursive: bool) -> None:
     if not others:
         return
     total = len(others) + len(iter_image_files(places, recursive=recursive))
-    names = ", ".join(str(file) for file in others[:_NAMED])
+    names = ", ".join(printable(file) for file in others[:_NAMED])
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-    click.echo(f"{len(others)} of {total} files skipped, which are no images that are read: {names}{more}.", err=True)
+    write(f"{len(others)} of {total} files skipped, which are no images that are read: {names}{more}.", err=True)
 
 
 def to_json(value: Any) -> Any:
@@ -93,4 +111,4 @@ def _text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "-"
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(value)

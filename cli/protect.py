@@ -9,7 +9,8 @@ import click
 
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
-from privgen.cli.output import echo, say_others
+from privgen.cli.output import echo, say_others, write
+from privgen.errors import printable
 
 
 if TYPE_CHECKING:
@@ -202,11 +203,11 @@ def _report(file: ProtectedFile, *, as_json: bool) -> None:
     """Say what became of a file: its figures on standard output, errors and notes on standard error."""
     if file.error:
         text = file.error if file.source in file.error else f"{file.source}: {file.error}"
-        click.echo(f"Error: {text}", err=True)
+        write(printable(f"Error: {text}"), err=True)
     for note in file.notes:
-        click.echo(f"{file.source}: {note}", err=True)
+        write(printable(f"{file.source}: {note}"), err=True)
     if not as_json and file.status != "failed":
         figures = f"PSNR {file.psnr:.1f} dB, SSIM {file.ssim or float('nan'):.3f}, " if file.psnr is not None else ""
         if file.visible_de_p99 is not None:
             figures += f"visible difference {file.visible_de_p99:.1f}, {file.seconds:.1f} s"
-        click.echo(f"{file.source}: {figures or file.status}", err=True)
+        write(printable(f"{file.source}: {figures or file.status}"), err=True)

@@ -18,9 +18,10 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 
-from privgen.errors import PrivgenError, UsageError
+from privgen.errors import PrivgenError, UsageError, shortened
+from privgen.io.files import read_small
 from privgen.models.autoencoder import load_autoencoder
-from privgen.models.loading import explained, quiet_loading
+from privgen.models.loading import check_model_folder, explained, quiet_loading, refuse_code
 
 
 EMBEDDED = ("mini", "mini-sd")
@@ -108,9 +109,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
+        found = json.loads(read_small(file)) if file.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        reason = shortened(error.strerror if isinstance(error, OSError) else error).rstrip(".")
         raise PrivgenError(f"The settings {file} cannot be read: {reason}.") from error
     if not isinstance(found, dict):
         raise PrivgenError(f"The settings {file} are no JSON object.")
@@ -232,8 +233,9 @@ def load_pipeline(
     vae, place = own_vae if vae is None else vae, resolve_device(device)
     precision = resolve_dtype(dtype, place)
     with quiet_loading(), explained(source, "load"):
+        check_model_folder(source)
         index = DiffusionPipeline.load_config(source, revision=revision)
-        _refuse_code(index, source)
+        refuse_code(index, source)
         options: dict[str, Any] = {}
         if not safety_checker and "safety_checker" in index:
             options = {"safety_checker": None, "requires_safety_checker": False}
@@ -279,7 +281,8 @@ def load_extra(
     source, place = _source(model), resolve_device(device)
     with explained(source, f"load the {name} of"):
         folder = find_extra(name, source, revision=revision)
-        written = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        check_model_folder(folder)
+        written = json.loads(read_small(folder / "config.json")).get("_class_name")
         kind = written if written in EXTRAS[name] else next(iter(EXTRAS[name]))
         network = getattr(import_module(f"privgen.models.{EXTRAS[name][kind]}"), kind)
         loaded = network.from_pretrained(folder, use_safetensors=True, local_files_only=True)
@@ -334,15 +337,6 @@ def _source(model: str | os.PathLike[str] | DiffusionPipeline) -> str:
             "model to load them from."
         )
     return resolve_model(origin)
-
-
-def _refuse_code(index: dict[str, Any], source: str) -> None:
-    """Refuse models with code. Some versions of Diffusers run code from local folders without asking."""
-    root = Path(source)
-    parts = {key: value[0] for key, value in index.items() if isinstance(value, list | tuple) and value}
-    coded = [key for key, library in parts.items() if library and (root / key / f"{library}.py").is_file()]
-    if not isinstance(index.get("_class_name"), str) or coded:
-        raise PrivgenError(f"The model {source} comes with code of its own, which privgen does not run; use another.")
 
 
 def _has_mps() -> bool:

@@ -1,5 +1,6 @@
 """Read Fashion-MNIST (arXiv 1708.07747, MIT licence) from its original files, which you install yourself."""
 
+import errno
 import gzip
 import os
 import zlib
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privgen.errors import PrivgenError
+from privgen.io.files import check_regular
 
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Folder of the files in Debian's package dataset-fashion-mnist."""
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 SIDE = 28
+_LARGEST = 2**26  # bytes of a file, of which the largest has 47 million
 
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -77,7 +80,11 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """
     file = Path(path)
     try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        check_regular(file)
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            data = stream.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise OSError(errno.EFBIG, f"it has more than {_LARGEST:,} bytes")
     except (OSError, EOFError, zlib.error) as error:
         raise PrivgenError(f"{file} cannot be read ({error}); {_REMEDY}.") from error
     rank = data[3] if len(data) >= 4 and data[:3] == b"\0\0\x08" else 0

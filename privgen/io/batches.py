@@ -178,7 +178,17 @@ def name_outputs(
     for parent in dict.fromkeys(below.values()):
         suffixes = {path: suffix_of(source) for path, source in sources.items() if below[source] == parent}
         names |= {path: folder / parent / name for path, name in _distinct(suffixes).items()}
-    return {source: names[path] for path, source in sources.items()}
+    targets = {source: names[path] for path, source in sources.items()}
+    _refuse_originals(targets)
+    return targets
+
+
+def _refuse_originals(targets: Mapping[Path, Path]) -> None:
+    """Refuse outputs that are inputs, by way of links in the folder for results."""
+    originals = {os.path.realpath(source) for source in targets}
+    for target in targets.values():
+        if os.path.realpath(target) in originals:
+            raise UsageError(f"{target} is a link to an image that goes in; choose another folder for the results.")
 
 
 def names_a_file(output: str | os.PathLike[str]) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -43,6 +44,9 @@ RAW_SUFFIXES = frozenset(
 
 MAX_PIXELS = 89_478_485
 """Largest number of pixels of an image that is read, if you allow no more: 256 MiB of RGB, the limit of Pillow."""
+
+SMALL = 2**24
+"""Bytes that a file of settings, a recipe or an index of a model may have."""
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run it again",
@@ -104,6 +108,35 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
 def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool = False, mode: int = 0o666) -> None:
     """Write a whole UTF-8 file with `atomic_write`."""
     write_bytes(path, text.encode(), overwrite=overwrite, mode=mode)
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Check that a path is a regular file, before it is opened: pipes and devices may give no data, or no end of it.
+
+    Raises:
+        OSError: there is no such file, or it is something else.
+    """
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+
+
+def read_small(path: str | os.PathLike[str], largest: int = SMALL) -> bytes:
+    """Return the content of a small regular file, such as settings or a recipe.
+
+    Args:
+        path: the file.
+        largest: bytes that it may have.
+
+    Raises:
+        OSError: there is no such file, it is no regular file, too large, or cannot be read.
+    """
+    check_regular(path)
+    with Path(path).open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes", os.fspath(path))
+    return content
 
 
 def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -184,15 +217,16 @@ def _images_in(folder: Path, *, recursive: bool) -> list[Path]:
 
 def _files_in(folder: Path, *, recursive: bool) -> list[Path]:
     found: list[Path] = []
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        for entry in entries:
-            if entry.is_file():
+    waiting = [folder]  # the next one last; no recursion, since folders may be nested deeper than calls
+    while waiting:
+        entry = waiting.pop()
+        try:
+            if entry is not folder and entry.is_file():
                 found.append(entry)
-            elif recursive and entry.is_dir() and not entry.is_symlink():
-                found += _files_in(entry, recursive=True)
-    except OSError as error:
-        raise UsageError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+            elif entry is folder or (recursive and entry.is_dir() and not entry.is_symlink()):
+                waiting += sorted((one for one in entry.iterdir() if not one.name.startswith(".")), reverse=True)
+        except OSError as error:
+            raise UsageError(f"The folder {entry} cannot be read: {error.strerror}.") from error
     return found
 
 

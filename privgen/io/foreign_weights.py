@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from privgen.errors import PrivgenError
+from privgen.io.files import check_regular
 
 
 def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -27,6 +28,7 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(file).expanduser()
     try:
+        check_regular(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         # weights_only reads tensors and refuses everything else.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from privgen.errors import PrivgenError
-from privgen.io.files import make_folder, write_error
+from privgen.io.files import check_regular, make_folder, write_error
 
 
 try:
@@ -109,6 +109,7 @@ class Journal:
 
 def _whole_lines(path: Path) -> list[bytes]:
     try:
+        check_regular(path)
         return path.read_bytes().split(b"\n")[:-1]
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -124,6 +125,11 @@ def _append(path: Path, data: bytes, stack: ExitStack) -> int | None:
     """
     make_folder(path.parent)
     new = not path.exists()
+    if path.is_symlink():
+        # A line that is cut short at the end of the file is removed, which may be a text of yours.
+        raise OSError(errno.ELOOP, "it is a link, and might lead to a file of other work; remove the link")
+    if not new:
+        check_regular(path)
     file = _open_locked(path, stack)
     size = _size_of_whole_lines(path)
     size = None if new and not size else size

@@ -113,7 +113,7 @@ def read_metadata(image: Image.Image, path: Path | None = None) -> tuple[Metadat
     Returns:
         The metadata, and a note if a part of it is damaged.
     """
-    text = _text_of(image)
+    text, notes = _text_of(image)
     profiles = {name: _raw_profile(text.pop(_RAW_PROFILE + name, "")) for name in ("exif", "iptc", "8bim", "xmp")}
     text.pop(_RAW_PROFILE + "APP1", None)
     packet = _bytes_of(text.pop("XML:com.adobe.xmp", None))
@@ -121,7 +121,7 @@ def read_metadata(image: Image.Image, path: Path | None = None) -> tuple[Metadat
     left_out: tuple[str, ...] = (CREDENTIALS_NOTE,) if _has_credentials(image, path, xmp) else ()
     if any(data.startswith(_XMP_EXTENSION) for _, data in getattr(image, "applist", ())):
         left_out += ("the part of its XMP data beyond 64 kB was left out",)
-    exif, notes = _exif_of(image, profiles["exif"])
+    exif, exif_notes = _exif_of(image, profiles["exif"])
     metadata = Metadata(
         exif=exif,
         xmp=_upright_xmp(xmp),
@@ -132,7 +132,7 @@ def read_metadata(image: Image.Image, path: Path | None = None) -> tuple[Metadat
         text=tuple(text.items()),
         left_out=left_out,
     )
-    return metadata, notes
+    return metadata, (*notes, *exif_notes)
 
 
 def photoshop_resources(iptc: bytes) -> bytes:
@@ -159,12 +159,19 @@ def _exif_of(image: Image.Image, profile: bytes | None) -> tuple[bytes | None, t
         return None, ("its EXIF data cannot be read and is not kept",)
 
 
-def _text_of(image: Image.Image) -> dict[str, str]:
+def _text_of(image: Image.Image) -> tuple[dict[str, str], tuple[str, ...]]:
     if image.format != "PNG":
-        return {}
+        return {}, ()
     # The text of an animation may stand behind its last frame, which is not worth decoding.
-    found = image.info if getattr(image, "is_animated", False) else getattr(image, "text", {})
-    return {name: str(text) for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
+    found = image.info
+    notes: tuple[str, ...] = ()
+    if not getattr(image, "is_animated", False):
+        try:
+            found = getattr(image, "text", {})
+        except AssertionError:  # what Pillow does with text behind the pixels that it refuses to decompress
+            notes = ("its text is damaged or too long, and a part of it is not kept",)
+    pairs = {name: str(text) for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
+    return pairs, notes
 
 
 def _bytes_of(value: object) -> bytes | None:

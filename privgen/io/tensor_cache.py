@@ -8,7 +8,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from privgen.errors import PrivgenError
-from privgen.io.files import write_bytes
+from privgen.io.files import check_regular, write_bytes
 
 
 FINGERPRINT = "fingerprint"
@@ -64,6 +64,7 @@ def load_tensors(path: Path, what: str, fingerprint: str | None = None) -> dict[
         PrivgenError: the file cannot be read, or holds tensors that were made of something else.
     """
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             kept = (file.metadata() or {}).get(FINGERPRINT)
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}

@@ -60,7 +60,7 @@ def load_classifier(folder: Path | None = None) -> SceneClassifier:
     path = folder or Path(str(files("privgen"))) / "models" / "mini" / "privgen" / "classifier"
     if not (path / "config.json").is_file():
         raise PrivgenError(f"{path} holds no classifier of scenes; train one with `privgen train classifier -o DIR`.")
-    return SceneClassifier.from_pretrained(path).eval()
+    return SceneClassifier.from_pretrained(path, use_safetensors=True).eval()
 
 
 @torch.no_grad()

@@ -1,16 +1,21 @@
 """What all loading of models shares: no noise on the terminal, and errors of one sentence."""
 
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import diffusers
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from privgen.errors import PrivgenError
+from privgen.errors import PrivgenError, shortened
+
+
+_LIBRARIES = ("diffusers", "transformers")
 
 
 @contextmanager
@@ -48,9 +53,48 @@ def explained(source: str, doing: str) -> Iterator[None]:
         yield
     except PrivgenError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, SafetensorError) as error:
+        reason = shortened(error, 300).rstrip(".") or type(error).__name__
         raise PrivgenError(f"privgen could not {doing} {source}: {reason}. {_advice(source)}") from error
+
+
+def check_model_folder(source: str | os.PathLike[str]) -> None:
+    """Check that a model's folder holds folders and regular files only: reading a pipe or a device may never end.
+
+    Args:
+        source: a folder; anything else, such as a Hub id, passes.
+
+    Raises:
+        PrivgenError: it holds something else.
+    """
+    for path in Path(source).rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise PrivgenError(f"{path} is neither a file nor a folder; remove it from the model, or use another one.")
+
+
+def refuse_code(index: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
+    """Refuse a pipeline whose parts are code of its own, or of packages that privgen does not know.
+
+    Diffusers imports the packages that an index names; some versions also run code from local folders without asking.
+
+    Args:
+        index: content of the pipeline's `model_index.json`.
+        source: its folder or Hub id, for the message.
+
+    Raises:
+        PrivgenError: a part is neither from Diffusers nor from Transformers.
+    """
+    root = Path(source)
+    parts = {name: value[0] for name, value in index.items() if isinstance(value, list | tuple) and value}
+    strange = [library for library in parts.values() if not (library in (None, *_LIBRARIES) or _is_pipeline(library))]
+    coded = [name for name, library in parts.items() if library and (root / name / f"{library}.py").is_file()]
+    if not isinstance(index.get("_class_name"), str) or strange or coded:
+        raise PrivgenError(f"The model {source} comes with code of its own, which privgen does not run; use another.")
+
+
+def _is_pipeline(library: object) -> bool:
+    """Whether Diffusers has a folder of that name among its pipelines, as for the safety checker."""
+    return isinstance(library, str) and library.isidentifier() and hasattr(diffusers.pipelines, library)
 
 
 def _advice(source: str) -> str:

@@ -6,6 +6,7 @@ A recipe has two tables. One has the name of the kind of model, and holds the fi
 """
 
 import json
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from privgen.errors import UsageError
+from privgen.errors import UsageError, shortened
+from privgen.io.files import read_small
 from privgen.training.loop import LoopOptions, Task
 
 
@@ -41,6 +43,7 @@ KINDS = {
 PACKAGE = "privgen:"
 """Beginning of a path in the folder of this package."""
 
+_LARGEST = 65_536  # bytes of a recipe
 _COUNTED = "samples"  # the one field of a kind's table that no file sets, because it follows from the loop
 _AT_LEAST_ONE = ("steps", "batch_size", "log_every", "preview_every")
 _UNIMPORTANT = ("loop.checkpoint_minutes", "loop.log_every", "loop.preview_every")
@@ -143,15 +146,16 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 def _read(file: Path, kind: str) -> dict[str, dict[str, Any]]:
     """The tables of a file."""
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_small(file, _LARGEST).decode())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(f"The recipe {file} cannot be read: {reason}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"The recipe {file} is not TOML: {error}.") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits raise ValueError
+        raise UsageError(f"The recipe {file} is not TOML: {shortened(error)}.") from error
     strange = [name for name, row in tables.items() if name not in (kind, "loop") or not isinstance(row, dict)]
     if strange:
-        raise UsageError(f"{file}: a recipe for {kind} has the tables [{kind}] and [loop], not {', '.join(strange)}.")
+        names = shortened(", ".join(strange))
+        raise UsageError(f"{file}: a recipe for {kind} has the tables [{kind}] and [loop], not {names}.")
     return {kind: {}, "loop": {}} | tables
 
 
@@ -163,7 +167,7 @@ def _parse_change(change: str, kind: str) -> tuple[str, str, Any]:
         raise UsageError(f"--set {change}: write {kind}.FIELD=VALUE or loop.FIELD=VALUE.")
     try:
         return table, field, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return table, field, text
 
 
@@ -175,7 +179,7 @@ def _build(cls: type, table: str, row: Mapping[str, Any], file: Path, origins: M
     for name, value in row.items():
         where = origins.get(f"{table}.{name}", f"{file}, [{table}]")
         if name not in known:
-            raise UsageError(f"{where}: there is no field {name!r}; choose from {', '.join(known)}.")
+            raise UsageError(f"{where}: there is no field {shortened(name, 60)!r}; choose from {', '.join(known)}.")
         try:
             values[name] = _convert(hints[name], value)
         except ValueError as error:
@@ -196,7 +200,7 @@ def _convert(kind: Any, value: Any) -> Any:
     arguments = [argument for argument in get_args(kind) if argument is not NoneType]
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise ValueError(f"must be a list, not {value!r}")
+            raise ValueError(f"must be a list, not {_shown(value)}")
         return tuple(_convert(arguments[0], item) for item in value)
     if len(arguments) == 1:  # such as `Path | None`
         return _convert(arguments[0], value)
@@ -206,8 +210,15 @@ def _convert(kind: Any, value: Any) -> Any:
         return float(value)
     if type(value) is not kind:
         name = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
-        raise ValueError(f"must be {name}, not {value!r}")
+        raise ValueError(f"must be {name}, not {_shown(value)}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"must be finite, not {value}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value of a file, short enough for a message."""
+    return repr(shortened(value, 60)) if isinstance(value, str) else shortened(value, 60)
 
 
 def _place(path: str) -> Path:

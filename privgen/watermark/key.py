@@ -11,14 +11,15 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from privgen.errors import PrivgenError, UsageError
+from privgen.errors import PrivgenError, UsageError, printable, shortened
 from privgen.io.files import write_text
 
 
@@ -140,7 +141,7 @@ class Key:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Key":
-        """Read a key file. Logs a warning, once for each file, if other users can read the file too.
+        """Read a key file. Logs a warning, once for each file, if the file is open to other users.
 
         Args:
             path: a file that `save` wrote.
@@ -150,7 +151,7 @@ class Key:
         """
         path = Path(path)
         key = _from_document(_read(path), path)
-        _warn_if_open(path)
+        _warn_if_open((path,))
         return key
 
 
@@ -199,7 +200,8 @@ def load_keys(places: Iterable[str | os.PathLike[str]]) -> list[Key]:
             continue
         if not (files := sorted(Path(place).glob(f"*{SUFFIX}"))):
             raise PrivgenError(f"The folder {place} holds no keys; their files end in {SUFFIX}.")
-        keys += [Key.load(file) for file in files]
+        keys += [_from_document(_read(file), file) for file in files]
+        _warn_if_open(tuple(files))
     return keys
 
 
@@ -286,7 +288,8 @@ def _from_document(document: dict[str, Any], path: Path) -> Key:
     version = document.get("version")
     if version != FILE_VERSION:
         raise PrivgenError(
-            f"The key {path} has format version {version!r}, and this privgen reads {FILE_VERSION}; upgrade privgen."
+            f"The key {path} has format version {shortened(version, 20)!r}, and this privgen reads {FILE_VERSION}; "
+            "upgrade privgen."
         )
     try:
         key = Key(document["name"], Secret(bytes.fromhex(document["secret"])), str(document["created"]))
@@ -299,9 +302,23 @@ def _from_document(document: dict[str, Any], path: Path) -> Key:
 
 
 @cache
-def _warn_if_open(path: Path) -> None:
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        logger.warning("Others on this computer may read the key %s; run: chmod 600 %s", path, path)
+def _warn_if_open(paths: tuple[Path, ...]) -> None:
+    """Warn of key files that other users may read or own, in one line however many files there are."""
+    if os.name != "posix":
+        return
+    states = {path: path.stat() for path in paths}
+    if readable := [path for path, state in states.items() if state.st_mode & 0o077]:
+        folder = shlex.quote(str(paths[0].parent))
+        files = shlex.quote(str(readable[0])) if len(readable) == 1 else f"{folder}/*{SUFFIX}"
+        which = _some_keys(readable)
+        logger.warning("Others on this computer may read %s; run: chmod 600 %s", which, printable(files))
+    me = os.geteuid()
+    if foreign := [path for path, state in states.items() if me and state.st_uid not in (0, me)]:
+        logger.warning("Another user owns, and may use or replace, %s; make a copy of your own", _some_keys(foreign))
+
+
+def _some_keys(paths: Sequence[Path]) -> str:
+    return f"the key {printable(paths[0])}" if len(paths) == 1 else f"{len(paths)} keys, such as {printable(paths[0])}"
 
 
 def _foreign(path: Path) -> PrivgenError:

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from privgen import __version__
-from privgen.errors import PrivgenError, UsageError
+from privgen.errors import PrivgenError, UsageError, shortened
 from privgen.io.files import refuse_existing, write_bytes
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import TokenMapperLike, config_value, key_bits
@@ -39,6 +39,7 @@ SUFFIX = ".safetensors"
 
 _NAME = re.compile(r"<[a-z0-9._-]{1,80}>")
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _RESERVED = frozenset({"format", "privgen", "key_id", "tau", "negative"})
 
 
@@ -137,7 +138,7 @@ class Token:
                 tensors = [file.get_tensor(name) for name in names[:1]]
         except (OSError, SafetensorError) as error:
             raise PrivgenError(f"The token {path} cannot be read ({error}); get a complete copy.") from error
-        if len(names) != 1 or "privgen" not in header:
+        if len(names) != 1 or "privgen" not in header or tensors[0].dtype not in _DTYPES:
             raise PrivgenError(
                 f"{path} is not a token of privgen: a plain textual inversion has no key; name a token's file."
             )
@@ -146,7 +147,7 @@ class Token:
             negative = _decode(header.get("negative"), tensors[0])
             return cls(tensors[0], header["key_id"], int(header["tau"]), names[0], extra, negative)
         except (KeyError, ValueError) as error:
-            raise PrivgenError(f"The token {path} is damaged ({error}); get a complete copy.") from error
+            raise PrivgenError(f"The token {path} is damaged ({shortened(error)}); get a complete copy.") from error
 
 
 def _copy(tensor: Tensor) -> Tensor:

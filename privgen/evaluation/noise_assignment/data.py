@@ -188,7 +188,7 @@ def scene_data(
         PrivgenError: the classifier or the autoencoder is missing, or the cache cannot be written.
     """
     with as_file(files("privgen") / "models" / "mini" / "vae") as folder:
-        vae = AutoencoderKL.from_pretrained(folder).requires_grad_(False).eval()
+        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True).requires_grad_(False).eval()
     vae.to(device, memory_format=torch.channels_last)
     classifier = load_classifier().requires_grad_(False).to(device)
     identity = weights_fingerprint(vae, [[SCENE_SIDE, scenes, held_out], weights_fingerprint(classifier)])

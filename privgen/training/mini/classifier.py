@@ -71,7 +71,7 @@ class ClassifierTask(Task):
                     f"classifier.vae_fraction is {recipe.vae_fraction:g}, but classifier.vae names no autoencoder; "
                     "set it to the folder of one."
                 )
-            self.vae = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
+            self.vae = AutoencoderKL.from_pretrained(recipe.vae, use_safetensors=True).requires_grad_(False)
 
     def batch(self, indices: list[int]) -> Batch:
         samples = [self._sample(index) for index in indices]

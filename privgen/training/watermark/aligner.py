@@ -84,7 +84,9 @@ class AlignerTask(Task):
         super().__init__()
         self.recipe, self.seed = recipe, seed
         self.attack = training_distortion(recipe.distortions, recipe.distortion_scale)
-        self.mapper = LatentMapper.from_pretrained(recipe.start / "latent_mapper").requires_grad_(False)
+        self.mapper = LatentMapper.from_pretrained(
+            recipe.start / "latent_mapper", use_safetensors=True
+        ).requires_grad_(False)
         self.bank = load_or_make_bank(recipe.marks, self._fingerprint(), self._sources)
         aligner = self._start()
         # With wrong guesses of the place, patterns that are trained would drift.
@@ -97,22 +99,24 @@ class AlignerTask(Task):
         """The aligner to go on from, or one with the encoder of an extractor."""
         start = self.recipe.start
         if (start / "aligner").is_dir():
-            return Aligner.from_pretrained(start / "aligner")
-        aligner = Aligner.from_extractor(Extractor.from_pretrained(start / "extractor"))
+            return Aligner.from_pretrained(start / "aligner", use_safetensors=True)
+        aligner = Aligner.from_extractor(Extractor.from_pretrained(start / "extractor", use_safetensors=True))
         fit_aligner(aligner, self._views())
         return aligner
 
     def _fingerprint(self) -> str:
         """A digest of all that the bank of marks depends on."""
         recipe = self.recipe
-        writers = nn.ModuleList([self.mapper, AutoencoderKL.from_pretrained(recipe.vae), TokenWriter(recipe.model)])
+        writers = nn.ModuleList(
+            [self.mapper, AutoencoderKL.from_pretrained(recipe.vae, use_safetensors=True), TokenWriter(recipe.model)]
+        )
         photos = sorted(path.name for path in recipe.photos.iterdir())
         return weights_fingerprint(writers, [_VERSION, self.seed, *recipe.counts, photos])
 
     def _sources(self) -> Mapping[str, tuple[int, Source]]:
         """The sources of images with marks, and how many images to make of each."""
         recipe, mapper, seed = self.recipe, self.mapper, self.seed
-        vae = AutoencoderKL.from_pretrained(recipe.vae).to(memory_format=torch.channels_last)
+        vae = AutoencoderKL.from_pretrained(recipe.vae, use_safetensors=True).to(memory_format=torch.channels_last)
         writer = TokenWriter(recipe.model)
         images = writer.unmarked(max(recipe.counts[0], recipe.counts[3]), seed)
         made = {

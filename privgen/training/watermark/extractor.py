@@ -112,7 +112,7 @@ class ExtractorTask(Task):
         super().__init__()
         self.recipe, self.seed = recipe, seed
         self.attack = training_distortion(recipe.distortions, recipe.distortion_scale)
-        self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae).requires_grad_(False)
+        self.vae: AutoencoderKL = AutoencoderKL.from_pretrained(recipe.vae, use_safetensors=True).requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
         self.size = Canvas.of_vae(self.vae).size
         self.photos = load_photos(recipe.photos) if recipe.photo_fraction > 0 else ()
@@ -136,8 +136,8 @@ class ExtractorTask(Task):
 
     def _going_on(self, start: Path) -> tuple[Extractor, LatentMapper]:
         """Networks that were trained before."""
-        mapper = LatentMapper.from_pretrained(start / "latent_mapper")
-        extractor = Extractor.from_pretrained(start / "extractor").train()
+        mapper = LatentMapper.from_pretrained(start / "latent_mapper", use_safetensors=True)
+        extractor = Extractor.from_pretrained(start / "extractor", use_safetensors=True).train()
         extractor.reset_whitening()
         return extractor, mapper
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from privgen.data.photos import load_photos, random_crop, random_view
 from privgen.data.scenes import sample_spec
 from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM
+from privgen.hub import load_pipeline
 from privgen.models.family import Canvas
 from privgen.models.mappers import LatentMapper, TokenMapper
 from privgen.training.loop import Batch, Task, sample_generator
@@ -103,7 +103,7 @@ class TokenLanguageTask(Task):
     def __init__(self, recipe: TokenLanguageRecipe, seed: int) -> None:
         super().__init__()
         self.recipe, self.seed = recipe, seed
-        self.pipe = StableDiffusionPipeline.from_pretrained(recipe.model, safety_checker=None)
+        self.pipe = load_pipeline(recipe.model, safety_checker=False, device="cpu", dtype="float32")
         self.vae = self.pipe.vae.requires_grad_(False).to(memory_format=torch.channels_last)
         self.unet = self.pipe.unet.train().to(memory_format=torch.channels_last)
         self.text_encoder, self.tokenizer = self.pipe.text_encoder.train(), self.pipe.tokenizer
@@ -121,7 +121,7 @@ class TokenLanguageTask(Task):
     def _language(self) -> PatchLanguage:
         """A new language, or that of the model to go on from, whose networks are loaded too."""
         recipe, table = self.recipe, self.text_encoder.get_input_embeddings().weight
-        mapper = LatentMapper.from_pretrained(recipe.networks / "latent_mapper")
+        mapper = LatentMapper.from_pretrained(recipe.networks / "latent_mapper", use_safetensors=True)
         # The signed sum of these patterns has the strength of R(m), on average over messages.
         patterns = mapper.config.strength / mapper.patterns.square().sum(dim=0).mean().sqrt() * mapper.patterns
         gains = channel_gains(self.vae, self.latents[:8].float())
@@ -129,10 +129,12 @@ class TokenLanguageTask(Task):
         if recipe.start is None:
             language.draw(float(table.std()), self.seed)
             return language
-        known = StableDiffusionPipeline.from_pretrained(recipe.start, safety_checker=None)
+        known = load_pipeline(recipe.start, safety_checker=False, device="cpu", dtype="float32")
         self.unet.load_state_dict(known.unet.state_dict())
         self.text_encoder.load_state_dict(known.text_encoder.state_dict())
-        language.learn_from(TokenMapper.from_pretrained(recipe.start / "privgen" / "token_mapper"))
+        language.learn_from(
+            TokenMapper.from_pretrained(recipe.start / "privgen" / "token_mapper", use_safetensors=True)
+        )
         return language
 
     @torch.no_grad()

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from privgen.data.scenes import SceneSpec, sample_spec
 from privgen.diffusion.unrolled_ddim import Schedule, UnrolledDDIM, decode_images
+from privgen.hub import load_pipeline
 from privgen.io.residual import at_psnr
 from privgen.models.extractor import Extractor
 from privgen.models.initialise import seeded_weights
@@ -96,7 +96,7 @@ class TokenMapperTask(Task):
         super().__init__()
         self.recipe, self.seed = recipe, seed
         self.attack = training_distortion(recipe.distortions, recipe.distortion_scale)
-        pipe = StableDiffusionPipeline.from_pretrained(recipe.model, safety_checker=None)
+        pipe = load_pipeline(recipe.model, safety_checker=False, device="cpu", dtype="float32")
         self.pipe = pipe
         self.unet = pipe.unet.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.vae = pipe.vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
@@ -116,8 +116,8 @@ class TokenMapperTask(Task):
         """The trained extractor with its latent mapper, or a new extractor."""
         recipe, folder = self.recipe, self.recipe.networks
         if (folder / "extractor").is_dir():
-            mapper = LatentMapper.from_pretrained(folder / "latent_mapper")
-            return Extractor.from_pretrained(folder / "extractor"), mapper
+            mapper = LatentMapper.from_pretrained(folder / "latent_mapper", use_safetensors=True)
+            return Extractor.from_pretrained(folder / "extractor", use_safetensors=True), mapper
         with seeded_weights(self.seed):
             return Extractor(n_bits=recipe.n_bits, pilots=recipe.pilots, **encoder_config(self.vae)), None
 
@@ -125,7 +125,7 @@ class TokenMapperTask(Task):
         """The trained mapper, or a new one."""
         recipe = self.recipe
         if (recipe.networks / "token_mapper").is_dir():
-            return TokenMapper.from_pretrained(recipe.networks / "token_mapper")
+            return TokenMapper.from_pretrained(recipe.networks / "token_mapper", use_safetensors=True)
         table = self.text_encoder.get_input_embeddings().weight
         with seeded_weights(self.seed):
             return TokenMapper(

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from privgen.data.scenes import sample_spec
 from privgen.diffusion.sampling import generate
+from privgen.hub import load_pipeline
 from privgen.models.mappers import TokenMapper
 from privgen.watermark.token import token_embeddings
 from privgen.watermark.write.with_token import token_residuals
@@ -25,9 +25,9 @@ class TokenWriter(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        self.pipe = load_pipeline(folder, safety_checker=False, device="cpu", dtype="float32")
         self.parts = nn.ModuleList([self.pipe.unet, self.pipe.vae, self.pipe.text_encoder])
-        self.mapper = TokenMapper.from_pretrained(folder / "privgen" / "token_mapper")
+        self.mapper = TokenMapper.from_pretrained(folder / "privgen" / "token_mapper", use_safetensors=True)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
