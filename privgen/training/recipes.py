@@ -43,7 +43,7 @@ KINDS = {
 PACKAGE = "privgen:"
 """Beginning of a path in the folder of this package."""
 
-_LARGEST = 65_536  # bytes of a recipe
+_LARGEST = 32_768  # bytes of a recipe
 _COUNTED = "samples"  # the one field of a kind's table that no file sets, because it follows from the loop
 _AT_LEAST_ONE = ("steps", "batch_size", "log_every", "preview_every")
 _UNIMPORTANT = ("loop.checkpoint_minutes", "loop.log_every", "loop.preview_every")

@@ -288,7 +288,7 @@ def _from_document(document: dict[str, Any], path: Path) -> Key:
     version = document.get("version")
     if version != FILE_VERSION:
         raise PrivgenError(
-            f"The key {path} has format version {shortened(version, 20)!r}, and this privgen reads {FILE_VERSION}; "
+            f"The key {path} has format version {shortened(version, 20)}, and this privgen reads {FILE_VERSION}; "
             "upgrade privgen."
         )
     try:

@@ -138,12 +138,14 @@ class Token:
                 tensors = [file.get_tensor(name) for name in names[:1]]
         except (OSError, SafetensorError) as error:
             raise PrivgenError(f"The token {path} cannot be read ({error}); get a complete copy.") from error
-        if len(names) != 1 or "privgen" not in header or tensors[0].dtype not in _DTYPES:
+        if len(names) != 1 or "privgen" not in header:
             raise PrivgenError(
                 f"{path} is not a token of privgen: a plain textual inversion has no key; name a token's file."
             )
         extra = {key: value for key, value in header.items() if key not in _RESERVED}
         try:
+            if tensors[0].dtype not in _DTYPES:
+                raise ValueError(f"expected floating-point numbers, got {tensors[0].dtype}")
             negative = _decode(header.get("negative"), tensors[0])
             return cls(tensors[0], header["key_id"], int(header["tau"]), names[0], extra, negative)
         except (KeyError, ValueError) as error:

@@ -226,3 +226,19 @@ def test_ledger_is_json_lines(tmp_path):
     records = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
     assert [record["output"] for record in records] == ["a.png", "b.png"]
     assert records[0]["output_sha256"] == file_fingerprint(tmp_path / "a.png")
+
+
+def test_two_processes_in_one_folder_lose_nothing(tmp_path):
+    """Each has its own ledger, read before the other wrote."""
+    one, two = (Ledger(tmp_path / "marks.jsonl", "alice") for _ in range(2))
+    one.write(tmp_path / "a.png", b"a", "source a")
+    assert two.has(tmp_path / "a.png", "source a")
+    assert not two.has(tmp_path / "a.png", "source b")
+    two.write(tmp_path / "a.png", b"a", "source a")  # made already, so there is nothing to do
+    with pytest.raises(PrivgenError, match="exists"):
+        two.write(tmp_path / "a.png", b"b", "source b")
+    two.write(tmp_path / "b.png", b"b", "source b")
+    again = Ledger(tmp_path / "marks.jsonl", "alice")
+    assert again.has(tmp_path / "a.png", "source a")
+    assert again.has(tmp_path / "b.png", "source b")
+    assert len((tmp_path / "marks.jsonl").read_text().splitlines()) == 2

@@ -1,5 +1,9 @@
 import json
+import os
 import string
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -143,3 +147,23 @@ def test_processes_read_each_others_files(tmp_path):
         found = Journal.of_process(tmp_path, "rows.jsonl", rank).read(lambda record: record["rank"])
         assert found == others + [rank] * (rank < 3)
     assert Journal.of_process(None, "rows.jsonl", 1).read(dict) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+@pytest.mark.parametrize("before", [[], [{"row": 0}]])
+def test_writers_wait_for_each_other(tmp_path, before):
+    """A second process appends while the first takes its lines back, which must not cost those of the second.
+
+    If there was no file before, the first removes the file that the second waits for.
+    """
+    path = tmp_path / "rows.jsonl"
+    if before:
+        Journal(path).append(before)
+    code = "import sys; from privgen.io.journal import Journal; Journal(sys.argv[1]).append([{'row': 2}])"
+    with suppress(RuntimeError), Journal(path).appended([{"row": 1}]):
+        other = subprocess.Popen([sys.executable, "-c", code, path])
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(0.7)
+        raise RuntimeError("no room")
+    assert other.wait(20) == 0
+    assert Journal(path).read(dict) == [*before, {"row": 2}]
