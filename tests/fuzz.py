@@ -8,12 +8,14 @@ cut off, lengths and numbers replaced by extreme ones. What its reader may raise
 `UsageError` is one. Everything else is a fault: its file is kept in --output, and the exit code is 1.
 """
 
+import gzip
 import io
 import json
 import random
 import struct
 import sys
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,16 +25,20 @@ from tempfile import TemporaryDirectory
 import click
 import numpy as np
 import torch
-from PIL import Image
+from diffusers import DiffusionPipeline
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save
 from tqdm import tqdm
 
+from privgen.data.fashion import read_idx
 from privgen.errors import PrivgenError
-from privgen.hub import read_config
+from privgen.hub import read_config, resolve_model
 from privgen.io.foreign_weights import read_weights
 from privgen.io.images import load_image
 from privgen.io.journal import Journal
 from privgen.io.tensor_cache import load_tensors
+from privgen.models.loading import explained, refuse_code
 from privgen.training.recipes import load_recipe, packaged_recipe
 from privgen.watermark.key import Key
 from privgen.watermark.objects.masks import open_mask
@@ -59,16 +65,20 @@ class Kind:
         name: of the file that is damaged; some readers go by its suffix.
         data: a whole file.
         read: reads the file.
+        mend: makes damaged bytes pass the first checks, so that what lies behind them is tried too.
     """
 
     name: str
     data: bytes
     read: Callable[[Path], object]
+    mend: Callable[[bytes], bytes] = bytes
 
 
 def kinds() -> dict[str, Kind]:
     """All kinds of files that privgen reads, by name."""
     found = {name: Kind(f"image.{name}", data, _read_image) for name, data in _images().items()}
+    for name in ("text.png", "grey16.png"):
+        found[f"checked {name}"] = Kind(f"checked.{name}", found[name].data, _read_image, _with_checksums)
     found["mask"] = Kind("mask.png", _encoded("L", "PNG"), open_mask)
     with TemporaryDirectory() as folder:
         key = Key.new("alice").save(Path(folder) / "alice.key").read_bytes()
@@ -83,9 +93,12 @@ def kinds() -> dict[str, Kind]:
     recipe = packaged_recipe("extractor").read_bytes()
     found["recipe"] = Kind("recipe.toml", recipe, lambda path: load_recipe("extractor", path))
     lines = b"".join(json.dumps({"work": "w", "file": f"{i}.png", "psnr": 42.0}).encode() + b"\n" for i in range(8))
+    found["idx"] = Kind("labels.gz", gzip.compress(bytes((0, 0, 8, 1, 0, 0, 0, 24)) + bytes(24)), read_idx)
     found["journal"] = Kind("marks.jsonl", lines, lambda path: Journal(path).read(lambda row: float(row["psnr"])))
     config = json.dumps({"default_carrier": "tile", "base_model": "mini"}).encode()
     found["config"] = Kind("privgen_config.json", config, _read_config)
+    index = (Path(resolve_model("mini")) / "model_index.json").read_bytes()
+    found["index"] = Kind("model_index.json", index, _read_index)
     return found
 
 
@@ -100,6 +113,7 @@ def _images() -> dict[str, bytes]:
         "grey16.png": data.getvalue(),
         "alpha.png": _encoded("RGBA", "PNG"),
         "cmyk.jpg": _encoded("CMYK", "JPEG"),
+        "text.png": _with_text(),
     }
 
 
@@ -111,6 +125,31 @@ def _encoded(mode: str, form: str) -> bytes:
     data = io.BytesIO()
     Image.fromarray(noise).convert(mode).save(data, form, **more)
     return data.getvalue()
+
+
+def _with_text() -> bytes:
+    """A PNG file with text of all kinds, before and behind the pixels, and a profile."""
+    text = PngInfo()
+    text.add_text("parameters", "a cat")
+    text.add_text("workflow", "{}" * 40, zip=True)
+    text.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>", zip=True)
+    text.add(b"tEXt", b"Comment\0behind", after_idat=True)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = io.BytesIO()
+    Image.linear_gradient("L").resize(SIZE).convert("RGB").save(data, "PNG", pnginfo=text, icc_profile=profile)
+    return data.getvalue()
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """A PNG file with the right checksum behind each chunk."""
+    raw, at = bytearray(data), 8
+    while at + 12 <= len(raw):
+        end = at + 8 + int.from_bytes(raw[at : at + 4], "big")
+        if end + 4 > len(raw):
+            break
+        raw[end : end + 4] = struct.pack(">I", zlib.crc32(raw[at + 4 : end]))
+        at = end + 4
+    return bytes(raw)
 
 
 def _read_image(path: Path) -> object:
@@ -125,6 +164,14 @@ def _read_config(path: Path) -> object:
     (folder / "privgen").mkdir(parents=True, exist_ok=True)
     (folder / "privgen" / path.name).write_bytes(path.read_bytes())
     return read_config(folder)
+
+
+def _read_index(path: Path) -> object:
+    """Read the parts that a model names; its networks are left out, which take seconds."""
+    with explained(str(path.parent), "load"):
+        index = DiffusionPipeline.load_config(path.parent)
+        refuse_code(index, path.parent)
+        return index
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
@@ -167,7 +214,7 @@ def fuzz(kind: Kind, n: int, seed: int, folder: Path) -> tuple[Counter[str], lis
     path = folder / kind.name
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in range(n):
-        path.write_bytes(damaged(kind.data, random.Random(f"{seed} {kind.name} {number}")))
+        path.write_bytes(kind.mend(damaged(kind.data, random.Random(f"{seed} {kind.name} {number}"))))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
