@@ -191,7 +191,6 @@ RECIPES = {
     "text": "steps = '" + "a" * 20_000 + "'",
     "name": "'" + "a" * 20_000 + "' = 1",
     "NaN": "learning_rate = nan",
-    "infinity": "learning_rate = inf",
     "size": "#" * 10**6,
 }
 

@@ -127,7 +127,7 @@ def _append(path: Path, data: bytes, stack: ExitStack) -> int | None:
     new = not path.exists()
     if path.is_symlink():
         # A line that is cut short at the end of the file is removed, which may be a text of yours.
-        raise OSError(errno.ELOOP, "it is a link, and might lead to a file of other work; remove the link")
+        raise OSError(errno.ELOOP, "it is a link, which may lead to a file of other work")
     if not new:
         check_regular(path)
     file = _open_locked(path, stack)

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from privgen.errors import PrivgenError, shortened
 
 
-_LIBRARIES = ("diffusers", "transformers")
+_LIBRARIES = ("diffusers", "transformers", "privgen.hallucination.scheduler")
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def refuse_code(index: Mapping[str, Any], source: str | os.PathLike[str]) -> Non
         source: its folder or Hub id, for the message.
 
     Raises:
-        PrivgenError: a part is neither from Diffusers nor from Transformers.
+        PrivgenError: a part is neither from Diffusers nor from Transformers, nor a scheduler of this package.
     """
     root = Path(source)
     parts = {name: value[0] for name, value in index.items() if isinstance(value, list | tuple) and value}

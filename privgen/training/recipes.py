@@ -211,8 +211,8 @@ def _convert(kind: Any, value: Any) -> Any:
     if type(value) is not kind:
         name = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
         raise ValueError(f"must be {name}, not {_shown(value)}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"must be finite, not {value}")
+    if kind is float and math.isnan(value):
+        raise ValueError("must be a number, not NaN")
     return value
 
 
