@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import os
+import re
 import signal
 import struct
 import sys
@@ -18,7 +19,7 @@ from PIL import Image
 from privgen.errors import UNPRINTABLE, PrivgenError, UsageError
 from privgen.hub import load_extra, load_pipeline, read_config, resolve_model
 from privgen.io.batches import name_outputs
-from privgen.io.files import iter_image_files
+from privgen.io.files import HAS_HEIF, iter_image_files
 from privgen.io.foreign_weights import read_weights
 from privgen.io.images import load_image
 from privgen.io.journal import Journal
@@ -135,6 +136,12 @@ IMAGES = {
     "pages.tif": (tiff_of_pages(1000), None),
     "pages-round.tif": (tiff_of_pages(3, loop=True), None),
 }
+
+
+if HAS_HEIF:  # whose decoder has a limit of its own
+    size = re.compile(rb"ispe\0{4}.{8}", re.DOTALL)
+    heic = (Path(__file__).parent / "fixtures" / "turned.heic").read_bytes()
+    IMAGES["pixels.heic"] = (size.sub(b"ispe\0\0\0\0" + struct.pack(">II", SIDE, SIDE), heic), "Security limit")
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from privgen.errors import PrivgenError
+from privgen.errors import PrivgenError, shortened
 from privgen.io import image_modes
 from privgen.io.codecs import Coding, encode, read_coding
 from privgen.io.files import HAS_HEIF, MAX_PIXELS, RAW_SUFFIXES, refuse_existing, write_bytes
@@ -153,7 +153,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     except MemoryError as error:
         raise PrivgenError(f"{path} does not fit into memory; make it smaller.") from error
     except _DECODE_ERRORS as error:
-        raise PrivgenError(f"{path} is damaged or cut short ({error}); get a complete copy.") from error
+        raise PrivgenError(f"{path} is damaged or cut short ({shortened(error)}); get a complete copy.") from error
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
