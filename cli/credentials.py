@@ -9,7 +9,7 @@ import click
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.groups import Group
-from privgen.cli.output import echo
+from privgen.cli.output import echo, write
 
 
 UNTRUSTED = (
@@ -135,7 +135,7 @@ def list_(as_json: bool) -> None:
             records.append({**Credentials.load(path).public(), "file": path})
         except PrivgenError as error:
             failed = True
-            click.echo(f"Error: {error}", err=True)
+            write(f"Error: {error}", err=True)
     echo(records, as_json=as_json)
     if not records and not failed and not as_json:
         click.echo(f"No credentials in {credentials_folder()}; `privgen credentials new NAME` makes some.", err=True)

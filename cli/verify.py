@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,7 +9,7 @@ import click
 from privgen.cli import options
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.marks import say
-from privgen.cli.output import say_others
+from privgen.cli.output import json_text, say_others, to_json, write
 
 
 @click.command(
@@ -95,11 +94,14 @@ def verify(
         if found is None:
             failed = True
             if as_json:
-                click.echo(json.dumps({"file": str(path), "error": error_text}))
+                click.echo(json_text({"file": str(path), "error": error_text}))
             say(str(path), error_text, ())
             continue
         unproven |= not found.proven
-        click.echo(json.dumps(found.record()) if as_json else str(found))
+        if as_json:
+            click.echo(json_text(to_json(found.record())))
+        else:
+            write(str(found))
     say_others(images, recursive=recursive)
     if failed:
         raise click.exceptions.Exit(EXIT_FAILED)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from privgen.errors import printable
 from privgen.io.batches import FILE_ERRORS, reason
 from privgen.io.images import load_image
 from privgen.provenance.content_credentials import FoundCredentials, read
@@ -65,7 +66,8 @@ class Verification:
 
     def __str__(self) -> str:
         rows = {"Credentials": self.credentials.words(), "Label": self._label(), "Mark": self._mark()}
-        lines = [self.file, *(f"  {name + ':':<13}{text}" for name, text in rows.items())]
+        # Names of signers and texts of labels are what anybody has written; a line break must not make a line of ours.
+        lines = [printable(self.file), *(f"  {name + ':':<13}{printable(text)}" for name, text in rows.items())]
         return "\n".join([*lines, f"  {'Together:':<13}{self._together()}"])
 
     def _label(self) -> str:
