@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privgen.cli import options
+from privgen.cli import completion, options
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.groups import Group
 from privgen.cli.output import echo, say_others, write
@@ -59,7 +59,7 @@ def list_(as_json: bool) -> None:
         "privgen attack run averaging_forgery photos -o forged --marked collected --unmarked others",
     )
 )
-@click.argument("text", metavar="NAME[=STRENGTH]")
+@click.argument("text", metavar="NAME[=STRENGTH]", shell_complete=completion.attacks)
 @options.images()
 @options.output(required=True, metavar="DIR", help="Folder for the attacked images, or a PNG file.")
 @click.option(

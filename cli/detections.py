@@ -16,6 +16,7 @@ from privgen.errors import printable
 
 if TYPE_CHECKING:
     from privgen.watermark.read.detect_files import DetectedFile
+    from privgen.watermark.regions import Region
 
 
 Format: TypeAlias = Literal["text", "json", "csv"]
@@ -79,10 +80,17 @@ def _rows(file: DetectedFile) -> list[dict[str, object]]:
             "carrier": carriers[region.key_id],
             "matches": region.matches,
             "payload": "" if region.payload is None else region.payload,
-            "where": "; ".join(filter(None, (region.place(), region.pose))),
+            "where": _where(region),
         }
         for region in found.regions
     ]
+
+
+def _where(region: Region) -> str:
+    """Where a mark is; if the whole image carries it, how the image was cut from the marked one, if that is known."""
+    if region.is_whole:
+        return region.pose or region.place()
+    return "; ".join(filter(None, (region.place(), region.pose)))
 
 
 def _echo_csv(rows: Sequence[Sequence[object]]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from privgen.cli import options
+from privgen.cli import completion, options
 from privgen.cli.output import echo
 
 
@@ -66,6 +66,7 @@ _ONLY_PHOTOGRAPHS = {"images": "--images", "carrier": "--carrier", "no_seconds":
     multiple=True,
     metavar="NAME",
     show_default="all of the preset",
+    shell_complete=completion.attacks,
     help="Attack to run, such as jpeg or jpeg_50; repeatable.",
 )
 @click.option(

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from privgen.cli import completion
 from privgen.io.files import MAX_PIXELS
 
 
@@ -25,7 +26,10 @@ Decorator = Callable[[Command], Command]
 def model() -> Decorator[Any]:
     """``--model/-m``: an embedded model, a folder or a Hub id, as `model: str`."""
     text = "Embedded model, local Diffusers folder or Hub id."
-    return click.option("--model", "-m", default="mini", show_default=True, metavar="NAME", help=text)
+    names = completion.models
+    return click.option(
+        "--model", "-m", default="mini", show_default=True, metavar="NAME", help=text, shell_complete=names
+    )
 
 
 def vae() -> Decorator[Any]:
@@ -144,7 +148,7 @@ def recursive() -> Decorator[Any]:
 
 def key(help: str = "Key file, or the name of a key: whose mark.", *, required: bool = True) -> Decorator[Any]:
     """``--key``: whose mark, as `key: str`, or `str | None` if it may be left out."""
-    return click.option("--key", required=required, metavar="FILE", help=help)
+    return click.option("--key", required=required, metavar="FILE", help=help, shell_complete=completion.keys)
 
 
 def named(values: Sequence[str], option: str) -> dict[str, str]:

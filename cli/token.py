@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from privgen.cli import options
+from privgen.cli import completion, options
 from privgen.cli.attack import parse
 from privgen.cli.groups import Group
 from privgen.cli.output import echo
@@ -148,6 +148,7 @@ def issue(key: str, output: Path, model: str, as_json: bool, overwrite: bool) ->
     "--against",
     multiple=True,
     metavar="ATTACK",
+    shell_complete=completion.attacks,
     help="Attack that the mark must survive, such as jpeg=50, see `privgen attack list`; repeatable. Each step draws "
     "one of them, or none.",
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from privgen.cli import options
+from privgen.cli import completion, options
 from privgen.cli.groups import Group
 from privgen.cli.output import echo
 
@@ -77,6 +77,7 @@ def _trains(kind: str, *examples: str) -> Callable[[Callable[..., None]], click.
             "--recipe",
             type=click.Path(path_type=Path),
             metavar="FILE",
+            shell_complete=completion.recipes,
             help="TOML file to train by, also privgen:recipes/NAME.toml; by default the one that ships.",
         ),
         options.output(default=Path("runs") / kind, metavar="DIR", help="Folder of the run."),

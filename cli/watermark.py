@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privgen.cli import options
+from privgen.cli import completion, options
 from privgen.cli.generate import Request, takes_request
 from privgen.cli.groups import Group
 from privgen.cli.marks import carrier as carrier_option
@@ -57,6 +57,7 @@ def watermark() -> None:
     "objects",
     multiple=True,
     metavar="NOUN=KEY",
+    shell_complete=completion.keys_after_name,
     help="Mark the object that this word of the prompt names with a key; repeatable.",
 )
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privgen.cli import options
+from privgen.cli import completion, options
 from privgen.cli.detections import printer
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.marks import carrier as carrier_option
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="FILE",
+    shell_complete=completion.keys,
     help="Key file, name of a key, or folder of key files; repeatable. Files *.key among the images are keys, too.",
 )
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from privgen.cli import options, sealing
+from privgen.cli import completion, options, sealing
 from privgen.cli.errors import EXIT_FAILED
 from privgen.cli.marks import carrier as carrier_option
 from privgen.cli.marks import hint_detect, hint_locate, say
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     "objects",
     multiple=True,
     metavar="NAME=KEY",
+    shell_complete=completion.keys_after_name,
     help="Mark an object of one image with a key; repeatable. The name is yours; --mask says where the object is.",
 )
 @click.option(
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     "known",
     multiple=True,
     metavar="KEY",
+    shell_complete=completion.keys,
     help="Say so if an image carries the mark of this key already; repeatable. Several marks fit in one image.",
 )
 @click.option(

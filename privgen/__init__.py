@@ -7,6 +7,7 @@ Everything that you need is here:
 Names are imported on first use, so that `import privgen` (and with it the command line) starts at once.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,13 @@ _HOMES = {
     "load_pipeline": "privgen.hub",
 }
 _ROOMS = ("attacks",)
+
+
+# When Diffusers is imported, Transformers says which classes it replaces without torchvision. privgen needs none of
+# them.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "requires torchvision (not installed)" not in record.getMessage()
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,7 @@ PAGES = sorted(
 RUN = ("README.md", "docs/tutorials/first-mark.md", "docs/tutorials/protect-a-photo.md")
 """Pages whose shell blocks really run; those of the others are parsed."""
 
-OTHER_PROGRAMS = ("make", "pip", "sudo")
+OTHER_PROGRAMS = (".", "echo", "eval", "make", "mkdir", "pip", "python3", "sudo")
 """What shell blocks may call beside privgen and this repository's scripts."""
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)

@@ -245,13 +245,16 @@ def test_every_extra_has_its_class():
     assert all(issubclass(resolve_name(name), ModelMixin) for name in named)
 
 
-def test_loading_is_quiet_and_leaves_no_trace(python, marked_model):
-    """In a fresh Python, before anything else has imported a pipeline: no bars, no warnings."""
+def test_work_is_quiet_and_leaves_no_trace(python, marked_model):
+    """In a fresh Python, before anything else has imported a pipeline: no bars, no warnings, no notices."""
     code = f"""
 from PIL import Image
+from privgen.training.recipes import load_recipe
+load_recipe("text-to-image")
 from privgen import Key, Watermark
-mark = Watermark.from_pretrained({str(marked_model)!r}, device="cpu")
-image = mark.embed(Image.linear_gradient("L").convert("RGB"), Key.new("alice"))
+mark, key = Watermark.from_pretrained({str(marked_model)!r}, device="cpu"), Key.new("alice")
+image = mark.embed(Image.linear_gradient("L").convert("RGB"), key)
+mark.detect(image, key)
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging

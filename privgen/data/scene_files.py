@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from privgen.data.scenes import NOUNS, SIZE, Scene, draw_scene
 from privgen.data.sheets import contact_sheet, encode_picture, outline, picture, save_picture
 from privgen.errors import PrivgenError
 from privgen.io.files import refuse_existing, write_bytes, write_text
+from privgen.io.progress import Bar
 
 
 METADATA = "metadata.jsonl"
@@ -106,7 +106,7 @@ def write_scenes(
     target = Path(folder)
     refuse_existing(target / METADATA, overwrite=overwrite)
     lines, count = [], 0
-    for i, scene in enumerate(tqdm(scenes, desc="scenes", unit="scene", disable=None)):
+    for i, scene in enumerate(Bar(scenes, desc="scenes", unit="scene", disable=None)):
         row = {"file_name": f"{i:06d}.png", "text": scene.caption, "seed": scenes.seed + i, **asdict(scene.spec)}
         _write(target / f"{i:06d}.png", picture(scene.pixels), overwrite)
         if masks:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.errors import UsageError
+from privgen.io.progress import Bar
 
 
 STEPS = 25
@@ -107,7 +107,7 @@ def generate(
         (images, 3, height, width) float32 in [0, 1], on the CPU.
     """
     batches = []
-    with tqdm(total=len(prompts), desc=progress, unit="image", disable=not progress) as bar:
+    with Bar(total=len(prompts), desc=progress, unit="image", disable=not progress) as bar:
         for batch in generate_batches(pipeline, prompts, seeds, sampling):
             batches.append(batch)
             bar.update(len(batch))

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from tqdm import tqdm
 
 from privgen import __version__
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import IMAGE_SUFFIXES, MAX_PIXELS, iter_image_files, refuse_existing, write_bytes
 from privgen.io.fingerprints import bytes_fingerprint, file_fingerprint
-from privgen.io.images import SAVE_FORMATS, LoadedImage, can_write, encode_image, load_image
+from privgen.io.images import SAVE_FORMATS, LoadedImage, can_write, encode_image, load_image, refuse_unwritable
 from privgen.io.journal import Journal
 from privgen.io.metadata import CREDENTIALS_NOTE, Keeping
+from privgen.io.progress import Bar
 from privgen.provenance.seal import Origin, Seal
 
 
@@ -131,7 +131,7 @@ def progress_bar(total: int, what: str, *, shown: bool = True, unit: str = "imag
         shown: whether to show it at all.
         unit: what is counted.
     """
-    return tqdm(total=total, desc=what, unit=unit, disable=None if shown else True)
+    return Bar(total=total, desc=what, unit=unit, disable=None if shown else True)
 
 
 def name_outputs(
@@ -203,6 +203,7 @@ def _only(images: Sequence[Path], places: Sequence[Path], output: Path) -> Path:
         raise UsageError(f"{output} {what}; name a folder for the results.")
     if not names_a_file(output):
         raise UsageError(f"{output} is a file of a format that is not written; name a folder for the result.")
+    refuse_unwritable(output)
     if os.path.realpath(output) == os.path.realpath(images[0]):
         raise UsageError(f"{output} is the image itself; choose another name for the result.")
     return images[0]

@@ -75,10 +75,10 @@ def encode(
 
     Args:
         samples: (height, width, channels) of uint8, or of uint16 for PNG and TIFF: grey, grey and alpha, RGB or RGBA.
-        kind: format of the file: "PNG", "JPEG", "WEBP", "AVIF", "TIFF" or "BMP".
+        kind: format of the file: "PNG", "JPEG", "WEBP", "AVIF", "HEIF", "TIFF" or "BMP".
         metadata: what the file says; what its format cannot hold is left out.
         coding: how the source was coded.
-        quality: 1..100 for JPEG, WebP and AVIF; 100 makes WebP lossless. None codes like the source.
+        quality: 1..100 for JPEG, WebP, AVIF and HEIC; 100 makes WebP lossless. None codes like the source.
 
     Raises:
         OSError, ValueError, struct.error: the format cannot hold the size or the metadata of the image.
@@ -101,6 +101,8 @@ def encode(
         options |= {"quality": quality or QUALITY}
         if samples.shape[2] > 2:
             options["subsampling"] = "4:4:4"
+    elif kind == "HEIF":
+        options |= {"quality": quality or QUALITY, "chroma": 444}
     return _saved(samples, kind, options)
 
 

@@ -13,8 +13,9 @@ from typing import BinaryIO
 from privgen.errors import PrivgenError, UsageError
 
 
-HAS_HEIF = find_spec("pi_heif") is not None
-"""Whether the package is there that reads HEIC files."""
+HEIF_PACKAGE = next((name for name in ("pillow_heif", "pi_heif") if find_spec(name)), None)
+"""The package that reads HEIC files, if there is one. pi_heif reads only. pillow_heif also writes; it is no extra of
+privgen, because it brings a library under the GPL."""
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -33,7 +34,7 @@ IMAGE_SUFFIXES = frozenset(
         ".tiff",
         ".webp",
     }
-) | (frozenset({".heic", ".heif"}) if HAS_HEIF else frozenset())
+) | (frozenset({".heic", ".heif"}) if HEIF_PACKAGE else frozenset())
 """Endings of the files that a folder is searched for. A file that is named by itself may have any."""
 
 RAW_SUFFIXES = frozenset(

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,13 +25,13 @@ from PIL import Image, UnidentifiedImageError
 from privgen.errors import PrivgenError, shortened
 from privgen.io import image_modes
 from privgen.io.codecs import Coding, encode, read_coding
-from privgen.io.files import HAS_HEIF, MAX_PIXELS, RAW_SUFFIXES, refuse_existing, write_bytes
+from privgen.io.files import HEIF_PACKAGE, MAX_PIXELS, RAW_SUFFIXES, refuse_existing, write_bytes
 from privgen.io.images_16bit import is_16bit_colour, read_16bit
 from privgen.io.metadata import Keeping, Metadata, read_metadata
 from privgen.io.pixels import floats, levels_of, luma
 
 
-SAVE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".avif": "AVIF"}
+SAVE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF"}
 SAVE_FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG") | dict.fromkeys((".tif", ".tiff"), "TIFF")
 """Name that Pillow gives a format, by the suffix of the file to write."""
 
@@ -119,8 +120,8 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     """Read an image file and turn it upright by its EXIF orientation.
 
     Args:
-        path: a PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM file; HEIC with the package pi-heif. Of
-            several frames the first is read.
+        path: a PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM file; HEIC with the package pi-heif or
+            pillow-heif. Of several frames the first is read.
         max_pixels: largest number of pixels to decode. A small file can claim billions, and then fills the memory.
 
     Raises:
@@ -171,11 +172,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 def _readable() -> tuple[str, ...]:
     """Pillow's names of the formats that are read, if they are there."""
-    Image.init()
-    if HAS_HEIF:
-        import pi_heif
-
-        pi_heif.register_heif_opener()
+    _init_formats()
     return tuple(name for name in _READ_FORMATS if name in Image.OPEN)
 
 
@@ -199,19 +196,35 @@ def from_bytes(data: bytes) -> LoadedImage:
     Args:
         data: content of the file.
     """
+    _init_formats()
     with Image.open(io.BytesIO(data)) as image:
         return from_pil(image)
 
 
 def is_lossy(path: Path) -> bool:
     """Whether a file of that name may hold other pixels than those that were written."""
-    return SAVE_FORMATS.get(path.suffix.lower()) in ("JPEG", "WEBP", "AVIF")
+    return SAVE_FORMATS.get(path.suffix.lower()) in ("JPEG", "WEBP", "AVIF", "HEIF")
 
 
 def can_write(suffix: str) -> bool:
-    """Whether images can be written in the format of a suffix. AVIF depends on how Pillow was built."""
-    Image.init()
+    """Whether images can be written in the format of a suffix.
+
+    AVIF depends on how Pillow was built; HEIC needs the package pillow-heif.
+    """
+    _init_formats()
     return SAVE_FORMATS.get(suffix.lower()) in Image.SAVE
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Check that an image can be written in the format of a path's suffix.
+
+    Raises:
+        PrivgenError: it cannot; the message names what is missing.
+    """
+    if not can_write(path.suffix):
+        heic = path.suffix.lower() in (".heic", ".heif")
+        missing = "pip install pillow-heif" if heic else "install a Pillow that writes the format"
+        raise PrivgenError(f"{path} cannot be written here; {missing}, or choose another suffix, such as .png.")
 
 
 def to_pil(image: LoadedImage | torch.Tensor) -> Image.Image:
@@ -237,7 +250,8 @@ def save_image(
 
     Args:
         image: a loaded image, or pixels (3, height, width): floats in [0, 1], those outside are clipped; or samples.
-        path: a path that ends in .png, .jpg, .jpeg, .jpe, .webp, .avif, .tif, .tiff or .bmp. Missing folders are made.
+        path: a path that ends in .png, .jpg, .jpeg, .jpe, .webp, .avif, .heic, .heif, .tif, .tiff or .bmp.
+            Missing folders are made.
         like: take alpha, greyness, precision, metadata and coding from this image; by default from `image`.
         overwrite: replace an existing file instead of refusing.
         quality: see `encode_image`.
@@ -253,8 +267,7 @@ def save_image(
     kind = SAVE_FORMATS.get(target.suffix.lower())
     if kind is None:
         raise PrivgenError(f"{target} has no suffix of an image to write; use one of {', '.join(SAVE_FORMATS)}.")
-    if not can_write(target.suffix):
-        raise PrivgenError(f"{target} cannot be written, because this Pillow lacks {kind}; choose another suffix.")
+    refuse_unwritable(target)
     refuse_existing(target, overwrite=overwrite)
     loaded = image if isinstance(image, LoadedImage) else LoadedImage(image)
     if like is not None:
@@ -275,9 +288,9 @@ def encode_image(image: LoadedImage, kind: str, *, quality: int | None = None) -
 
     Args:
         image: the image.
-        kind: format of the file: "PNG", "JPEG", "WEBP", "AVIF", "TIFF" or "BMP".
-        quality: 1..100 for JPEG, WebP and AVIF; 100 makes WebP lossless. None keeps the quantisation tables and the
-            resolution of the colours of a JPEG file, keeps lossless WebP lossless, and is 95 for all else.
+        kind: format of the file: "PNG", "JPEG", "WEBP", "AVIF", "HEIF", "TIFF" or "BMP".
+        quality: 1..100 for JPEG, WebP, AVIF and HEIC; 100 makes WebP lossless. None keeps the quantisation tables and
+            the resolution of the colours of a JPEG file, keeps lossless WebP lossless, and is 95 for all else.
 
     Raises:
         ValueError: the format cannot hold the transparency, size or metadata of the image, or its pixels are NaN or
@@ -303,6 +316,11 @@ def _pillow_allows(max_pixels: int) -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+def _init_formats() -> None:
+    """Load all formats of Pillow, and HEIC where a package for it is there."""
+    Image.init()
+    if HEIF_PACKAGE is not None:
+        import_module(HEIF_PACKAGE).register_heif_opener()
 
 
 def _from_pil(image: Image.Image, name: str, path: Path | None = None) -> LoadedImage:

@@ -31,6 +31,7 @@ HOLDS: dict[str, frozenset[str]] = {
     "TIFF": frozenset(KINDS) - {"text", "comment"},
     "WEBP": frozenset({"exif", "xmp", "icc_profile"}),
     "AVIF": frozenset({"exif", "xmp", "icc_profile"}),
+    "HEIF": frozenset({"exif", "xmp", "icc_profile"}),
     "BMP": frozenset({"dpi"}),
 }
 """The kinds of metadata that are written into a format."""

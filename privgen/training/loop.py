@@ -18,12 +18,12 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from privgen.data.sheets import save_picture
 from privgen.errors import PrivgenError
 from privgen.io.files import write_text
 from privgen.io.journal import Journal
+from privgen.io.progress import Bar
 from privgen.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from privgen.training.muon import Muon
 
@@ -162,7 +162,7 @@ class _Run:
 
     def progress(self, last: int) -> Iterator[int]:
         quiet = not self.accelerator.is_main_process
-        with tqdm(total=last, initial=self.step, unit="step", disable=quiet, mininterval=2, dynamic_ncols=True) as bar:
+        with Bar(total=last, initial=self.step, unit="step", disable=quiet, mininterval=2, dynamic_ncols=True) as bar:
             self.bar = bar
             for step in range(self.step, last):
                 yield step

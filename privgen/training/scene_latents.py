@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from privgen.data.scenes import draw, sample_spec
 from privgen.diffusion.latents import encode
 from privgen.errors import PrivgenError
 from privgen.io.fingerprints import weights_fingerprint
+from privgen.io.progress import Bar
 from privgen.io.tensor_cache import load_or_make, load_tensors
 from privgen.models.family import Canvas
 
@@ -92,7 +92,7 @@ def load_scenes(path: Path, count: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def _encode(vae: Any, tokenizer: CLIPTokenizer, count: int, seed: int, batch_size: int) -> dict[str, Tensor]:
     size, latents, ids = Canvas.of_vae(vae).size, [], []
-    for first in tqdm(range(0, count, batch_size), desc="encoding scenes", unit="batch"):
+    for first in Bar(range(0, count, batch_size), desc="encoding scenes", unit="batch"):
         specs = [sample_spec(scene_seed(seed, i)) for i in range(first, min(first + batch_size, count))]
         pixels = torch.from_numpy(np.stack([draw(spec, size).pixels for spec in specs]))
         latents.append(encode(vae, pixels).half().cpu())

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import shlex
 from importlib import import_module
@@ -48,20 +47,6 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
 """
     result = python("-c", code)
     assert result.stdout.endswith("heavy: []\n"), result.stdout + result.stderr
-
-
-def test_completion_imports_nothing_heavy(python):
-    code = f"""
-import sys
-from privgen.cli.main import main
-try:
-    main(prog_name="privgen")
-except SystemExit:
-    print("heavy:", [name for name in {HEAVY} if name in sys.modules])
-"""
-    typed = {"_PRIVGEN_COMPLETE": "bash_complete", "COMP_WORDS": "privgen watermark ", "COMP_CWORD": "2"}
-    result = python("-c", code, env=os.environ | typed)
-    assert result.stdout.splitlines() == ["plain,detect", "plain,embed", "plain,generate", "heavy: []"], result.stderr
 
 
 @pytest.mark.parametrize(("names", "command"), EVERY)

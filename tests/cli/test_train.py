@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -32,6 +33,10 @@ def test_a_run(classifier, tmp_path):
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left >= {"recipe.toml", "checkpoint", "loss.jsonl", "loss.png", "previews", "model"}
     assert len((tmp_path / "run" / "loss.jsonl").read_text().splitlines()) == 2
+    # In a log there are lines, and no bar that is drawn again and again.
+    first, last = result.stderr.splitlines()
+    assert first == "step 0 of 2, 00:00 so far"
+    assert re.fullmatch(r"step 2 of 2, \d\d:\d\d so far, loss=\d+\.\d+", last)
 
 
 def test_an_interrupted_run_goes_on(classifier, tmp_path):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.attacks import (
     Attack,
@@ -32,6 +31,7 @@ from privgen.evaluation.record import Report
 from privgen.evaluation.watermark.generation import as_saved, draw_keys
 from privgen.evaluation.watermark.model import WatermarkModel
 from privgen.evaluation.watermark.readings import RATES
+from privgen.io.progress import Bar
 from privgen.metrics.quality import psnr
 from privgen.watermark.read.detection import Detector, DetectSpec
 from privgen.watermark.write.mark_spec import Carrier, MarkSpec
@@ -129,7 +129,7 @@ def evaluate_adaptive(model: WatermarkModel, plan: AdaptivePlan | None = None) -
     detector = Detector(model.networks, [key], DetectSpec(carrier=carrier))
     removal: dict[str, dict[str, Measured]] = {}
     forgery: dict[str, dict[str, Measured]] = {}
-    for adversary in tqdm(adversaries(model, carrier, material, plan), "attacks", unit="attack"):
+    for adversary in Bar(adversaries(model, carrier, material, plan), "attacks", unit="attack"):
         for scores, attack, images in (
             (removal, adversary.removal, material.marked),
             (forgery, adversary.forgery, material.plain),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.data.photos import load_photos, random_view
 from privgen.diffusion.sampling import Sampling
@@ -17,6 +16,7 @@ from privgen.evaluation.watermark.marking import evenly
 from privgen.evaluation.watermark.model import WatermarkModel
 from privgen.io.files import iter_image_files
 from privgen.io.images import load_image
+from privgen.io.progress import Bar
 from privgen.io.residual import add_residual, to_canvas
 from privgen.watermark.key import Key
 from privgen.watermark.write.mark_spec import Carrier
@@ -72,7 +72,7 @@ def photograph_material(model: WatermarkModel, carrier: Carrier, key: Key, plan:
 
     def marked(images: Tensor) -> Tensor:
         made = []
-        for batch in tqdm(images.split(_BATCH), "marking", unit="batch"):
+        for batch in Bar(images.split(_BATCH), "marking", unit="batch"):
             for image, change in zip(batch, marker.changes(list(batch), [key]), strict=True):
                 made.append(add_residual(image, change, psnr=marker.spec.quality, levels=255).pixels)
         return torch.stack(made)
@@ -93,7 +93,7 @@ def generated_material(model: WatermarkModel, carrier: Carrier, key: Key, plan: 
     attacked, others = range(plan.n), range(plan.n, plan.n + plan.collected)
     unmarked = range(others.stop, others.stop + plan.collected)
     made = []
-    with tqdm(total=2 * plan.n + 2 * plan.collected, desc="generating", unit="image") as bar:
+    with Bar(total=2 * plan.n + 2 * plan.collected, desc="generating", unit="image") as bar:
         for numbers, marked in ((attacked, False), (attacked, True), (others, True), (unmarked, False)):
             parts = []
             for first in range(0, len(numbers), _BATCH):

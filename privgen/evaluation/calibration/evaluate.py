@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from privgen import __version__
 from privgen.environment import Environment, environment
@@ -33,6 +32,7 @@ from privgen.evaluation.calibration.readings import (
 from privgen.evaluation.record import Report
 from privgen.evaluation.watermark.generation import draw_keys
 from privgen.io.fingerprints import seed_from, settings_fingerprint, weights_fingerprint
+from privgen.io.progress import Bar
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 
@@ -129,7 +129,7 @@ def evaluate_calibration(
     images = unmarked_images(networks, plan.n, plan.seed, plan.folder)
     log = ReadingsLog(None if folder is None else Path(folder) / LOG, _work(networks, plan))
     work = list(work_of(images, plan, kinds))
-    with tqdm(total=sum(len(parts) for _, parts in work), unit="reading", desc="unmarked") as bar:
+    with Bar(total=sum(len(parts) for _, parts in work), unit="reading", desc="unmarked") as bar:
         read = []
         for image, parts in work:
             for readings in _read(networks, image, parts, plan, log):

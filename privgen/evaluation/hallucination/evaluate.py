@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image
-from tqdm import tqdm
 
 from privgen.environment import environment
 from privgen.evaluation.hallucination.content import without_strata
@@ -26,6 +25,7 @@ from privgen.evaluation.hallucination.scenes import SceneRun, Scenes
 from privgen.evaluation.intervals import over_seeds
 from privgen.evaluation.workers import Processes
 from privgen.io.journal import Journal
+from privgen.io.progress import Bar
 
 
 Row: TypeAlias = tuple[str, str, int, dict[str, float]]
@@ -62,7 +62,7 @@ def evaluate_hallucination(
     total = sum(1 + len(plan.task.methods) for plan, _ in mine)
     rows: list[Row] = []
     sheets: list[tuple[str, Image.Image]] = []
-    with tqdm(total=total, unit="method", file=sys.stderr, disable=not processes.is_main) as bar:
+    with Bar(total=total, unit="method", file=sys.stderr, disable=not processes.is_main) as bar:
         for plan, number in mine:
             # One run at a time, since the data of some tasks are large.
             run: SeedRun | SceneRun
@@ -80,7 +80,7 @@ def evaluate_hallucination(
     return HallucinationEvaluation(tasks, costs, environment(), charts | dict(processes.gather(sheets)))
 
 
-def _measure(plan: Plan, run: SeedRun | SceneRun, log: RowLog, bar: "tqdm[None]") -> Iterator[Row]:
+def _measure(plan: Plan, run: SeedRun | SceneRun, log: RowLog, bar: "Bar[None]") -> Iterator[Row]:
     """The figures of the held-out data and of each method for one seed, from the log if it has them."""
     methods: Mapping[str, SamplingMethod | None] = {DATA: None, **plan.task.methods}
     settings = {name: value for name, value in asdict(plan.task).items() if name not in ("methods", "ours")}

@@ -10,13 +10,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from privgen.data.fashion import load_fashion
 from privgen.data.scenes import NOUNS, PREVIEW_SEED, draw, sample_spec
 from privgen.diffusion.latents import decode, encode
 from privgen.io.fingerprints import settings_fingerprint, tensor_fingerprint, weights_fingerprint
 from privgen.io.pixels import resize
+from privgen.io.progress import Bar
 from privgen.io.tensor_cache import load_or_make
 from privgen.metrics.features import Projection, coverage, fit_projection, frechet_distance
 from privgen.metrics.scenes import load_classifier
@@ -162,7 +162,7 @@ def train_garment_classifier(images: Tensor, labels: Tensor, *, steps: int) -> G
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in tqdm(range(steps), "classifier of garments", unit="step"):
+    for _ in Bar(range(steps), "classifier of garments", unit="step"):
         rows = torch.randint(len(images), (256,), generator=generator)
         loss = cross_entropy(network(images[rows]), labels[rows])
         optimizer.zero_grad()
@@ -215,13 +215,13 @@ def _encode_scenes(
 ) -> dict[str, Tensor]:
     seeds = [scene_seed(0, i) for i in range(scenes)] + [PREVIEW_SEED + i for i in range(held_out)]
     latents, labels = [], []
-    for first in tqdm(range(0, len(seeds), batch_size), "encoding scenes", unit="batch"):
+    for first in Bar(range(0, len(seeds), batch_size), "encoding scenes", unit="batch"):
         chosen = seeds[first : first + batch_size]
         specs = [sample_spec(seed, count=1, patterned=False, textured=False) for seed in chosen]
         latents.append(encode(vae, torch.from_numpy(np.stack([draw(spec, SCENE_SIDE).pixels for spec in specs]))))
         labels += [NOUNS.index(spec.objects[0].noun) for spec in specs]
     z = torch.cat(latents)
-    chunks = tqdm(z[scenes:].split(batch_size), "features of scenes", unit="batch")
+    chunks: Bar[Tensor] = Bar(z[scenes:].split(batch_size), "features of scenes", unit="batch")
     features = [_look_at_latents(vae, classifier, chunk)[0].cpu() for chunk in chunks]
     return {"latents": z[:scenes].cpu(), "labels": torch.tensor(labels[:scenes]), "features": torch.cat(features)}
 

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from privgen import __version__
 from privgen.evaluation.noise_assignment.data import TrainingData, fashion_data, scene_data
@@ -30,6 +29,7 @@ from privgen.evaluation.noise_assignment.settings import (
 )
 from privgen.io.fingerprints import settings_fingerprint
 from privgen.io.journal import Journal
+from privgen.io.progress import Bar
 
 
 def evaluate_training(
@@ -63,7 +63,7 @@ def evaluate_training(
         run.setting: fingerprint(sets[SETTINGS[run.setting].data], SETTINGS[run.setting], options) for run in runs
     }
     waiting = [run for run in runs if log.get(works[run.setting], run.method, run.seed) is None]
-    with tqdm(total=len(runs) * options.steps, initial=(len(runs) - len(waiting)) * options.steps, unit="step") as bar:
+    with Bar(total=len(runs) * options.steps, initial=(len(runs) - len(waiting)) * options.steps, unit="step") as bar:
         bar.write(describe(runs, waiting, options), file=sys.stderr)
         for run in waiting:
             bar.set_description(f"{run.setting} {run.method} seed {run.seed}")

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.attacks import JPEG, Regeneration
 from privgen.data.scenes import SceneSpec, draw
@@ -16,6 +15,7 @@ from privgen.evaluation.intervals import Measured, fraction, mean
 from privgen.evaluation.objects.cases import GUIDANCE, REDRAWN, STEPS, scene_spec
 from privgen.evaluation.watermark.generation import as_saved, draw_keys
 from privgen.hub import load_extra
+from privgen.io.progress import Bar
 from privgen.models.object_code import ObjectCode
 from privgen.watermark.objects.carrier import ObjectCarrier, TileCarrier
 from privgen.watermark.objects.code import CodeReader
@@ -44,7 +44,7 @@ def compare_carriers(pipe: Any, n: int, seed: int) -> dict[str, dict[str, Scores
     """
     code: ObjectCode = load_extra("object_code", pipe, device=pipe.device)
     specs = {name: [scene_spec(name, number, seed) for number in range(n)] for name in SETTINGS}
-    names = tqdm(OBJECT_CARRIERS, "carriers", unit="carrier")
+    names: Bar[ObjectCarrierName] = Bar(OBJECT_CARRIERS, "carriers", unit="carrier")
     return {name: carrier_scores(pipe, specs, seed, name, code) for name in names}
 
 

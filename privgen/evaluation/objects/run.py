@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen import __version__
 from privgen.evaluation.objects.cases import PHOTOGRAPHS, Case, CaseSource, neighbour
@@ -15,6 +14,7 @@ from privgen.evaluation.objects.readings import Reading, crop_half, jpeg, pasted
 from privgen.evaluation.watermark.generation import draw_keys
 from privgen.evaluation.workers import Processes
 from privgen.io.fingerprints import seed_from, settings_fingerprint
+from privgen.io.progress import Bar
 from privgen.watermark.key import Key
 
 
@@ -75,7 +75,7 @@ def measure(sources: Sequence[tuple[CaseSource, int]], seed: int, log: Log, proc
     mine = [task for group in processes.share(groups, costs) for task in group]
     strangers = draw_keys(STRANGERS, torch.Generator().manual_seed(seed_from(seed, "strangers")), "stranger")
     rows = []
-    for task in tqdm(mine, desc="objects", unit="case", disable=not processes.is_main):
+    for task in Bar(mine, desc="objects", unit="case", disable=not processes.is_main):
         work = settings_fingerprint(
             __version__,
             task.source.work(task.number),

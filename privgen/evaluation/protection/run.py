@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen import __version__
 from privgen.attacks.adversaries import Adversary, adversary_class, mixed
@@ -27,6 +26,7 @@ from privgen.evaluation.protection.subjects import Subject
 from privgen.evaluation.workers import Processes
 from privgen.io.fingerprints import seed_from, settings_fingerprint, tensor_fingerprint, weights_fingerprint
 from privgen.io.plots import data_uri
+from privgen.io.progress import Bar
 from privgen.protection.method import Method
 from privgen.protection.protection import Protection
 from privgen.protection.surrogate import Surrogate, at_most
@@ -125,7 +125,7 @@ def measure(study: Study, log: Log, shared: Processes) -> list[Row]:
     groups = [list(group) for _, group in groupby(_by_images(cells), _images_of)]
     mine = shared.share(groups, [float(sum(cell.method != UNTRAINED for cell in group)) + 0.1 for group in groups])
     bench, rows = Bench(study), []
-    with tqdm(total=sum(map(len, mine)), desc="protection", unit="cell", disable=not shared.is_main) as bar:
+    with Bar(total=sum(map(len, mine)), desc="protection", unit="cell", disable=not shared.is_main) as bar:
         for group in mine:
             for cell in group:
                 found = log.get(cell)

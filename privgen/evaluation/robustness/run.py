@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.attacks import BaseAttack
 from privgen.evaluation.robustness.contestants import Contestant, Findings, KeyReader, read_weighed
@@ -20,6 +19,7 @@ from privgen.evaluation.watermark.generation import as_saved
 from privgen.evaluation.watermark.readings import CLEAN
 from privgen.evaluation.workers import Processes
 from privgen.io.fingerprints import seed_from
+from privgen.io.progress import Bar
 from privgen.metrics.quality import psnr, ssim
 from privgen.metrics.visible_difference import visible_difference
 from privgen.watermark.key import Key
@@ -104,7 +104,7 @@ def measure(comparison: Comparison, log: Log, processes: Processes) -> list[Row]
     entries: list[Planned | None] = [None, *(entry for entry in comparison.planned if entry.attack is not None)]
     mine = processes.share(batches, [comparison.cost(numbers, entries) for numbers in batches])
     rows: list[Row] = []
-    with tqdm(total=len(mine) * len(entries), desc="attacks", unit="batch", disable=not processes.is_main) as bar:
+    with Bar(total=len(mine) * len(entries), desc="attacks", unit="batch", disable=not processes.is_main) as bar:
         for numbers in mine:
             batch = Batch(comparison, numbers)
             for entry in entries:

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.data.patterns import TEXTURES, texture
 from privgen.data.photos import load_photos, random_crop
 from privgen.data.scenes import TEXTURE_RMS, draw_scene
 from privgen.diffusion.latents import decode, encode
 from privgen.evaluation.intervals import Measured, mean
+from privgen.io.progress import Bar
 from privgen.metrics.quality import psnr
 
 
@@ -37,7 +37,7 @@ def reconstruct(vae: Any, images: Tensor, *, batch_size: int = 8, progress: str 
     Returns:
         The same shape in float32 on the CPU, not clipped.
     """
-    batches = tqdm(images.split(batch_size), desc=progress, unit="batch", disable=not progress)
+    batches: Bar[Tensor] = Bar(images.split(batch_size), desc=progress, unit="batch", disable=not progress)
     return torch.cat([decode(vae, encode(vae, x)).cpu() for x in batches])
 
 

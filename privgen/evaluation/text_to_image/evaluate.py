@@ -11,7 +11,6 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.data.patterns import TEXTURES
 from privgen.data.scenes import PREVIEW_SEED, SceneSpec, sample_spec
@@ -22,6 +21,7 @@ from privgen.evaluation.intervals import Measured, ci95, fraction, mean, values
 from privgen.evaluation.record import Report
 from privgen.evaluation.text_to_image import autoencoder
 from privgen.evaluation.text_to_image.textures import texture_response
+from privgen.io.progress import Bar
 from privgen.metrics.scenes import SceneJudgement, classified_right, judge
 from privgen.models.classifier import SceneClassifier
 
@@ -128,7 +128,7 @@ def _generate_timed(
     """Images of the scenes' captions, and the seconds that each took."""
     prompts, seeds = [spec.caption for spec in specs], [_noise_seed(seed + i) for i in range(len(specs))]
     batches, times = [], []
-    with tqdm(total=len(specs), desc="images", unit="image") as bar:
+    with Bar(total=len(specs), desc="images", unit="image") as bar:
         start = perf_counter()
         for batch in generate_batches(pipeline, prompts, seeds, sampling):
             times.append((perf_counter() - start) / len(batch))

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.evaluation.watermark.generation import Generation
 from privgen.evaluation.watermark.model import WatermarkModel
 from privgen.evaluation.watermark.readings import CLEAN, Bits, Readings, joined, read
 from privgen.io.images import load_image
 from privgen.io.pixels import floats
+from privgen.io.progress import Bar
 from privgen.metrics.quality import psnr, ssim
 from privgen.watermark.key import Key
 from privgen.watermark.protocols import ExtractorLike, key_bits
@@ -119,7 +119,7 @@ def mark_generated(
     ratios: dict[NetworkCarrier, list[float]] = {carrier: [] for carrier in model.carriers}
     examples: dict[NetworkCarrier, list[Example]] = {carrier: [] for carrier in model.carriers}
     unmarked = []
-    with tqdm(total=len(keys), desc="marked and plain", unit="image") as bar:
+    with Bar(total=len(keys), desc="marked and plain", unit="image") as bar:
         for numbers in _batches(len(keys), generation.batch_size):
             owners, titles = [keys[i] for i in numbers], [generation.prompt(i) for i in numbers]
             images, seconds = _timed(generation, model, numbers, owners)
@@ -161,7 +161,7 @@ def mark_photos(
     """
     parts: list[MarkedImages] = []
     examples: list[Example] = []
-    with tqdm(total=len(paths), desc=f"photographs, {marker.carrier}", unit="image") as bar:
+    with Bar(total=len(paths), desc=f"photographs, {marker.carrier}", unit="image") as bar:
         for numbers in _batches(len(paths), batch_size):
             owners, titles = [keys[i] for i in numbers], [paths[i].stem for i in numbers]
             photos = [load_image(paths[i]) for i in numbers]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from privgen import __version__
 from privgen.evaluation.watermark.generation import Generation
@@ -17,6 +16,7 @@ from privgen.evaluation.watermark.readings import ATTACKS, CLEAN, Readings, join
 from privgen.io.fingerprints import settings_fingerprint, weights_fingerprint
 from privgen.io.images import load_image
 from privgen.io.journal import Journal
+from privgen.io.progress import Bar
 from privgen.watermark.protocols import ExtractorLike
 
 
@@ -105,7 +105,7 @@ def read_generated(generation: Generation, extractor: ExtractorLike, numbers: ra
     """
     parts = [log.get(i) for i in numbers if log.has(i)]
     missing = [i for i in numbers if not log.has(i)]
-    with tqdm(total=len(numbers), initial=len(parts), desc="unmarked", unit="image") as bar:
+    with Bar(total=len(numbers), initial=len(parts), desc="unmarked", unit="image") as bar:
         for first in range(0, len(missing), generation.batch_size):
             batch = missing[first : first + generation.batch_size]
             parts.append(read(generation.images(batch), extractor))
@@ -124,7 +124,7 @@ def read_photos(paths: Sequence[Path], extractor: ExtractorLike) -> Readings:
     Raises:
         PrivgenError: a photograph cannot be read.
     """
-    parts = [read([load_image(path).pixels], extractor) for path in tqdm(paths, "unmarked photographs", unit="image")]
+    parts = [read([load_image(path).pixels], extractor) for path in Bar(paths, "unmarked photographs", unit="image")]
     return joined(parts)
 
 

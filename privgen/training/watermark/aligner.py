@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from privgen.data.photos import load_photos
 from privgen.io.fingerprints import weights_fingerprint
+from privgen.io.progress import Bar
 from privgen.io.residual import at_psnr
 from privgen.models.aligner import Aligner, read_independent, seen_cells
 from privgen.models.extractor import Extractor
@@ -185,7 +185,7 @@ class AlignerTask(Task):
 
     def _views(self, batch_size: int = 16) -> Iterator[View]:
         """Parts of marked images without distortions. Marks of tokens, like the others but noisier, are left out."""
-        for start in tqdm(range(0, self.recipe.views, batch_size), "patterns", unit="batch"):
+        for start in Bar(range(0, self.recipe.views, batch_size), "patterns", unit="batch"):
             batch = self.batch(list(range(_FIRST_VIEW + start, _FIRST_VIEW + start + batch_size)))
             poses = Poses(batch["pose"])
             if start // batch_size % _WHOLE_VIEWS == 0:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.attacks.base import BaseAttack
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw, sample_spec
 from privgen.diffusion.latents import encode
 from privgen.io.fingerprints import weights_fingerprint
+from privgen.io.progress import Bar
 from privgen.io.tensor_cache import load_or_make
 from privgen.models.family import Canvas
 from privgen.training.loop import sample_generator
@@ -139,8 +139,10 @@ class _Content:
 
 def _content(vae: Any, photos: Photos, images: int, attack: BaseAttack | None) -> _Content:
     kinds = [_scene] + [_crop, _view] * (len(photos) > 0)
-    bar = tqdm(kinds, desc="image content", unit="kind")
-    measured = [_measure(vae, photos, kind, images // len(kinds), attack) for kind in bar]
+    measured = [
+        _measure(vae, photos, kind, images // len(kinds), attack)
+        for kind in Bar(kinds, desc="image content", unit="kind")
+    ]
     means, covariances, examples = zip(*measured, strict=True)
     mean = torch.stack(means).mean(0)
     return _Content(mean.flatten(), torch.stack(covariances).mean(0), torch.cat(examples), mean.shape)

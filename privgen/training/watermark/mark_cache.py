@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.data.photos import random_crop, random_view
 from privgen.data.scenes import draw_scene
 from privgen.diffusion.latents import decode, encode
+from privgen.io.progress import Bar
 from privgen.io.tensor_cache import load_or_make
 from privgen.models.family import Canvas
 from privgen.models.mappers import LatentMapper
@@ -89,7 +89,7 @@ def _make(sources: Mapping[str, tuple[int, Source]]) -> dict[str, Tensor]:
 
 
 def _made(name: str, count: int, make: Source) -> Iterator[tuple[Tensor, ...]]:
-    for start in tqdm(range(0, count, _BATCH), f"marks: {name}", unit="batch"):
+    for start in Bar(range(0, count, _BATCH), f"marks: {name}", unit="batch"):
         images, changes, bits = make(list(range(start, min(start + _BATCH, count))))
         yield (255 * images).round().to(torch.uint8).cpu(), changes.half().cpu(), bits.to(torch.uint8)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from privgen.diffusion.latents import decode, encode
+from privgen.io.progress import Bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def measure_response(vae: Any, canvases: Tensor, *, step: float = 0.3, batch_siz
     """
     energy, reading = torch.zeros(()), torch.zeros(())
     total = len(canvases) * encode(vae, canvases[:1]).numel()
-    with tqdm(total=total, desc="latent response", unit="direction") as bar:
+    with Bar(total=total, desc="latent response", unit="direction") as bar:
         for canvas in canvases.split(1):
             z = encode(vae, canvas)
             plain, unit = decode(vae, z), step * torch.eye(z.numel(), device=z.device)
