@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from tqdm import tqdm
 
 from privgen.diffusion.parameterisation import PREDICTIONS, NoiseLevel, add_noise, prediction_target
 from privgen.errors import PrivgenError, UsageError
+from privgen.io.progress import Bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ def train(
     half = learner.pipeline.vae.dtype == torch.float16
     scaler = torch.amp.GradScaler(learner.pipeline.vae.device.type, enabled=half)
     done = 0
-    with tqdm(total=how.efforts[-1], desc="learning", unit="step", disable=not how.progress) as bar:
+    with Bar(total=how.efforts[-1], desc="learning", unit="step", disable=not how.progress) as bar:
         for effort in how.efforts:
             for _ in range(done, effort):
                 with torch.enable_grad():
