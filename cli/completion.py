@@ -1,14 +1,11 @@
 """What the shell offers when you press Tab. Nothing heavy is imported, so that it offers at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
 
-
-Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 ATTACKS = (
     *("all", "aspect_crop", "blur", "border", "brightness", "caption", "collage", "contrast", "crop", "degradation"),

@@ -31,7 +31,7 @@ class Bar(_Tqdm[T]):
 
     @property
     def _plain(self) -> bool:
-        return not self.fp.isatty()
+        return not getattr(self.fp, "isatty", bool)()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
         """Show the present state; in a log at most every half minute."""

@@ -34,11 +34,8 @@ def folder(tmp_path_factory):
     """The folder of `tests/photo_folder.py`, what its files are, and what is read from those that are images."""
     path = tmp_path_factory.mktemp("photographer") / "photos"
     files = make_folder(path)
-    return (
-        path,
-        files,
-        {file: load_image(file) for file, photo in files.items() if photo.is_image and not photo.refused},
-    )
+    images = [file for file, photo in files.items() if photo.is_image and not photo.refused]
+    return path, files, {file: load_image(file) for file in images}
 
 
 @pytest.mark.parametrize(
