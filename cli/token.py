@@ -287,9 +287,9 @@ def _any_of(texts: tuple[str, ...]) -> RandomDistortion | None:
 @contextmanager
 def _bar(steps: int) -> Iterator[Callable[[OptimiseStep], None]]:
     """A bar on standard error, if that is a terminal, which shows the loss and the bit accuracy of each step."""
-    from tqdm import tqdm
+    from privgen.io.progress import Bar
 
-    with tqdm(total=steps, desc="optimise", unit="step", disable=None) as bar:
+    with Bar(total=steps, desc="optimise", unit="step", disable=None) as bar:
 
         def show(step: OptimiseStep) -> None:
             bar.set_postfix(loss=f"{step.loss:.3g}", bits=f"{step.bit_accuracy:.0%}", refresh=False)

@@ -19,7 +19,7 @@ from PIL import Image
 from privgen.errors import UNPRINTABLE, PrivgenError, UsageError
 from privgen.hub import load_extra, load_pipeline, read_config, resolve_model
 from privgen.io.batches import name_outputs
-from privgen.io.files import HAS_HEIF, iter_image_files
+from privgen.io.files import HEIF_PACKAGE, iter_image_files
 from privgen.io.foreign_weights import read_weights
 from privgen.io.images import load_image
 from privgen.io.journal import Journal
@@ -138,7 +138,7 @@ IMAGES = {
 }
 
 
-if HAS_HEIF:  # whose decoder has a limit of its own
+if HEIF_PACKAGE is not None:  # whose decoder has a limit of its own
     size = re.compile(rb"ispe\0{4}.{8}", re.DOTALL)
     heic = (Path(__file__).parent / "fixtures" / "turned.heic").read_bytes()
     IMAGES["pixels.heic"] = (size.sub(b"ispe\0\0\0\0" + struct.pack(">II", SIDE, SIDE), heic), "Security limit")

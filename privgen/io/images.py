@@ -316,6 +316,8 @@ def _pillow_allows(max_pixels: int) -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
 def _init_formats() -> None:
     """Load all formats of Pillow, and HEIC where a package for it is there."""
     Image.init()
