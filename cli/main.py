@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("privgen.cli.generate:generate", "Generate images, plain, marked, labelled and signed."),
     "verify": ("privgen.cli.verify:verify", "Say what images prove of their origin."),
     "credentials": ("privgen.cli.credentials:credentials", "Make and keep what signs images."),
+    "app": ("privgen.cli.app:app", "Mark, verify, attack and protect pictures in your browser."),
     "protect": ("privgen.cli.protect:protect", "Slow down learning from photographs."),
     "attack": ("privgen.cli.attack:attack", "Attack images, to see what survives."),
     "purify": ("privgen.cli.purify:purify", "Remove marks and protection with diffusion models."),

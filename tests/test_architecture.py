@@ -18,6 +18,7 @@ LAYERS = (
     ("pipelines",),
     ("training",),
     ("evaluation",),
+    ("webpage",),
     ("cli", "__main__"),
 )
 """From the bottom up; rooms of one layer may import each other, as long as no circle of modules arises."""

@@ -1,0 +1,141 @@
+"""What the tabs share: the desk, the networks, and the pieces that every tab is made of."""
+
+import html
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+from privgen.errors import PrivgenError
+from privgen.io.files import IMAGE_SUFFIXES
+from privgen.protection.protection import Protection
+from privgen.watermark.networks import Networks
+from privgen.webpage.desk import Desk
+from privgen.webpage.verify import show
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+JOB: dict[str, Any] = {"concurrency_id": "job", "concurrency_limit": 1, "api_visibility": "private"}
+"""Of events that compute: one at a time, and callable from the page only."""
+
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Of events that only change what is shown."""
+
+HEIGHT = 340
+"""Of pictures on the page, in pixels."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the tabs work with.
+
+    Attributes:
+        desk: where pictures lie.
+        networks: write and read marks.
+        protection: protects.
+    """
+
+    desk: Desk
+    networks: Networks
+    protection: Protection
+
+    def says_errors(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Make a function show its errors on the page, as one sentence that names no folder."""
+
+        @wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except (PrivgenError, OSError, ValueError, MemoryError) as error:
+                raise self._shown(" ".join(str(error).split()) or "There is not enough memory.") from None
+            except Exception as error:
+                traceback.print_exc()
+                kind = type(error).__name__
+                raise self._shown(f"Unexpected {kind}; where privgen runs, its traceback is shown.") from None
+
+        return wrapped
+
+    def _shown(self, text: str) -> gr.Error:
+        """An error to show. File names may hold HTML, and the folders of the desk tell nobody anything."""
+        for file in sorted(self.desk.folder.rglob("*"), reverse=True):
+            text = text.replace(str(file), file.name)
+        return gr.Error(html.escape(text), duration=None, title="That did not work", print_exception=False)
+
+
+def visitor_of(request: gr.Request) -> str:
+    """Who works on the page: one for each time it was opened."""
+    return str(request.session_hash)
+
+
+def place_for_picture(bench: Bench, tab: str) -> gr.Image:
+    """Make the place where a picture is dropped, and return the picture beside it; place that with `render`."""
+    drop = gr.File(
+        label="Drop a picture here, or click to choose one",
+        file_types=sorted(IMAGE_SUFFIXES),
+        height=130,
+        elem_id=f"{tab}-drop",
+    )
+    picture = picture_of("Picture", f"{tab}-picture", render=False)
+
+    def take(upload: str, request: gr.Request) -> tuple[Any, None]:
+        visitor = visitor_of(request)
+        dropped = bench.desk.drop(visitor, tab, Path(upload))
+        try:
+            shown = show(dropped)
+        except Exception:
+            bench.desk.clear(visitor, tab)
+            raise
+        return gr.Image(shown, label=dropped.name), None
+
+    taken = drop.upload(bench.says_errors(take), drop, [picture, drop], **{**JOB, "show_progress": "minimal"})
+    taken.failure(lambda: (gr.Image(None, label="Picture"), None), None, [picture, drop], **QUICK)
+    return picture
+
+
+def picture_of(label: str, elem_id: str, *, render: bool = True) -> gr.Image:
+    """Make a picture that is looked at, not changed."""
+    return gr.Image(
+        label=label,
+        type="pil",
+        format="png",
+        interactive=False,
+        height=HEIGHT,
+        buttons=["fullscreen"],
+        elem_id=elem_id,
+        render=render,
+    )
+
+
+def keys_of(tab: str, label: str, **settings: Any) -> gr.Dropdown:
+    """Make the list of keys to choose from; `privgen.webpage.page` fills it."""
+    return gr.Dropdown([], label=label, interactive=True, elem_id=f"{tab}-key", **settings)
+
+
+def download_of(tab: str) -> gr.DownloadButton:
+    """Make the button that gives the file; it shows when there is one."""
+    return gr.DownloadButton("Download", visible=False, elem_id=f"{tab}-download")
+
+
+def download(file: Path) -> gr.DownloadButton:
+    """Show the button for a file."""
+    return gr.DownloadButton(f"Download {file.name}", value=str(file), visible=True)
+
+
+def in_words(verdict: str, tone: str, rows: Mapping[str, str], notes: tuple[str, ...] = ()) -> str:
+    """Return what was found as HTML; all texts are escaped, since files may hold any.
+
+    Args:
+        verdict: the sentence above all.
+        tone: "good", "bad" or "plain".
+        rows: what is said of what.
+        notes: what you should know besides.
+    """
+    facts = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)
+    more = "".join(f"<p>{html.escape(note[:1].upper() + note[1:])}.</p>" for note in notes)
+    return f'<div class="words"><p class="verdict {tone}">{html.escape(verdict)}</p><dl>{facts}</dl>{more}</div>'

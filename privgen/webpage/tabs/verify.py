@@ -1,0 +1,54 @@
+"""The tab Detect and verify."""
+
+import gradio as gr
+
+from privgen.watermark.read.detection import FPR, DetectSpec
+from privgen.watermark.read.verify import Verification
+from privgen.webpage.tabs.bench import JOB, Bench, in_words, keys_of, place_for_picture, visitor_of
+from privgen.webpage.verify import facts, p_value_text, verify_picture
+
+
+P_VALUE = (
+    f"p is how likely a picture without the mark matches so well. A picture is marked if p ≤ {FPR:g}, "
+    "whatever the number of keys."
+)
+
+
+def verify_tab(bench: Bench) -> gr.Dropdown:
+    """Lay out the tab and connect it; returns its list of keys."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            picture = place_for_picture(bench, "verify")
+            keys = keys_of("verify", "Keys", multiselect=True, info="Whose marks to look for.")
+            search = gr.Checkbox(
+                label="Search",
+                info="Also in what was cropped, framed, scaled or turned; takes some seconds.",
+                elem_id="verify-search",
+            )
+            locate = gr.Checkbox(
+                label="Locate", info="Also look for marked objects, and show who owns what.", elem_id="verify-locate"
+            )
+            button = gr.Button("Detect and verify", variant="primary", elem_id="verify-run")
+        with gr.Column(scale=5, min_width=480):
+            words = gr.HTML(elem_id="verify-words")
+            picture.render()
+
+    def run(request: gr.Request, names: list[str] | None, searched: bool, located: bool) -> tuple[str, gr.Image]:
+        dropped = bench.desk.picture(visitor_of(request), "verify")
+        found = verify_picture(dropped, names or [], bench.networks, DetectSpec(search=searched, locate=located))
+        shown = gr.skip() if found.owners is None else gr.Image(found.owners, label="Who owns what")
+        return _words(found.proves), shown
+
+    button.click(bench.says_errors(run), [keys, search, locate], [words, picture], **JOB)
+    return keys
+
+
+def _words(proves: Verification) -> str:
+    said = facts(proves)
+    together = said.pop("Together")
+    broken = proves.credentials.state in ("changed", "invalid") or proves.agreement == "other"
+    tone = "good" if proves.proven else "bad" if broken else "plain"
+    looked = proves.detection is not None
+    rows = {"p-value": p_value_text(proves).removeprefix("p = ")} if looked else {}
+    rows |= {name: said[name] for name in ("Mark", "Credentials", "Label")}
+    return in_words(together[:1].upper() + together[1:], tone, rows | ({"": P_VALUE} if looked else {}))

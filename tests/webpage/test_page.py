@@ -1,0 +1,187 @@
+"""The page in a real browser: headless Chromium clicks through every tab.
+
+`make test-slow` runs this in an environment that has Gradio. With PRIVGEN_SCREENSHOTS=DIR, pictures of the tabs are
+written there: `PRIVGEN_SCREENSHOTS=docs/images make test-page` draws those of the docs.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from privgen.io.images import load_image
+from privgen.provenance.content_credentials import read
+from privgen.watermark.key import load_key
+
+
+pytest.importorskip("gradio", reason="needs Gradio, which `make test-slow` installs in an environment of its own")
+sync_playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright").sync_playwright
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome"),
+]
+
+SERVER = """
+import sys
+
+def watch(event, arguments):
+    if event == "socket.connect":
+        host = arguments[1][0] if isinstance(arguments[1], tuple) else "local"
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    if host not in ("127.0.0.1", "localhost", "local", None):
+        print("went to", host, file=sys.stderr, flush=True)
+
+sys.addaudithook(watch)
+from privgen.cli.main import main
+main()
+"""
+"""`privgen app`, which says on standard error where it connects to, beside this computer."""
+
+MILLISECONDS = 30_000
+
+
+class Server:
+    """`privgen app` in a process of its own."""
+
+    def __init__(self, folder, source):
+        self.folder, self.keys = folder, folder / "keys"
+        self.log = (folder / "log.txt").open("w")
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        own = {"PRIVGEN_KEYS": self.keys, "PRIVGEN_CREDENTIALS": folder / "credentials", "TMPDIR": temporary}
+        # Proxies and offline switches of the environment would hide requests.
+        environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        environment |= {name: str(value) for name, value in own.items()} | {"PYTHONPATH": source}
+        command = [sys.executable, "-c", SERVER, "app", "--no-browser", "--port", "0"]
+        self.process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+        self.address = self.process.stdout.readline().strip()
+        assert self.address, self.said()
+        self.origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.address))
+        (self.desk,) = temporary.glob("privgen-app-*")
+
+    def said(self):
+        self.log.flush()
+        return (self.folder / "log.txt").read_text()
+
+    def pictures(self):
+        return [path for path in self.desk.rglob("*") if path.is_file()]
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, root):
+    made = Server(tmp_path_factory.mktemp("app"), str(root / ".types"))
+    yield made
+    if made.process.poll() is None:
+        made.process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Hosts that the browser sent requests to."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def page(server, browser, asked):
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True, color_scheme="light")
+    context.set_default_timeout(MILLISECONDS)
+    opened = context.new_page()
+    opened.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+    opened.on("websocket", lambda socket: asked.add(urlsplit(socket.url).netloc))
+    opened.goto(server.address)
+    opened.get_by_role("tab", name="Mark").wait_for()
+    yield opened
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def photo(root, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("photo") / "coffee.jpg"
+    shutil.copy(root / "privgen/data/photos/train/skimage-coffee.jpg", copy)
+    return copy
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def drop(page, tab, file):
+    page.locator(f"#{tab}-drop input[type=file]").set_input_files(file)
+    page.locator(f"#{tab}-picture img").wait_for()
+
+
+def words(page, tab):
+    """What a tab says, once it says something new."""
+    found = page.locator(f"#{tab}-words .verdict")
+    found.wait_for()
+    return page.locator(f"#{tab}-words").inner_text()
+
+
+def screenshot(page, name):
+    if folder := os.environ.get("PRIVGEN_SCREENSHOTS"):
+        page.wait_for_timeout(700)  # pictures fade in
+        page.mouse.move(0, 0)
+        page.screenshot(path=Path(folder) / f"app-{name}.png", full_page=True)
+
+
+@pytest.fixture(scope="module")
+def marked(page, server, photo, tmp_path_factory):
+    """The file that the page gives for the photograph, marked with a new key, numbered."""
+    open_tab(page, "Mark")
+    drop(page, "mark", photo)
+    page.locator("#new-key input, #new-key textarea").fill("alice")
+    page.locator("#new-key-run").click()
+    page.wait_for_function("document.querySelector('#mark-key input').value == 'alice'")
+    page.locator("#mark-payload input").fill("1234")
+    page.locator("#mark-run").click()
+    said = words(page, "mark")
+    assert "carries the mark of alice" in said
+    assert "payload 1234" in said
+    with page.expect_download() as waiting:
+        page.locator("#mark-download").click()
+    target = tmp_path_factory.mktemp("downloads") / waiting.value.suggested_filename
+    waiting.value.save_as(target)
+    screenshot(page, "mark")
+    return target
+
+
+def test_mark_download_detect(page, server, marked, photo):
+    assert marked.name == "coffee-marked.png"
+    assert load_image(marked).pixels.shape == load_image(photo).pixels.shape
+    open_tab(page, "Detect and verify")
+    drop(page, "verify", marked)
+    page.locator("#verify-run").click()
+    said = words(page, "verify")
+    assert "carries the mark of alice" in said
+    p = float(re.search(r"p-value\s+(\S+)", said)[1])
+    assert p < 1e-30
+    screenshot(page, "verify")
