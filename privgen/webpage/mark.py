@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from privgen.errors import PrivgenError
+from privgen.errors import PrivgenError, UsageError
 from privgen.io.batches import BatchOptions
 from privgen.io.images import load_image
 from privgen.provenance.label import Label, Preset
@@ -69,6 +69,19 @@ class Marked:
     difference: Difference
     proves: Verification
     notes: tuple[str, ...]
+
+
+def payload_in(text: str) -> int | None:
+    """Return the payload that somebody has typed; None for nothing.
+
+    Raises:
+        UsageError: it is no whole number.
+    """
+    if not (typed := text.strip()):
+        return None
+    if not (typed.isascii() and typed.isdigit()):
+        raise UsageError(f"{typed!r} is no payload; type a whole number from 0 to {2**32 - 1}.")
+    return int(typed)
 
 
 def mark_picture(picture: Path, folder: Path, request: MarkRequest, networks: Networks) -> Marked:

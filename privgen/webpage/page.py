@@ -19,8 +19,8 @@ Mark pictures with a key, find out whose mark a picture carries, and see what su
 computer: no picture leaves it, and none is kept.
 """
 
-SWEEP, KEPT = 60, 3600
-"""Gradio deletes its own copies of pictures every so many seconds, once they are as old as this."""
+SWEEP, KEPT = 600, 24 * 3600
+"""Every so many seconds, Gradio deletes what is as old as this on a page that stays open."""
 
 
 def build_page(bench: Bench) -> gr.Blocks:

@@ -13,16 +13,18 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from privgen.io.images import load_image
-from privgen.provenance.content_credentials import read
-from privgen.watermark.key import load_key
+from privgen.io.images import load_image, save_image
+from privgen.metrics.quality import psnr
+from privgen.provenance.label import Label, write_label
 
 
 pytest.importorskip("gradio", reason="needs Gradio, which `make test-slow` installs in an environment of its own")
@@ -81,7 +83,8 @@ class Server:
         return (self.folder / "log.txt").read_text()
 
     def pictures(self):
-        return [path for path in self.desk.rglob("*") if path.is_file()]
+        # Gradio leaves an empty file for each upload.
+        return [path for path in self.desk.rglob("*") if path.is_file() and path.stat().st_size]
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -116,7 +119,7 @@ def page(server, browser, asked):
     context.set_default_timeout(MILLISECONDS)
     opened = context.new_page()
     opened.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
-    opened.on("websocket", lambda socket: asked.add(urlsplit(socket.url).netloc))
+    opened.on("websocket", lambda opened: asked.add(urlsplit(opened.url).netloc))
     opened.goto(server.address)
     opened.get_by_role("tab", name="Mark").wait_for()
     yield opened
@@ -158,10 +161,10 @@ def marked(page, server, photo, tmp_path_factory):
     """The file that the page gives for the photograph, marked with a new key, numbered."""
     open_tab(page, "Mark")
     drop(page, "mark", photo)
-    page.locator("#new-key input, #new-key textarea").fill("alice")
-    page.locator("#new-key-run").click()
+    page.locator("#new-name input, #new-name textarea").fill("alice")
+    page.locator("#new-key").click()
     page.wait_for_function("document.querySelector('#mark-key input').value == 'alice'")
-    page.locator("#mark-payload input").fill("1234")
+    page.locator("#mark-payload input, #mark-payload textarea").fill("1234")
     page.locator("#mark-run").click()
     said = words(page, "mark")
     assert "carries the mark of alice" in said
@@ -185,3 +188,109 @@ def test_mark_download_detect(page, server, marked, photo):
     p = float(re.search(r"p-value\s+(\S+)", said)[1])
     assert p < 1e-30
     screenshot(page, "verify")
+
+
+def test_attack(page, marked):
+    open_tab(page, "Attack")
+    drop(page, "attack", marked)
+    choose(page, "attack-1", "crop")
+    page.locator("#strength-1 input[type=number]").fill("0.5")
+    page.locator("#attack-run").click()
+    said = words(page, "attack")
+    assert "The mark of alice survives." in said
+    before, after = map(float, re.findall(r"p = (\S+?)[,;)]", said))
+    assert before < after < 1e-6
+    screenshot(page, "attack")
+
+
+def choose(page, name, value):
+    page.locator(f"#{name} input").click()
+    page.get_by_role("option", name=value, exact=True).click()
+
+
+def test_protect(page, photo, tmp_path):
+    open_tab(page, "Protect")
+    drop(page, "protect", photo)
+    page.locator("#protect-run").click()
+    assert "PSNR\n36.0 dB" in words(page, "protect")
+    with page.expect_download() as waiting:
+        page.locator("#protect-download").click()
+    waiting.value.save_as(tmp_path / "safe.png")
+    quality = psnr(load_image(tmp_path / "safe.png").pixels[None], load_image(photo).pixels[None])
+    assert float(quality) == pytest.approx(36, abs=0.05)
+    screenshot(page, "protect")
+
+
+def test_errors_are_one_sentence_and_name_no_folder(page, server, tmp_path):
+    open_tab(page, "Detect and verify")
+    (tmp_path / "<b>not.png").write_bytes(b"no picture")
+    page.locator("#verify-drop input[type=file]").set_input_files(tmp_path / "<b>not.png")
+    toast = page.locator(".toast-body")
+    toast.wait_for()
+    said = toast.inner_text()
+    assert "not.png is not an image in PNG" in said
+    assert str(server.desk) not in said
+    toast.get_by_role("button").click()
+    page.locator("#verify-picture img").wait_for(state="detached")
+
+
+def test_texts_of_files_are_shown_as_they_are(page, photo, asked, tmp_path):
+    """A label can hold anything; as a part of the page it could send who looks at it elsewhere."""
+    evil = "<img src='http://evil.test/a'>![b](http://evil.test/b) ${1+1} {{7*7}}"
+    loaded = load_image(photo)
+    xmp = write_label(loaded.metadata.xmp, Label(creator=evil))
+    named = replace(loaded, metadata=replace(loaded.metadata, xmp=xmp))
+    open_tab(page, "Detect and verify")
+    drop(page, "verify", save_image(named, tmp_path / "evil.png"))
+    page.locator("#verify-run").click()
+    page.get_by_text("nothing proves where it comes from", exact=False).wait_for()
+    assert evil in page.locator("#verify-words").inner_text()
+    assert not any("evil" in host for host in asked)
+
+
+def test_nothing_goes_elsewhere(page, server, asked):
+    assert asked <= {urlsplit(server.origin).netloc, ""}  # "" is data: and blob:
+    assert "went to" not in server.said()
+    # Not even when somebody asks for it.
+    assert fetch(page, "/gradio_api/file=http://example.test/a.png") == 403
+    assert "went to" not in server.said()
+
+
+def fetch(page, path):
+    """The status that the page gets for a path."""
+    return page.evaluate("async path => (await fetch(path)).status", path)
+
+
+def test_secrets_stay_on_this_computer(page, server):
+    key = server.keys / "alice.key"
+    secret = json.loads(key.read_text())["secret"]
+    assert secret not in page.content()
+    assert secret not in page.evaluate("async () => (await fetch('/config')).text()")
+    for path in (key, "/etc/passwd", server.folder / "log.txt"):
+        assert fetch(page, f"/gradio_api/file={path}") == 403
+
+
+def test_only_who_has_the_address_gets_in(server):
+    for path in ("/", "/config", "/gradio_api/upload", "/?secret=guessed"):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(server.origin + path)
+    with pytest.raises(ConnectionError):
+        socket.create_connection((other_address(), urlsplit(server.origin).port), timeout=5)
+
+
+def other_address():
+    """An address of this computer that is not 127.0.0.1, as others reach it."""
+    return "127.0.0.2" if sys.platform == "linux" else socket.gethostbyname(socket.gethostname())
+
+
+def test_pictures_are_private_and_go(page, server):
+    """The last test: it closes the page, and stops the server."""
+    assert stat.S_IMODE(server.desk.stat().st_mode) == 0o700
+    assert server.pictures()
+    page.context.close()
+    deadline = time.monotonic() + 30
+    while left := server.pictures():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+    assert server.stop() == 0
+    assert not server.desk.exists()

@@ -13,6 +13,7 @@ from privgen.webpage.tabs.bench import (
     keys_of,
     picture_of,
     place_for_picture,
+    shown_as,
     visitor_of,
 )
 
@@ -50,7 +51,7 @@ def attack_tab(bench: Bench) -> gr.Dropdown:
         rows = {"Before": f"the picture {made.before}.", "After": f"the attacked picture {made.after}."}
         if made.psnr is not None:
             rows["Quality"] = f"{made.psnr:.1f} dB PSNR against the picture before."
-        shown = gr.Image(made.picture, label=f"Attacked: {attack!r}")
+        shown = shown_as(f"Attacked: {attack!r}", made.picture, folder)
         return shown, in_words(made.verdict, tone, rows), download(made.file)
 
     button.click(bench.says_errors(run), [keys, *steps], [attacked, words, file], **JOB)

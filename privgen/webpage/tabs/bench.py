@@ -1,20 +1,24 @@
 """What the tabs share: the desk, the networks, and the pieces that every tab is made of."""
 
 import html
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+from PIL import Image
 
 from privgen.errors import PrivgenError
 from privgen.io.files import IMAGE_SUFFIXES
 from privgen.protection.protection import Protection
 from privgen.watermark.networks import Networks
 from privgen.webpage.desk import Desk
+from privgen.webpage.pictures import save_picture
 from privgen.webpage.verify import show
 
 
@@ -63,8 +67,7 @@ class Bench:
 
     def _shown(self, text: str) -> gr.Error:
         """An error to show. File names may hold HTML, and the folders of the desk tell nobody anything."""
-        for file in sorted(self.desk.folder.rglob("*"), reverse=True):
-            text = text.replace(str(file), file.name)
+        text = re.sub(rf"{re.escape(str(self.desk.folder))}/[^/]+/", "", text)
         return gr.Error(html.escape(text), duration=None, title="That did not work", print_exception=False)
 
 
@@ -76,14 +79,15 @@ def visitor_of(request: gr.Request) -> str:
 def place_for_picture(bench: Bench, tab: str) -> gr.Image:
     """Make the place where a picture is dropped, and return the picture beside it; place that with `render`."""
     drop = gr.File(
-        label="Drop a picture here, or click to choose one",
+        label="Picture",
+        show_label=False,
         file_types=sorted(IMAGE_SUFFIXES),
-        height=130,
+        height=140,
         elem_id=f"{tab}-drop",
     )
     picture = picture_of("Picture", f"{tab}-picture", render=False)
 
-    def take(upload: str, request: gr.Request) -> tuple[Any, None]:
+    def take(upload: str, request: gr.Request) -> tuple[gr.Image, None]:
         visitor = visitor_of(request)
         dropped = bench.desk.drop(visitor, tab, Path(upload))
         try:
@@ -91,25 +95,36 @@ def place_for_picture(bench: Bench, tab: str) -> gr.Image:
         except Exception:
             bench.desk.clear(visitor, tab)
             raise
-        return gr.Image(shown, label=dropped.name), None
+        return shown_as(dropped.name, shown, dropped.parent), None
 
     taken = drop.upload(bench.says_errors(take), drop, [picture, drop], **{**JOB, "show_progress": "minimal"})
     taken.failure(lambda: (gr.Image(None, label="Picture"), None), None, [picture, drop], **QUICK)
     return picture
 
 
-def picture_of(label: str, elem_id: str, *, render: bool = True) -> gr.Image:
+def picture_of(label: str, elem_id: str, *, render: bool = True, visible: bool = True) -> gr.Image:
     """Make a picture that is looked at, not changed."""
     return gr.Image(
         label=label,
-        type="pil",
-        format="png",
         interactive=False,
         height=HEIGHT,
         buttons=["fullscreen"],
         elem_id=elem_id,
         render=render,
+        visible=visible,
     )
+
+
+def shown_as(label: str, picture: Image.Image, folder: Path) -> gr.Image:
+    """Show a picture under a label.
+
+    Args:
+        label: above it.
+        picture: what is shown.
+        folder: of the desk, for its file; Gradio copies what lies elsewhere, and keeps the copy.
+    """
+    place = Path(mkdtemp(dir=folder))
+    return gr.Image(str(save_picture(picture, place / "picture.png")), label=label, visible=True)
 
 
 def keys_of(tab: str, label: str, **settings: Any) -> gr.Dropdown:

@@ -7,7 +7,7 @@ import gradio as gr
 from privgen.provenance.label import Preset
 from privgen.provenance.seal import SAID
 from privgen.watermark.tile.embed import PSNR
-from privgen.webpage.mark import MarkRequest, mark_picture
+from privgen.webpage.mark import MarkRequest, mark_picture, payload_in
 from privgen.webpage.owners import credentials_names
 from privgen.webpage.tabs.bench import (
     JOB,
@@ -18,6 +18,7 @@ from privgen.webpage.tabs.bench import (
     keys_of,
     picture_of,
     place_for_picture,
+    shown_as,
     visitor_of,
 )
 from privgen.webpage.verify import facts
@@ -50,17 +51,13 @@ def mark_tab(bench: Bench) -> MarkTab:
             picture = place_for_picture(bench, "mark")
             keys = keys_of("mark", "Key", info="Whose mark. Whoever has the key can find the mark, and make it.")
             with gr.Row(equal_height=True, elem_classes="together"):
-                new_name = gr.Textbox(
-                    label="New key", placeholder="alice", max_lines=1, elem_id="new-key-name", scale=3
-                )
-                new_key = gr.Button("Make it", size="md", scale=1, min_width=90, elem_id="new-key-run")
-            payload = gr.Number(
-                None,
-                label="Payload (optional)",
-                info="A number of yours that the mark carries, such as the picture's in your catalogue.",
-                precision=0,
-                minimum=0,
-                maximum=2**32 - 1,
+                new_name = gr.Textbox(label="New key", placeholder="alice", max_lines=1, elem_id="new-name", scale=3)
+                new_key = gr.Button("Make it", size="md", scale=1, min_width=90, elem_id="new-key")
+            payload = gr.Textbox(
+                "",
+                label="Payload",
+                info="A number of yours that the mark carries, such as the picture's in a catalogue; empty for none.",
+                max_lines=1,
                 elem_id="mark-payload",
             )
             with gr.Accordion("Sign and label", open=False):
@@ -73,7 +70,7 @@ def mark_tab(bench: Bench) -> MarkTab:
                 label = gr.Dropdown(
                     LABELS, value="", label="Label", info="Only for pictures that AI made.", elem_id="mark-label"
                 )
-                said = [gr.Textbox(label=name.replace("_", " ").capitalize(), max_lines=1) for name in SAID]
+                said = [gr.Textbox("", label=name.replace("_", " ").capitalize(), max_lines=1) for name in SAID]
             with gr.Accordion("Quality and format", open=False):
                 psnr = gr.Slider(
                     36, 50, PSNR, step=0.5, label="PSNR in dB", info="Higher is fainter, and survives less."
@@ -86,12 +83,12 @@ def mark_tab(bench: Bench) -> MarkTab:
                 marked = picture_of("Marked", "mark-marked")
             words = gr.HTML(elem_id="mark-words")
             file = download_of("mark")
-            changed = picture_of("Difference", "mark-difference")
+            changed = picture_of("Difference", "mark-difference", visible=False)
 
     def run(
         request: gr.Request,
         key: str | None,
-        number: int | None,
+        number: str,
         signer: str | None,
         law: Preset | None,
         quality: float,
@@ -99,7 +96,7 @@ def mark_tab(bench: Bench) -> MarkTab:
         *texts: str,
     ) -> tuple[gr.Image, gr.Image, str, gr.DownloadButton]:
         visitor, said_too = visitor_of(request), dict(zip(SAID, texts, strict=True))
-        given = MarkRequest(key, number, quality, same, signer or None, law or None, said_too)
+        given = MarkRequest(key, payload_in(number), quality, same, signer or None, law or None, said_too)
         source, folder = bench.desk.picture(visitor, "mark"), bench.desk.results(visitor, "mark")
         made = mark_picture(source, folder, given, bench.networks)
         found = facts(made.proves)
@@ -108,8 +105,8 @@ def mark_tab(bench: Bench) -> MarkTab:
             verdict = "The mark cannot be read back from the file."
         said_of = {name: found[name] for name in ("Mark", "Credentials", "Label")}
         return (
-            gr.Image(made.after, label=f"Marked: {made.file.name}"),
-            gr.Image(made.difference.picture, label=f"Difference × {made.difference.factor}"),
+            shown_as(f"Marked: {made.file.name}", made.after, folder),
+            shown_as(f"Difference × {made.difference.factor}", made.difference.picture, folder),
             in_words(verdict, "good" if made.proves.marked else "bad", said_of, made.notes),
             download(made.file),
         )

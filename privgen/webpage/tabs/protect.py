@@ -12,6 +12,7 @@ from privgen.webpage.tabs.bench import (
     in_words,
     picture_of,
     place_for_picture,
+    shown_as,
     visitor_of,
 )
 
@@ -42,7 +43,7 @@ def protect_tab(bench: Bench) -> None:
                 protected = picture_of("Protected", "protect-protected")
             words = gr.HTML(elem_id="protect-words")
             file = download_of("protect")
-            changed = picture_of("Difference", "protect-difference")
+            changed = picture_of("Difference", "protect-difference", visible=False)
 
     def run(request: gr.Request, quality: float, same: bool) -> tuple[gr.Image, gr.Image, str, gr.DownloadButton]:
         visitor = visitor_of(request)
@@ -56,8 +57,8 @@ def protect_tab(bench: Bench) -> None:
         }
         verdict = "Models learn less from the picture now, but not nothing."
         return (
-            gr.Image(made.after, label=f"Protected: {made.file.name}"),
-            gr.Image(made.difference.picture, label=f"Difference × {made.difference.factor}"),
+            shown_as(f"Protected: {made.file.name}", made.after, folder),
+            shown_as(f"Difference × {made.difference.factor}", made.difference.picture, folder),
             in_words(verdict, "plain", rows, figures.notes),
             download(made.file),
         )

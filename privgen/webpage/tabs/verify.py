@@ -4,7 +4,7 @@ import gradio as gr
 
 from privgen.watermark.read.detection import FPR, DetectSpec
 from privgen.watermark.read.verify import Verification
-from privgen.webpage.tabs.bench import JOB, Bench, in_words, keys_of, place_for_picture, visitor_of
+from privgen.webpage.tabs.bench import JOB, Bench, in_words, keys_of, place_for_picture, shown_as, visitor_of
 from privgen.webpage.verify import facts, p_value_text, verify_picture
 
 
@@ -34,9 +34,11 @@ def verify_tab(bench: Bench) -> gr.Dropdown:
             picture.render()
 
     def run(request: gr.Request, names: list[str] | None, searched: bool, located: bool) -> tuple[str, gr.Image]:
-        dropped = bench.desk.picture(visitor_of(request), "verify")
+        visitor = visitor_of(request)
+        dropped = bench.desk.picture(visitor, "verify")
         found = verify_picture(dropped, names or [], bench.networks, DetectSpec(search=searched, locate=located))
-        shown = gr.skip() if found.owners is None else gr.Image(found.owners, label="Who owns what")
+        folder = bench.desk.results(visitor, "verify")
+        shown = gr.skip() if found.owners is None else shown_as("Who owns what", found.owners, folder)
         return _words(found.proves), shown
 
     button.click(bench.says_errors(run), [keys, search, locate], [words, picture], **JOB)
