@@ -2,6 +2,7 @@
 # Both make a virtual environment in .venv first. Variables that may be given on the command line:
 #   PYTHON       Python 3.11 or newer for the environment
 #   ARGS         options of `make fuzz` and `make chaos`
+#   SCREENSHOTS  folder where `make test-page` draws the tabs of the page
 #   TORCH_INDEX  package index for PyTorch, for example its CPU-only one; empty means the configured index
 
 SHELL := /bin/bash
@@ -13,6 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 TORCH_INDEX ?=
 VENV := .venv
+APP := .venv-app
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -29,8 +31,12 @@ test: check ## Check everything: style, types, tests.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: test-slow
-test-slow: $(VENV)/.dev ## Run the slow tests.
+test-slow: $(VENV)/.dev test-page ## Run the slow tests.
 	$(BIN)/python -m pytest -m slow
+
+.PHONY: test-page
+test-page: $(APP)/.app links ## Test the page in a browser; SCREENSHOTS=docs/images draws the pictures of the docs.
+	PYTHONPATH=$(CURDIR)/.types PRIVGEN_SCREENSHOTS=$(SCREENSHOTS) $(APP)/bin/python -m pytest -m slow tests/webpage
 
 .PHONY: mutants
 mutants: $(VENV)/.dev ## Break the maths of the core line by line, and check that tests notice.
@@ -88,7 +94,7 @@ wheel: $(VENV)/.dev ## Build the source archive and the wheel in dist/.
 
 .PHONY: clean
 clean: ## Remove what the targets made, the environment too.
-	rm -rf $(VENV) .types .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info
+	rm -rf $(VENV) $(APP) .types .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info
 
 # PyTorch comes first and alone, because only it may come from another index.
 $(VENV)/.torch: constraints.txt
@@ -104,6 +110,15 @@ $(VENV)/.privgen: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.privgen
+
+# Gradio wants an older Pillow than the one that the tests run with. So the page has an environment of its own, which
+# finds everything else in the first one.
+$(APP)/.app: $(VENV)/.dev
+	$(BIN)/python -m venv --without-pip $(APP)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(APP)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	$(PIP) --python $(APP)/bin/python install -q 'gradio==6.31.0' 'playwright==1.65.2'
+	touch $@
 
 $(VENV)/.docs: $(VENV)/.torch pyproject.toml
 	$(PIP) install -q -c constraints.txt -e '.[docs]'

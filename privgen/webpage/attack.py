@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from privgen.attacks.base import BaseAttack
+from privgen.attacks.base import Attack, BaseAttack
 from privgen.attacks.base import Sequence as Chain
 from privgen.attacks.files import attack_files
-from privgen.attacks.registry import attack_class, get_attack, parameters_of
+from privgen.attacks.registry import JOINT, attack_class, get_attack, parameters_of
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.images import load_image
 from privgen.watermark.networks import Networks
@@ -131,6 +131,12 @@ def chain(steps: Sequence[tuple[str | None, float]]) -> BaseAttack:
     if not chosen:
         raise UsageError("Choose an attack.")
     return chosen[0] if len(chosen) == 1 else Chain(*chosen)
+
+
+def written(attack: BaseAttack) -> str:
+    """Return an attack as `privgen attack run` takes it: "jpeg=50 then crop=0.5"."""
+    parts = attack.attacks if isinstance(attack, Chain) else (attack,)
+    return JOINT.join(f"{part.name}={part.strength:g}" for part in parts if isinstance(part, Attack))
 
 
 def attack_picture(picture: Path, folder: Path, attack: BaseAttack, key: str | None, networks: Networks) -> Attacked:

@@ -84,7 +84,7 @@ def _serve(desk: Desk, listener: socket.socket, networks: Networks, ready: Calla
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
-        theme=gr.themes.Default(primary_hue="indigo", **fonts),
+        theme=gr.themes.Default(primary_hue="indigo", **fonts).set(block_info_text_color="*neutral_500"),
         css=stylesheet(),
     )
     secret = secrets.token_urlsafe(24)

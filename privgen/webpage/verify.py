@@ -60,9 +60,15 @@ def facts(proves: Verification) -> dict[str, str]:
     }
 
 
-def p_value_text(proves: Verification) -> str:
-    """The p-value of the best match, such as "p = 1.5e-231"; empty if no mark was looked for."""
-    return "" if proves.detection is None else f"p = {proves.detection.p_value:.2g}"
+def p_value(proves: Verification) -> str:
+    """The p-value of the best match, and what it means; empty if no mark was looked for."""
+    if proves.detection is None:
+        return ""
+    rate = f"{proves.detection.spec.fpr:g}".replace("e-0", "e-")
+    return (
+        f"{proves.detection.p_value:.2g}: how likely a picture without the mark matches so well. From {rate} down, "
+        "a picture is called marked."
+    )
 
 
 def show(picture: Path) -> Image.Image:

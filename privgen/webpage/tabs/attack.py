@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from privgen.webpage.attack import ATTACKS, attack_picture, chain, strength_of
+from privgen.webpage.attack import ATTACKS, attack_picture, chain, strength_of, written
 from privgen.webpage.tabs.bench import (
     JOB,
     QUICK,
@@ -51,7 +51,7 @@ def attack_tab(bench: Bench) -> gr.Dropdown:
         rows = {"Before": f"the picture {made.before}.", "After": f"the attacked picture {made.after}."}
         if made.psnr is not None:
             rows["Quality"] = f"{made.psnr:.1f} dB PSNR against the picture before."
-        shown = shown_as(f"Attacked: {attack!r}", made.picture, folder)
+        shown = shown_as(f"Attacked: {written(attack)}", made.picture, folder)
         return shown, in_words(made.verdict, tone, rows), download(made.file)
 
     button.click(bench.says_errors(run), [keys, *steps], [attacked, words, file], **JOB)

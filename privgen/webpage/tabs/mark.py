@@ -49,10 +49,13 @@ def mark_tab(bench: Bench) -> MarkTab:
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             picture = place_for_picture(bench, "mark")
-            keys = keys_of("mark", "Key", info="Whose mark. Whoever has the key can find the mark, and make it.")
-            with gr.Row(equal_height=True, elem_classes="together"):
-                new_name = gr.Textbox(label="New key", placeholder="alice", max_lines=1, elem_id="new-name", scale=3)
-                new_key = gr.Button("Make it", size="md", scale=1, min_width=90, elem_id="new-key")
+            with gr.Group():
+                keys = keys_of("mark", "Key", info="Whose mark. Whoever has the key can find the mark, and make it.")
+                with gr.Row(equal_height=True, elem_classes="together"):
+                    new_name = gr.Textbox(
+                        "", label="New key", placeholder="alice", max_lines=1, scale=3, elem_id="new-name"
+                    )
+                    new_key = gr.Button("Make it", size="md", scale=1, min_width=90, elem_id="new-key")
             payload = gr.Textbox(
                 "",
                 label="Payload",

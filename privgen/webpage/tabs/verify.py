@@ -2,16 +2,10 @@
 
 import gradio as gr
 
-from privgen.watermark.read.detection import FPR, DetectSpec
+from privgen.watermark.read.detection import DetectSpec
 from privgen.watermark.read.verify import Verification
 from privgen.webpage.tabs.bench import JOB, Bench, in_words, keys_of, place_for_picture, shown_as, visitor_of
-from privgen.webpage.verify import facts, p_value_text, verify_picture
-
-
-P_VALUE = (
-    f"p is how likely a picture without the mark matches so well. A picture is marked if p ≤ {FPR:g}, "
-    "whatever the number of keys."
-)
+from privgen.webpage.verify import facts, p_value, verify_picture
 
 
 def verify_tab(bench: Bench) -> gr.Dropdown:
@@ -50,7 +44,5 @@ def _words(proves: Verification) -> str:
     together = said.pop("Together")
     broken = proves.credentials.state in ("changed", "invalid") or proves.agreement == "other"
     tone = "good" if proves.proven else "bad" if broken else "plain"
-    looked = proves.detection is not None
-    rows = {"p-value": p_value_text(proves).removeprefix("p = ")} if looked else {}
-    rows |= {name: said[name] for name in ("Mark", "Credentials", "Label")}
-    return in_words(together[:1].upper() + together[1:], tone, rows | ({"": P_VALUE} if looked else {}))
+    rows = {"Mark": said["Mark"], "p-value": p_value(proves)} | {name: said[name] for name in ("Credentials", "Label")}
+    return in_words(together[:1].upper() + together[1:], tone, rows)
