@@ -21,7 +21,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image, ImageDraw
 
+from privgen import Key, Watermark, load_key
 from privgen.io.images import load_image, save_image
 from privgen.metrics.quality import psnr
 from privgen.provenance.credentials import Credentials
@@ -66,6 +68,8 @@ class Server:
         self.log = (folder / "log.txt").open("w")
         temporary = folder / "tmp"
         temporary.mkdir()
+        for name in ("bob", "carol"):
+            Key.new(name).save(self.keys / f"{name}.key")
         Credentials.new("studio").save(folder / "credentials" / "studio.credentials")
         own = {"PRIVGEN_KEYS": self.keys, "PRIVGEN_CREDENTIALS": folder / "credentials", "TMPDIR": temporary}
         # Proxies and offline switches of the environment would hide requests.
@@ -201,6 +205,27 @@ def test_mark_download_detect(page, server, marked, photo):
     p = float(re.search(r"p-value\s+(\S+):", said)[1])
     assert p < 1e-30
     screenshot(page, "verify")
+
+
+def test_locate(page, server, photo, tmp_path):
+    """Two objects of one picture have different owners; the page shows where they are."""
+    image = Image.open(photo)
+    masks = {"cup": Image.new("L", image.size), "table": Image.new("L", image.size)}
+    ImageDraw.Draw(masks["cup"]).ellipse((150, 0, 480, 350), fill=255)
+    ImageDraw.Draw(masks["table"]).rectangle((0, 0, 140, 400), fill=255)
+    keys = {"cup": load_key(server.keys / "bob.key"), "table": load_key(server.keys / "carol.key")}
+    Watermark.from_pretrained().embed(image, objects=keys, masks=masks).save(tmp_path / "two-owners.png")
+    open_tab(page, "Detect and verify")
+    drop(page, "verify", tmp_path / "two-owners.png")
+    page.locator("#verify-words .verdict").wait_for(state="detached")  # that of the picture before
+    page.get_by_label("Locate").check()
+    page.locator("#verify-run").click()
+    said = words(page, "verify")
+    assert "bob owns" in said
+    assert "carol owns" in said
+    page.locator("#verify-owners img").wait_for()
+    screenshot(page, "locate")
+    page.get_by_label("Locate").uncheck()
 
 
 def test_attack(page, marked):

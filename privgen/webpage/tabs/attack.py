@@ -4,7 +4,6 @@ import gradio as gr
 
 from privgen.webpage.attack import ATTACKS, attack_picture, chain, strength_of, written
 from privgen.webpage.tabs.bench import (
-    JOB,
     QUICK,
     Bench,
     download,
@@ -28,13 +27,13 @@ def attack_tab(bench: Bench) -> gr.Dropdown:
     """Lay out the tab and connect it; returns its list of keys."""
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            picture = place_for_picture(bench, "attack")
+            place = place_for_picture(bench, "attack")
             keys = keys_of("attack", "Key", info=HINT)
             steps = [component for i, name in enumerate(STEPS) for component in _step(i, name)]
             button = gr.Button("Attack", variant="primary", elem_id="attack-run")
         with gr.Column(scale=5, min_width=480):
             with gr.Row():
-                picture.render()
+                place.picture.render()
                 attacked = picture_of("Attacked", "attack-attacked")
             words = gr.HTML(elem_id="attack-words")
             file = download_of("attack")
@@ -54,7 +53,7 @@ def attack_tab(bench: Bench) -> gr.Dropdown:
         shown = shown_as(f"Attacked: {written(attack)}", made.picture, folder)
         return shown, in_words(made.verdict, tone, rows), download(made.file)
 
-    button.click(bench.says_errors(run), [keys, *steps], [attacked, words, file], **JOB)
+    place.connect(button, bench.says_errors(run), [keys, *steps], [attacked, words, file])
     return keys
 
 

@@ -76,8 +76,48 @@ def visitor_of(request: gr.Request) -> str:
     return str(request.session_hash)
 
 
-def place_for_picture(bench: Bench, tab: str) -> gr.Image:
-    """Make the place where a picture is dropped, and return the picture beside it; place that with `render`."""
+@dataclass(frozen=True)
+class Place:
+    """Where a picture is dropped.
+
+    Attributes:
+        picture: shows it; place it with `render`.
+        dropped: happens when there is another one.
+    """
+
+    picture: gr.Image
+    dropped: Any
+
+    def connect(self, button: gr.Button, job: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
+        """Have a button do a job, and forget its results when there is another picture or the job fails.
+
+        Args:
+            button: starts it.
+            job: takes the request and the values of the inputs, and returns those of the outputs.
+            inputs: components.
+            outputs: components.
+        """
+        started = button.click(job, inputs, outputs, **JOB)
+        for event in (self.dropped, started.failure):
+            event(lambda: tuple(map(_emptied, outputs)), None, outputs, **QUICK)
+
+
+def _emptied(component: gr.Image | gr.HTML | gr.DownloadButton) -> Any:
+    """A component of results without its result."""
+    if isinstance(component, gr.HTML):
+        return ""
+    if isinstance(component, gr.Image):
+        return gr.Image(None, label=component.label, visible=component.visible)
+    return gr.DownloadButton(visible=False)
+
+
+def place_for_picture(bench: Bench, tab: str) -> Place:
+    """Make the place where a picture is dropped.
+
+    Args:
+        bench: has the desk on which it lies.
+        tab: name of the tab.
+    """
     drop = gr.File(
         label="Picture",
         show_label=False,
@@ -99,7 +139,7 @@ def place_for_picture(bench: Bench, tab: str) -> gr.Image:
 
     taken = drop.upload(bench.says_errors(take), drop, [picture, drop], **{**JOB, "show_progress": "minimal"})
     taken.failure(lambda: (gr.Image(None, label="Picture"), None), None, [picture, drop], **QUICK)
-    return picture
+    return Place(picture, taken.then)
 
 
 def picture_of(label: str, elem_id: str, *, render: bool = True, visible: bool = True) -> gr.Image:

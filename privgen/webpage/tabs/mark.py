@@ -10,7 +10,6 @@ from privgen.watermark.tile.embed import PSNR
 from privgen.webpage.mark import MarkRequest, mark_picture, payload_in
 from privgen.webpage.owners import credentials_names
 from privgen.webpage.tabs.bench import (
-    JOB,
     Bench,
     download,
     download_of,
@@ -48,14 +47,13 @@ def mark_tab(bench: Bench) -> MarkTab:
     """Lay out the tab and connect it."""
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            picture = place_for_picture(bench, "mark")
-            with gr.Group():
-                keys = keys_of("mark", "Key", info="Whose mark. Whoever has the key can find the mark, and make it.")
-                with gr.Row(equal_height=True, elem_classes="together"):
-                    new_name = gr.Textbox(
-                        "", label="New key", placeholder="alice", max_lines=1, scale=3, elem_id="new-name"
-                    )
-                    new_key = gr.Button("Make it", size="md", scale=1, min_width=90, elem_id="new-key")
+            place = place_for_picture(bench, "mark")
+            keys = keys_of("mark", "Key", info="Whose mark. Whoever has the key can find the mark, and make it.")
+            with gr.Row(elem_classes="together"):
+                new_name = gr.Textbox(
+                    "", label="New key", placeholder="alice", max_lines=1, scale=3, elem_id="new-name"
+                )
+                new_key = gr.Button("Make it", size="md", scale=1, min_width=90, elem_id="new-key")
             payload = gr.Textbox(
                 "",
                 label="Payload",
@@ -82,7 +80,7 @@ def mark_tab(bench: Bench) -> MarkTab:
             button = gr.Button("Mark", variant="primary", elem_id="mark-run")
         with gr.Column(scale=5, min_width=480):
             with gr.Row():
-                picture.render()
+                place.picture.render()
                 marked = picture_of("Marked", "mark-marked")
             words = gr.HTML(elem_id="mark-words")
             file = download_of("mark")
@@ -114,11 +112,8 @@ def mark_tab(bench: Bench) -> MarkTab:
             download(made.file),
         )
 
-    button.click(
-        bench.says_errors(run),
-        [keys, payload, sign, label, psnr, keep, *said],
-        [marked, changed, words, file],
-        **JOB,
+    place.connect(
+        button, bench.says_errors(run), [keys, payload, sign, label, psnr, keep, *said], [marked, changed, words, file]
     )
     return MarkTab(keys, sign, new_name, new_key)
 

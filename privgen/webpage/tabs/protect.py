@@ -5,7 +5,6 @@ import gradio as gr
 from privgen.protection.method import PSNR
 from privgen.webpage.protect import LIMITS, protect_picture
 from privgen.webpage.tabs.bench import (
-    JOB,
     Bench,
     download,
     download_of,
@@ -24,7 +23,7 @@ def protect_tab(bench: Bench) -> None:
     """Lay out the tab and connect it."""
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            picture = place_for_picture(bench, "protect")
+            place = place_for_picture(bench, "protect")
             psnr = gr.Slider(
                 30,
                 44,
@@ -39,7 +38,7 @@ def protect_tab(bench: Bench) -> None:
             gr.Markdown("\n".join(["**What protection cannot do**", "", *(f"- {limit}" for limit in LIMITS)]))
         with gr.Column(scale=5, min_width=480):
             with gr.Row():
-                picture.render()
+                place.picture.render()
                 protected = picture_of("Protected", "protect-protected")
             words = gr.HTML(elem_id="protect-words")
             file = download_of("protect")
@@ -55,7 +54,7 @@ def protect_tab(bench: Bench) -> None:
             "SSIM": "" if figures.ssim is None else f"{figures.ssim:.3f}",
             "Visible difference": "" if figures.visible_de_p99 is None else f"{figures.visible_de_p99:.1f}, {EYES}",
         }
-        verdict = "Models learn less from the picture now, but not nothing."
+        verdict = "The picture is protected: models learn less from it, but they still learn."
         return (
             shown_as(f"Protected: {made.file.name}", made.after, folder),
             shown_as(f"Difference × {made.difference.factor}", made.difference.picture, folder),
@@ -63,4 +62,4 @@ def protect_tab(bench: Bench) -> None:
             download(made.file),
         )
 
-    button.click(bench.says_errors(run), [psnr, keep], [protected, changed, words, file], **JOB)
+    place.connect(button, bench.says_errors(run), [psnr, keep], [protected, changed, words, file])
