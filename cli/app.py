@@ -40,8 +40,11 @@ def app(port: int, no_browser: bool, model: str, device: str) -> None:
 
             webbrowser.open(address)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that pictures are deleted then, too
+    # So that pictures are deleted then, too.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve(model, Placement(device), port=port, ready=ready)
     except KeyboardInterrupt:
         click.echo("\nStopped; the pictures of the page are deleted.", err=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)

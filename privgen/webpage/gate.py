@@ -45,12 +45,15 @@ class Gate:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] == "websocket":  # the page needs none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("secret", [""])[0]
-        if scope["type"] == "http" and scope["path"] == "/" and self._is_secret(given):
+        if scope["path"] == "/" and self._is_secret(given):
             cookie = f"{self.cookie}={self.secret}; Path=/; HttpOnly; SameSite=Strict"
             await _answer(send, 303, b"", (b"location", b"/"), (b"set-cookie", cookie.encode()))
             return
-        if scope["type"] != "http" or not self._is_secret(self._cookie_in(scope)):
+        if not self._is_secret(self._cookie_in(scope)):
             await _answer(send, 403, b"Open the whole address that `privgen app` printed; it holds a secret.\n")
             return
         if "http:" in scope["path"] or "https:" in scope["path"]:

@@ -19,15 +19,8 @@ PORT = 7860
 LARGEST_UPLOAD = 256 * 2**20
 """Bytes of a file that may be dropped: a photograph of 24 megapixels as TIFF of 16 bits has 144 MB."""
 
-OFFLINE = {
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "GRADIO_RUN_HISTORY": "False",
-    "GRADIO_SHARE": "False",
-    "GRADIO_MCP_SERVER": "False",
-    "GRADIO_SSR_MODE": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-"""Environment variables that Gradio reads when it is imported."""
+OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Environment variables that are read when Gradio is imported: no telemetry, and no question for newer versions."""
 
 
 def serve(

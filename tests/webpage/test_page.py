@@ -4,6 +4,7 @@
 written there; `make test-page SCREENSHOTS=docs/images` draws those of the docs.
 """
 
+import io
 import json
 import os
 import re
@@ -164,7 +165,8 @@ def screenshot(page, name):
     if folder := os.environ.get("PRIVGEN_SCREENSHOTS"):
         page.wait_for_timeout(700)  # pictures fade in
         page.mouse.move(0, 0)
-        page.screenshot(path=Path(folder) / f"app-{name}.png", full_page=True)
+        taken = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+        taken.quantize(256).save(Path(folder) / f"app-{name}.png", optimize=True)  # a third of the size
 
 
 @pytest.fixture(scope="module")

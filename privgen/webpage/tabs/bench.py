@@ -68,7 +68,7 @@ class Bench:
     def _shown(self, text: str) -> gr.Error:
         """An error to show. File names may hold HTML, and the folders of the desk tell nobody anything."""
         text = re.sub(rf"{re.escape(str(self.desk.folder))}/[^/]+/", "", text)
-        return gr.Error(html.escape(text), duration=None, title="That did not work", print_exception=False)
+        return gr.Error(html.escape(text), duration=None, print_exception=False)
 
 
 def visitor_of(request: gr.Request) -> str:
