@@ -90,7 +90,8 @@ def _serve(desk: Desk, listener: socket.socket, networks: Networks, ready: Calla
 def _listen(port: int) -> socket.socket:
     """A socket that only this computer can reach."""
     listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # elsewhere it would let other programs take the port, too
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
         listener.listen()
