@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 
 import click
 
@@ -43,8 +44,8 @@ def app(port: int, no_browser: bool, model: str, device: str) -> None:
     # So that pictures are deleted then, too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        serve(model, Placement(device), port=port, ready=ready)
-    except KeyboardInterrupt:
-        click.echo("\nStopped; the pictures of the page are deleted.", err=True)
+        with suppress(KeyboardInterrupt):
+            serve(model, Placement(device), port=port, ready=ready)
     finally:
         signal.signal(signal.SIGTERM, before)
+    click.echo("Stopped; the pictures of the page are deleted.", err=True)

@@ -328,4 +328,5 @@ def test_pictures_are_private_and_go(page, server):
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
     assert server.stop() == 0
+    assert server.said().endswith("Stopped; the pictures of the page are deleted.\n")
     assert not server.desk.exists()
