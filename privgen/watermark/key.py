@@ -2,9 +2,11 @@
 
 A mark carries the message bits. The fingerprint is public. Both are derived from the secret by HKDF with SHA-256 (RFC
 5869), each under its own label, so neither tells anything about the other or about the secret.
+
+Keys form a hierarchy: `Key.derive` makes a key of another one and a label. So one secret, that of an installation,
+gives each user or image a key of its own, and none of these needs to be stored.
 """
 
-import hashlib
 import hmac
 import json
 import logging
@@ -21,6 +23,7 @@ from typing import Any
 
 from privgen.errors import PrivgenError, UsageError, printable, shortened
 from privgen.io.files import write_text
+from privgen.watermark.hkdf import hkdf_sha256
 
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,9 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECRET_BYTES = 32
 _LARGEST_FILE = 65_536
 _LABEL = b"privgen/watermark/v1/"
+_DERIVED = _LABEL + b"derive/"
+_LABELS = re.compile(r"[A-Za-z0-9._@+-]+(?:/[A-Za-z0-9._@+-]+)*")
+_LONGEST_LABEL = 255
 
 
 class Secret(bytes):
@@ -113,6 +119,36 @@ class Key:
     def key_id(self) -> str:
         """The first 16 digits of the fingerprint; public, and short enough for people to compare."""
         return self.fingerprint[:16]
+
+    def derive(self, label: str, name: str | None = None) -> "Key":
+        """Return the key that belongs to this one and a label, always the same.
+
+        Its secret is HKDF with SHA-256 (RFC 5869) of this key's secret, with `privgen/watermark/v1/derive/` and the
+        label as `info`. No other use has an `info` that begins so. Who has a derived key learns nothing about this
+        one, or about keys of other labels; who has this key has them all.
+
+        Example:
+            >>> from privgen import Key
+            >>> studio = Key.new("studio")
+            >>> studio.derive("user/alice").name
+            'user.alice'
+
+        Args:
+            label: names separated by slashes, such as "user/alice" or "image/2026/17": 1 to 255 letters, digits, and
+                the signs . _ @ + -. `derive("a/b")` is another key than `derive("a").derive("b")`.
+            name: of the new key; by default the label with dots for all that a name cannot hold.
+
+        Raises:
+            UsageError: a label or a name that is not allowed.
+        """
+        if not _LABELS.fullmatch(label) or len(label) > _LONGEST_LABEL:
+            raise UsageError(
+                f"{label!r} cannot be a label; use names separated by slashes, such as user/alice, of letters, digits "
+                "and . _ @ + -, 255 signs at most."
+            )
+        secret = hkdf_sha256(self.secret, info=_DERIVED + label.encode(), length=SECRET_BYTES)
+        own_name = re.sub(r"[^A-Za-z0-9._-]", ".", label).lstrip(".-")[:64]
+        return Key(own_name if name is None else name, Secret(secret), self.created)
 
     def public(self) -> dict[str, str]:
         """Return everything about the key that is public: name, key_id, fingerprint and time of creation."""
@@ -243,28 +279,6 @@ def check_name(name: str) -> None:
             f"{name!r} cannot name a key; use 1 to 64 letters, digits, dots, hyphens and underscores, "
             "and neither a dot nor a hyphen first."
         )
-
-
-def hkdf_sha256(secret: bytes, *, info: bytes, length: int, salt: bytes = b"") -> bytes:
-    """Derive key material: HKDF with SHA-256 (RFC 5869, sections 2.2 and 2.3).
-
-    Args:
-        secret: input keying material, any length.
-        info: label of the purpose; different labels give independent outputs.
-        length: number of bytes to derive, 1..8160.
-        salt: optional random bytes, which need not be secret.
-
-    Returns:
-        `length` bytes.
-    """
-    if not 1 <= length <= 255 * 32:
-        raise ValueError(f"expected a length of 1..8160 bytes, got {length}")
-    extracted = hmac.digest(salt or bytes(32), secret, hashlib.sha256)
-    block, output = b"", b""
-    for counter in range(1, -(-length // 32) + 1):
-        block = hmac.digest(extracted, block + info + bytes([counter]), hashlib.sha256)
-        output += block
-    return output[:length]
 
 
 def _read(path: Path) -> dict[str, Any]:

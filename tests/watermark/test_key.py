@@ -10,7 +10,8 @@ from pprint import pformat
 import pytest
 
 from privgen.errors import PrivgenError, UsageError
-from privgen.watermark.key import Key, Secret, default_path, hkdf_sha256, key_folder, load_key, logger
+from privgen.watermark.hkdf import hkdf_sha256
+from privgen.watermark.key import Key, Secret, default_path, key_folder, load_key, logger
 
 
 SECRET = bytes(range(32))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privgen.errors import UsageError
-from privgen.watermark.key import Key, hkdf_sha256
+from privgen.watermark.hkdf import hkdf_sha256
+from privgen.watermark.key import Key
 
 
 VERSION = 1

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privgen.watermark.key import Key, Secret, hkdf_sha256
+from privgen.watermark.hkdf import hkdf_sha256
+from privgen.watermark.key import Key, Secret
 from privgen.watermark.tile.pattern import Pattern, harmonics, pattern_of
 from privgen.watermark.tile.payload_code import WORD_BYTES, code_word, decode
 

@@ -5,16 +5,23 @@ parity bytes of a Reed-Solomon code. An image tells of each byte how clearly eac
 that are told least clearly are erased, in several ways, until an ID is read whose checksum is right.
 """
 
+from __future__ import annotations
+
 import hashlib
 import hmac
 from functools import cache
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from reedsolo import ReedSolomonError, RSCodec
-from torch import Tensor
 
 from privgen.errors import UsageError
-from privgen.watermark.key import Key, hkdf_sha256
+from privgen.watermark.hkdf import hkdf_sha256
+from privgen.watermark.key import Key
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 LARGEST = 2**32 - 1
