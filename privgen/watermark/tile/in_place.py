@@ -48,8 +48,7 @@ def correlate_in_place(
     for face in faces:
         expected = [expected_shift(spectrum.work, face, place) for place in PLACES]
         shifts = (torch.tensor(expected, dtype=torch.float32, device=device)[:, None] + near).flatten(0, 1)
-        phase = -2 * math.pi * (shifts[:, :1] * across + shifts[:, 1:] * down)
-        moved = values * torch.polar(torch.ones_like(phase), phase)
+        moved = unshifted(values, shifts, across, down)
         of_face = templates[:, FACES.index(face)].conj()
         best = []
         for count in map(count_below, IN_PLACE_BANDS):
@@ -57,6 +56,22 @@ def correlate_in_place(
             best.append((of_face[:, :count] @ moved[:, :count].T).real.amax(1) / norm)
         columns.append(torch.stack(best).amax(0))
     return torch.stack(columns, dim=1)
+
+
+def unshifted(values: Tensor, shifts: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Return numbers at harmonics as they are if the tile begins elsewhere.
+
+    Args:
+        values: (m,) complex64.
+        shifts: (S, 2) of the tile, across and down, in tiles.
+        across: (m,) cycles across of the harmonics.
+        down: (m,) cycles down.
+
+    Returns:
+        (S, m) complex64.
+    """
+    phase = -2 * math.pi * (shifts[:, :1] * across + shifts[:, 1:] * down)
+    return values * torch.polar(torch.ones_like(phase), phase)
 
 
 def expected_shift(size: tuple[int, int], face: Face, place: Place) -> tuple[float, float]:

@@ -123,11 +123,27 @@ class Pattern:
         return replace(self, noise=noise, owner=self.owner[source], written=None)
 
 
+def faces_of(templates: Tensor) -> Tensor:
+    """Return templates (..., M) as all `FACES` have them, (..., 8, M)."""
+    turned = []
+    for face in FACES:
+        source, conjugate = (moves.to(templates.device) for moves in _moves(*face))
+        moved = templates[..., source]
+        turned.append(torch.where(conjugate, moved.conj(), moved))
+    return torch.stack(turned, dim=-2)
+
+
 def without_face(values: Tensor, face: Face) -> Tensor:
-    """Return numbers (M,) at the harmonics of a face as numbers at the harmonics of the tile itself."""
-    source, conjugate = (moves.to(values.device) for moves in _moves(*face))
+    """Return numbers (..., M) at the harmonics of a face as numbers at the harmonics of the tile itself.
+
+    Args:
+        values: at all harmonics, or at those below some band.
+        face: of the tile.
+    """
+    # Faces move no harmonic to another frequency, so a band keeps its harmonics.
+    source, conjugate = (moves[: values.shape[-1]].to(values.device) for moves in _moves(*face))
     moved = torch.empty_like(values)
-    moved[source] = torch.where(conjugate, values.conj(), values)
+    moved[..., source] = torch.where(conjugate, values.conj(), values)
     return moved
 
 

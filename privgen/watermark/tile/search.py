@@ -5,6 +5,9 @@ marked; the same, mirrored or turned by quarters; slightly moved or cropped; all
 ratios; all scales and angles; and the poses in which other keys were found. All but the first try mirror images and
 quarter turns too. A key that is found is not searched for again.
 
+With more than `MANY` keys, only those that are promising where marks are written are looked at; all of them, if there
+is a search and none of the promising ones is found. All count in the p-values, whether they are looked at or not.
+
 What does not depend on a key is done once for all keys: the spectrum, its samples, and how likely each pose is by the
 energy that any periodic mark leaves in it (`line_energy`). The more keys there are, the fewer poses are tried for
 each, the likeliest ones. Where the lattice of poses is large, low harmonics are read first, and all harmonics only
@@ -14,9 +17,10 @@ For the published idea of a keyed pattern that a matched filter finds at any shi
 Shamoon, "Secure spread spectrum watermarking for multimedia" (IEEE Transactions on Image Processing 6(12), 1997).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +32,7 @@ from privgen.watermark.tile.pattern import FACES, PLACES, Face, Pattern
 from privgen.watermark.tile.poses import BesideScale, Poses, any_angle, as_is, near_as_is, stretched, upright
 from privgen.watermark.tile.read import BANDS, TilePose, read_pose
 from privgen.watermark.tile.spectrum import Spectrum, spectrum_of
+from privgen.watermark.tile.templates import MANY, Templates
 
 
 FPR = 1e-6
@@ -37,6 +42,8 @@ _PERHAPS = 0.01  # a mark of a smaller p-value is read as well as can be
 _UPRIGHT, _UPRIGHT_LEAST = Effort(10_000, 10_000), Effort(1_000, 24)
 _ANY_ANGLE, _ANY_ANGLE_LEAST = Effort(10_000, 150), Effort(200, 30)
 _STRETCHED, _STRETCHED_LEAST = Effort(1_000, 60), Effort(100, 20)
+_NEARLY_KEYS, _MOVED_KEYS = 4, 1  # of the promising ones of many keys, how many are looked at in later searches
+_KEYS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +118,48 @@ def detect_tiles(
     """
     if not patterns:
         raise UsageError("Name at least one key.")
+    templates = Templates(patterns, len(patterns))
+    looks = [find_tiles(pixels, templates, search=search, fpr=fpr) for pixels in images]
+    return [[found.match(k, pattern) for k, pattern in enumerate(patterns)] for found in looks]
+
+
+class FoundTiles:
+    """What a search found in one image.
+
+    Attributes:
+        p_values: (K,) of the keys; see `TileMatch.p_value`. 1 for keys that were not looked at.
+    """
+
+    def __init__(self, spectrum: Spectrum, found: Mapping[int, "_Found"], keys: int, fpr: float) -> None:
+        self._spectrum, self._found, self._fpr = spectrum, found, fpr
+        self._nowhere = _Found(0.0, 1.0, as_is(spectrum.work), FACES[0])
+        self.p_values = np.ones(keys)
+        for k, best in found.items():
+            self.p_values[k] = best.p_value
+
+    def match(self, k: int, pattern: Pattern) -> TileMatch:
+        """Return what the image says about key k, whose pattern is given."""
+        return _match(self._spectrum, pattern, self._found.get(k, self._nowhere), self._fpr)
+
+
+def find_tiles(pixels: Tensor, templates: Templates, *, search: bool = True, fpr: float = FPR) -> FoundTiles:
+    """Look for the marks of many keys in one image; see `detect_tiles`, which calls this for each image.
+
+    Args:
+        pixels: (3, H, W) in [0, 1].
+        templates: of the keys, at least one.
+        search: see `detect_tiles`.
+        fpr: see `detect_tiles`.
+
+    Raises:
+        UsageError: a rate that is not in (0, 1).
+        ValueError: an image of another shape or type.
+    """
     if not 0 < fpr < 1:
         raise UsageError(f"expected a false-positive rate in (0, 1), got {fpr}")
-    templates = torch.stack([pattern.templates for pattern in patterns])
-    matches = []
-    for pixels in images:
-        spectrum = spectrum_of(pixels)
-        found = _Search(spectrum, templates, fpr / len(patterns)).run(search)
-        matches.append([_match(spectrum, *pair, fpr) for pair in zip(patterns, found, strict=True)])
-    return matches
+    spectrum = spectrum_of(pixels)
+    found = _Search(spectrum, templates, fpr / len(templates)).run(search)
+    return FoundTiles(spectrum, found, len(templates), fpr)
 
 
 class _Search:
@@ -127,38 +167,64 @@ class _Search:
 
     Args:
         spectrum: of the image.
-        templates: (K, 8, M) complex64, of the keys with all their faces.
+        templates: of the keys.
         enough: the p-value from which on a key is found.
     """
 
-    def __init__(self, spectrum: Spectrum, templates: Tensor, enough: float) -> None:
-        self.spectrum, self.enough = spectrum, enough
-        self.templates = templates.to(spectrum.plane.device)
-        self.found = [_Found(0.0, 1.0, as_is(spectrum.work), FACES[0])] * len(templates)
+    def __init__(self, spectrum: Spectrum, templates: Templates, enough: float) -> None:
+        self.spectrum, self.templates, self.enough = spectrum, templates, enough
+        self.found: dict[int, _Found] = {}
 
-    def run(self, search: bool) -> list[_Found]:
-        """Return the best that was found for each key."""
-        work, keys = self.spectrum.work, len(self.templates)
-        self._look(lambda some: self._in_place(some, FACES[:1], EXACTLY))
-        self._look(lambda some: self._in_place(some, FACES, NEARLY))
-        self._look(lambda some: self._all_of(some, near_as_is(work)))
+    def run(self, search: bool) -> dict[int, _Found]:
+        """Return the best that was found for each key that was looked at."""
+        keys = range(len(self.templates))
+        if len(keys) > MANY:
+            self._look_at_promising()
+            if not search or self._poses():
+                return self.found
+        work, total = self.spectrum.work, len(keys)
+        self._look(keys, lambda some: self._in_place(some, FACES[:1], EXACTLY))
+        self._look(keys, lambda some: self._in_place(some, FACES, NEARLY))
+        self._look(keys, lambda some: self._all_of(some, near_as_is(work)))
         if search:
-            effort = _UPRIGHT.for_keys(keys, _UPRIGHT_LEAST)
-            self._look(lambda some: self._lattice(some, upright(work), effort, None))
-            aspect = _STRETCHED.for_keys(keys, _STRETCHED_LEAST)
-            self._look(lambda some: self._lattice(some, stretched(work), aspect, "stretch"))
-            turned = _ANY_ANGLE.for_keys(keys, _ANY_ANGLE_LEAST)
-            self._look(lambda some: self._lattice(some, any_angle(work), turned, "degrees"))
-        if known := [best.pose for best in self.found if best.p_value <= self.enough]:
-            self._look(lambda some: self._all_of(some, Poses.joined(known)))
+            effort = _UPRIGHT.for_keys(total, _UPRIGHT_LEAST)
+            self._look(keys, lambda some: self._lattice(some, upright(work), effort, None))
+            aspect = _STRETCHED.for_keys(total, _STRETCHED_LEAST)
+            self._look(keys, lambda some: self._lattice(some, stretched(work), aspect, "stretch"))
+            turned = _ANY_ANGLE.for_keys(total, _ANY_ANGLE_LEAST)
+            self._look(keys, lambda some: self._lattice(some, any_angle(work), turned, "degrees"))
+        if known := self._poses():
+            self._look(keys, lambda some: self._all_of(some, Poses.joined(known)))
         return self.found
 
-    def _look(self, searcher: Callable[[Tensor], list[_Found]]) -> None:
-        """Look for the keys that are still missing; the searcher gets their templates."""
-        missing = [k for k, best in enumerate(self.found) if best.p_value > self.enough]
-        if missing:
-            for k, best in zip(missing, searcher(self.templates[missing]), strict=True):
-                self.found[k] = min(self.found[k], best, key=lambda item: (item.p_value, -item.z))
+    def _look_at_promising(self) -> None:
+        """Look for the promising ones of many keys where marks are written, for ever fewer until one is found."""
+        upright = self.templates.upright(self.spectrum)
+        self._look(upright, lambda some: self._in_place(some, FACES[:1], EXACTLY))
+        if not self._poses():
+            clearest = self._clearest(upright, _NEARLY_KEYS)
+            nearly = {*clearest, *self.templates.turned(self.spectrum)}
+            self._look(sorted(nearly), lambda some: self._in_place(some, FACES, NEARLY))
+            if not self._poses():
+                self._look(clearest[:_MOVED_KEYS], lambda some: self._all_of(some, near_as_is(self.spectrum.work)))
+
+    def _clearest(self, keys: Sequence[int], most: int) -> list[int]:
+        """Those of some keys, at most so many, that correlate best so far."""
+        return sorted(keys, key=lambda k: -self.found[k].z)[:most]
+
+    def _poses(self) -> list[Poses]:
+        """The poses of the keys that are found."""
+        return [best.pose for best in self.found.values() if best.p_value <= self.enough]
+
+    def _look(self, keys: Sequence[int], searcher: Callable[[Tensor], list[_Found]]) -> None:
+        """Look for those of some keys that are still missing; the searcher gets their templates, (k, 8, M)."""
+        missing = [k for k in keys if k not in self.found or self.found[k].p_value > self.enough]
+        for start in range(0, len(missing), _KEYS_AT_ONCE):
+            some = missing[start : start + _KEYS_AT_ONCE]
+            templates = self.templates.faces(some, self.spectrum.plane.device)
+            for k, best in zip(some, searcher(templates), strict=True):
+                known = self.found.get(k, best)
+                self.found[k] = min(known, best, key=lambda item: (item.p_value, -item.z))
 
     def _in_place(self, templates: Tensor, faces: Sequence[Face], offsets: Sequence[Offset]) -> list[_Found]:
         """Try faces of some keys in the pose, and about at the shifts, of an image that shows all that was marked."""
