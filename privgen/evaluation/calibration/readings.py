@@ -112,7 +112,7 @@ def read_for(
     """
     [row] = _reader(kind, networks, keys)([pixels], _NEVER, [is_search(kind)])
     bits = tuple(reading.bits for reading in row)
-    return [reading.p_value for reading in row], {"tile": bits, "extractor": bits[:1]}.get(kind, ())
+    return row.p_values.tolist(), {"tile": bits, "extractor": bits[:1]}.get(kind, ())
 
 
 def is_search(kind: ReadingKind) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -10,7 +11,7 @@ from privgen.errors import UsageError
 from privgen.watermark.key import Key
 from privgen.watermark.objects.code import CodeReader, code_pattern, code_windows, windows_evidence
 from privgen.watermark.objects.outline import HEAT, Outline, outline_of_product
-from privgen.watermark.objects.read import FPR, Inside, Located, chance, largest, located, nowhere
+from privgen.watermark.objects.read import FPR, Inside, Located, Locations, chance, largest, located, nowhere
 from privgen.watermark.objects.windows import bit_logits
 from privgen.watermark.read.p_values import adjust
 from privgen.watermark.tile.pattern import Pattern
@@ -38,7 +39,7 @@ class CodeLocator:
         self.templates = torch.stack([pattern.template for pattern in self.patterns])
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, *, search: bool = False) -> list[Located]:
+    def __call__(self, pixels: Tensor, *, search: bool = False) -> Locations:
         """Look for the keys in an image (3, H, W) in [0, 1]; see `privgen.watermark.objects.read.locate`.
 
         Objects are looked for where they were marked, even if a search is asked for.
@@ -50,16 +51,18 @@ class CodeLocator:
         z, place = largest(self.templates, windows_evidence(cells, windows))
         p_raw = chance(z, len(windows))
         p_values = adjust(p_raw, "holm")
-        found = []
-        for k, (pattern, p) in enumerate(zip(self.patterns, p_values.tolist(), strict=True)):
-            start = windows[int(place[k])]
+
+        def read_key(k: int) -> Located:
+            pattern, start, p = self.patterns[k], windows[int(place[k])], float(p_values[k])
             outline, inside = nowhere(start, size), None
             if p <= self.fpr:
                 outline = _outline(cells, pattern, start)
                 logits = logits_in(cells, adaptive_avg_pool2d(outline.mask[None], size)[0], pattern)
                 inside = Inside((logits > 0).long(), logits)
-            found.append(located(pattern, outline, (float(p_raw[k]), p), inside))
-        return found
+            return located(pattern, outline, (float(p_raw[k]), p), inside)
+
+        detected = {k: read_key(k) for k in np.flatnonzero(p_values <= self.fpr).tolist()}
+        return Locations(p_raw, detected, read_key)
 
 
 def logits_in(cells: Tensor, mask: Tensor, pattern: Pattern) -> Tensor:

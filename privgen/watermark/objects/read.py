@@ -27,6 +27,7 @@ from privgen.watermark.objects.windows import (
 from privgen.watermark.read.p_values import adjust
 from privgen.watermark.tile.pattern import Pattern, count_below, pattern_of
 from privgen.watermark.tile.payload import read_payload
+from privgen.watermark.tile.templates import ROUGH
 from privgen.watermark.tile.wave import sheet
 
 
@@ -36,8 +37,6 @@ FPR = 1e-6
 _MANY, _KEPT = 1_000, 100  # with more keys than that, only so many are looked at in all windows
 _CLEAR = 1.4  # a search ends with a correlation of so many times what suffices
 _LOW = 17.0  # cycles a tile; half of the harmonics are below
-# Of the numbers that say which keys are promising. Processors without AVX-512 are slow with bfloat16.
-_ROUGH = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +81,15 @@ class Locations(Sequence[Located]):
     Of many keys, most are nowhere in an image. Their entries are made when you ask for them.
 
     Attributes:
+        p_raw: (K,) of all keys; see `Located.p_raw`.
         detected: those of the keys that were found, by the number of the key.
     """
 
-    def __init__(self, count: int, detected: Mapping[int, Located], nowhere: Callable[[int], Located]) -> None:
-        self.detected = detected
-        self._count, self._nowhere = count, nowhere
+    def __init__(
+        self, p_raw: NDArray[np.float64], detected: Mapping[int, Located], nowhere: Callable[[int], Located]
+    ) -> None:
+        self.p_raw, self.detected = p_raw, detected
+        self._count, self._nowhere = len(p_raw), nowhere
 
     def __len__(self) -> int:
         return self._count
@@ -144,7 +146,7 @@ class Locator:
         self.fpr, self.keys = fpr, tuple(keys)
         self.patterns = [pattern_of(key) for key in keys]
         self.templates = torch.stack([pattern.template for pattern in self.patterns])
-        self.low = torch.view_as_real(self.templates[:, : count_below(_LOW)]).flatten(1).to(_ROUGH)
+        self.low = torch.view_as_real(self.templates[:, : count_below(_LOW)]).flatten(1).to(ROUGH)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, *, search: bool = False) -> Locations:
@@ -183,7 +185,7 @@ class Locator:
             return replace(located(pattern, outline, (float(p_raw[k]), p), inside), payload=payload)
 
         detected = {k: read_key(k) for k in np.flatnonzero(p_values <= self.fpr).tolist()}
-        return Locations(len(p_values), detected, read_key)
+        return Locations(p_raw, detected, read_key)
 
     def _scores(self, rows: Tensor, windows: Windows, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The largest correlation of each key, and where it is.
@@ -202,7 +204,7 @@ class Locator:
         likely = torch.view_as_real(rows[LATTICES.index(lattice_of(size)), windows.coarse()]).flatten(1)
         likely = likely[:, : self.low.shape[1]]
         likely = likely / torch.linalg.vector_norm(likely, dim=1, keepdim=True).clamp(min=1e-9)
-        best = (likely.to(_ROUGH) @ self.low.to(rows.device).T).amax(0).float().topk(_KEPT).indices.cpu()
+        best = (likely.to(ROUGH) @ self.low.to(rows.device).T).amax(0).float().topk(_KEPT).indices.cpu()
         z, place = torch.zeros(len(self.templates)), torch.zeros(len(self.templates), dtype=torch.int64)
         z[best], place[best] = largest(self.templates[best], rows.flatten(0, 1))
         return z, place

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from privgen.watermark.networks import Networks
 from privgen.watermark.objects.code import CodeReader
 from privgen.watermark.objects.code_read import CodeLocator
 from privgen.watermark.objects.read import Locator
-from privgen.watermark.read.kinds import ExtractorReader, Kind, KindReader, ObjectReader, Reading, TileReader
+from privgen.watermark.read.kinds import ExtractorReader, Kind, KindReader, ObjectReader, Reading, Readings, TileReader
 from privgen.watermark.read.p_values import TESTS, Test, adjust
 from privgen.watermark.regions import WHOLE_IMAGE, Region
 from privgen.watermark.write.mark_spec import CARRIERS, Carrier
@@ -107,7 +108,8 @@ class Detection:
         regions: the parts of the image that keys own, with boxes and masks if they were looked for; the whole image
             for each other key that is detected.
         best: the key that matches best, whether it is detected or not.
-        keys: one entry for each key, in the order given.
+        keys: one entry for each key, in the order given; of a registry's keys, only those that are detected, and the
+            best.
         n_bits: number of bits that were read.
         bits: the bits of the best match, as text of 0 and 1.
         threshold: matches of the extractor's bits that suffice if all are read equally clearly; None if only tiles
@@ -116,6 +118,7 @@ class Detection:
         pose: in words, which part of the marked image this is and how it is turned; None for the image as it is.
         payload: the ID that the tile of the best key carries; None if it carries none that can be read. A wrong ID is
             read with a probability of at most `privgen.watermark.tile.payload_code.FALSE_ACCEPT`.
+        n_keys: number of keys that were looked for.
     """
 
     detected: bool
@@ -131,12 +134,13 @@ class Detection:
     spec: DetectSpec
     pose: str | None = None
     payload: int | None = None
+    n_keys: int = 1
 
     def __str__(self) -> str:
         if self.spec.locate and self.detected:
             return "; ".join(map(self._owner, self.regions))
-        several = len(self.keys) > 1
-        corrected = f" for {len(self.keys)} keys" if several else ""
+        several = self.n_keys > 1
+        corrected = f" for {self.n_keys} keys" if several else ""
         # The bits of a tile are read where its key correlates best, so half of them and more agree by chance.
         bits = (
             "" if self.best.carrier == "tile" and not self.detected else f"{self.best.matches} of {self.n_bits} bits, "
@@ -150,7 +154,7 @@ class Detection:
                 f"carries the mark of {self.key} ({figures}{pose}){'; also of ' if others else ''}{', '.join(others)}"
             )
         which = (
-            f"any of the marks of {len(self.keys)} keys; best is {self.best.key}"
+            f"any of the marks of {self.n_keys} keys; best is {self.best.key}"
             if several
             else (f"the mark of {self.best.key}")
         )
@@ -175,15 +179,19 @@ class Detector:
             tiles only, and one without an aligner searches for tiles only, unless the spec names another carrier.
         keys: at least one; a key that is given twice counts once.
         spec: how marks are detected.
+        every: list all keys in a detection; otherwise only those that are detected, and the best. With thousands of
+            keys, that saves most of the time.
 
     Raises:
         UsageError: no key, or a rate that so few bits cannot show.
         PrivgenError: a network cannot be found or read.
     """
 
-    def __init__(self, networks: Networks, keys: Sequence[Key], spec: DetectSpec | None = None) -> None:
+    def __init__(
+        self, networks: Networks, keys: Sequence[Key], spec: DetectSpec | None = None, *, every: bool = True
+    ) -> None:
         self.keys = tuple({key.key_id: key for key in keys}.values())
-        self.spec = spec or DetectSpec()
+        self.spec, self.every = spec or DetectSpec(), every
         if not self.keys:
             raise UsageError("Name at least one key.")
         tiles = self.spec.carrier in (None, "tile", "tile+latent")
@@ -221,36 +229,40 @@ class Detector:
             One detection for each image.
         """
         rate = self.spec.fpr / (len(self.readers) * len(self.keys))
-        readings: list[list[list[Reading]]] = []
+        readings: list[list[Readings]] = []
         missing = [True] * len(images)
         for reader in self.readers:
             read = reader(images, rate, [self.spec.search and wanted for wanted in missing])
             readings.append(read)
-            missing = [
-                wanted and not any(reading.p_value <= rate for reading in row)
-                for wanted, row in zip(missing, read, strict=True)
-            ]
+            missing = [wanted and not (row.p_values <= rate).any() for wanted, row in zip(missing, read, strict=True)]
         return [self._detection([rows[i] for rows in readings]) for i in range(len(images))]
 
-    def _detection(self, readings: Sequence[Sequence[Reading]]) -> Detection:
-        """What one image says; readings are listed by kind, then by key."""
-        by_key = list(zip(*readings, strict=True))
-        chosen = [min(read, key=lambda reading: reading.order) for read in by_key]
-        adjusted = adjust([min(1.0, len(readings) * reading.p_value) for reading in chosen], "holm").tolist()
-        matches = []
-        for key, read, reading, p in zip(self.keys, by_key, chosen, adjusted, strict=True):
-            detected = p <= self.spec.fpr
-            payloads = [kind.payload for kind in (reading, *read) if kind.payload is not None and detected]
-            figures = (reading.matches, reading.p_uncorrected, p, detected, payloads[0] if payloads else None)
-            matches.append(KeyMatch(key.name, key.key_id, reading.kind, *figures))
-        regions = [
-            region
-            for match, read in zip(matches, by_key, strict=True)
-            if match.detected
-            for region in _regions(match, read, self.spec.fpr / len(self.keys))
-        ]
-        index = min(range(len(chosen)), key=lambda i: chosen[i].order)
-        best, reading = matches[index], chosen[index]
+    def _detection(self, readings: Sequence[Readings]) -> Detection:
+        """What one image says, by kinds of marks."""
+        p_values = np.stack([kind.p_values for kind in readings])
+        uncorrected = np.stack([kind.p_uncorrected for kind in readings])
+        # Of each key, the kind that tells most: that of the smallest p-value, and the first of equals.
+        kinds = np.lexsort((uncorrected, p_values), axis=0)[0]
+        every = np.arange(len(self.keys))
+        p_values, uncorrected = p_values[kinds, every], uncorrected[kinds, every]
+        adjusted = adjust(np.minimum(1, len(readings) * p_values), "holm")
+        index = int(np.lexsort((uncorrected, p_values))[0])
+        listed = every if self.every else np.union1d(np.flatnonzero(adjusted <= self.spec.fpr), index)
+        matches, regions, best, reading = [], list[Region](), None, None
+        for k in listed.tolist():
+            key, read, p = self.keys[k], [kind[k] for kind in readings], float(adjusted[k])
+            chosen, detected = read[kinds[k]], p <= self.spec.fpr
+            payloads = [kind.payload for kind in (chosen, *read) if kind.payload is not None and detected]
+            figures = (chosen.matches, chosen.p_uncorrected, p, detected, payloads[0] if payloads else None)
+            match = KeyMatch(key.name, key.key_id, chosen.kind, *figures)
+            matches.append(match)
+            if detected:
+                regions += _regions(match, read, self.spec.fpr / len(self.keys))
+            if k == index:
+                best, reading = match, chosen
+                threshold = next((kind.threshold for kind in read if kind.threshold is not None), None)
+        assert best is not None
+        assert reading is not None
         return Detection(
             detected=best.detected,
             key=best.key if best.detected else None,
@@ -261,10 +273,11 @@ class Detector:
             keys=tuple(matches),
             n_bits=len(reading.bits),
             bits=reading.bits,
-            threshold=next((row[index].threshold for row in readings if row[index].threshold is not None), None),
+            threshold=threshold,
             spec=self.spec,
             pose=reading.pose if best.detected else None,
             payload=best.payload,
+            n_keys=len(self.keys),
         )
 
 
@@ -316,6 +329,7 @@ def detection_record(detection: Detection) -> dict[str, Any]:
         "locate": spec.locate,
         "pose": detection.pose,
         "payload": detection.payload,
+        "n_keys": detection.n_keys,
         "regions": [region.record() for region in detection.regions],
         "keys": [vars(match) for match in detection.keys],
     }

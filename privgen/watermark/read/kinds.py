@@ -2,22 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal, Protocol, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from privgen.io.pixels import floats
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
-from privgen.watermark.objects.read import Located
+from privgen.watermark.objects.read import Located, Locations
 from privgen.watermark.protocols import N_BITS, config_value
+from privgen.watermark.read.bits import weigh_bits
 from privgen.watermark.read.logits import read_logits, to_reader
-from privgen.watermark.read.p_values import KeyTest, Test, match_keys, p_value, threshold_matches
+from privgen.watermark.read.p_values import Test, match_keys, p_value, p_values_of, threshold_matches
 from privgen.watermark.read.search import WHOLE, AlignedReader
 from privgen.watermark.tile.pattern import pattern_of
 from privgen.watermark.tile.payload import read_payload
-from privgen.watermark.tile.search import detect_tiles
+from privgen.watermark.tile.search import FoundTiles, find_tiles
+from privgen.watermark.tile.templates import MANY, Templates
 
 
 Kind = Literal["tile", "latent"]
@@ -55,13 +60,45 @@ class Reading:
         return self.p_value, self.p_uncorrected
 
 
+class Readings(Sequence[Reading]):
+    """What one kind of mark says about each key in one image. Of many keys, a reading is made when you ask for it.
+
+    Attributes:
+        p_values: (K,) see `Reading.p_value`.
+        p_uncorrected: (K,) see `Reading.p_uncorrected`.
+
+    Args:
+        p_values: see `p_values`.
+        p_uncorrected: see `p_uncorrected`.
+        read: makes the reading of one key.
+    """
+
+    def __init__(
+        self, p_values: NDArray[np.float64], p_uncorrected: NDArray[np.float64], read: Callable[[int], Reading]
+    ) -> None:
+        self.p_values, self.p_uncorrected, self._read = p_values, p_uncorrected, read
+
+    def __len__(self) -> int:
+        return len(self.p_values)
+
+    @overload
+    def __getitem__(self, index: int) -> Reading: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Reading]: ...
+
+    def __getitem__(self, index: int | slice) -> Reading | list[Reading]:
+        places = range(len(self))[index]
+        return self._read(places) if isinstance(places, int) else [self._read(k) for k in places]
+
+
 class KindReader(Protocol):
     """Reads images for one kind of mark."""
 
     least: float
     """The smallest p-value that it can give."""
 
-    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[list[Reading]]:
+    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[Readings]:
         """Read images.
 
         Args:
@@ -70,7 +107,7 @@ class KindReader(Protocol):
             search: for each image whether to look for the mark in other poses.
 
         Returns:
-            For each image one reading for each key.
+            For each image the readings of all keys.
         """
         ...
 
@@ -86,22 +123,26 @@ class TileReader:
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self.keys = tuple(keys)
-        self.patterns = [pattern_of(key) for key in keys]
+        # The patterns of many keys are made again of those keys that an image tells of.
+        self.patterns = [pattern_of(key) for key in keys] if len(keys) <= MANY else []
+        self.templates = Templates(self.patterns or map(pattern_of, keys), len(keys))
 
-    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[list[Reading]]:
+    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[Readings]:
         """Read images; see `KindReader`."""
-        fpr = min(rate * len(self.patterns), 0.5)
+        fpr = min(rate * len(self.keys), 0.5)
         readings = []
         for pixels, wanted in zip(images, search, strict=True):
-            [found] = detect_tiles([pixels], self.patterns, search=wanted, fpr=fpr)
-            row = []
-            for key, pattern, match in zip(self.keys, self.patterns, found, strict=True):
-                pose = None if str(match.pose) == "as it was marked" else str(match.pose)
-                payload = read_payload(key, pattern, match.evidence) if match.p_value <= fpr else None
-                figures = (match.bits, match.matches, match.p_value, match.p_value, pose)
-                row.append(Reading("tile", *figures, payload=payload))
-            readings.append(row)
+            found = find_tiles(pixels, self.templates, search=wanted, fpr=fpr)
+            readings.append(Readings(found.p_values, found.p_values, partial(self._reading, found, fpr)))
         return readings
+
+    def _reading(self, found: FoundTiles, fpr: float, k: int) -> Reading:
+        pattern = self.patterns[k] if self.patterns else pattern_of(self.keys[k])
+        match = found.match(k, pattern)
+        pose = None if str(match.pose) == "as it was marked" else str(match.pose)
+        payload = read_payload(self.keys[k], pattern, match.evidence) if match.p_value <= fpr else None
+        figures = (match.bits, match.matches, match.p_value, match.p_value, pose)
+        return Reading("tile", *figures, payload=payload)
 
 
 class ObjectReader:
@@ -114,20 +155,19 @@ class ObjectReader:
 
     least = 0.0
 
-    def __init__(self, kind: Kind, locator: Callable[..., Sequence[Located]]) -> None:
+    def __init__(self, kind: Kind, locator: Callable[..., Locations]) -> None:
         self.kind, self.locator = kind, locator
 
-    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[list[Reading]]:
+    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[Readings]:
         """Read images; see `KindReader`."""
-        readings = []
-        for pixels, wanted in zip(images, search, strict=True):
-            row = []
-            for found in self.locator(floats(pixels), search=wanted):
-                part = found if found.detected else None
-                figures = (found.bits, found.matches, found.p_raw, found.p_raw, found.pose)
-                row.append(Reading(self.kind, *figures, part=part, payload=found.payload))
-            readings.append(row)
-        return readings
+        found = [self.locator(floats(pixels), search=wanted) for pixels, wanted in zip(images, search, strict=True)]
+        return [Readings(places.p_raw, places.p_raw, partial(self._reading, places)) for places in found]
+
+    def _reading(self, places: Locations, k: int) -> Reading:
+        found = places[k]
+        part = found if found.detected else None
+        figures = (found.bits, found.matches, found.p_raw, found.p_raw, found.pose)
+        return Reading(self.kind, *figures, part=part, payload=found.payload)
 
 
 class ExtractorReader:
@@ -151,7 +191,7 @@ class ExtractorReader:
         self.least = float(p_value(self.n_bits, self.n_bits))
         self.messages = torch.tensor([key.bits(self.n_bits) for key in keys])
 
-    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[list[Reading]]:
+    def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[Readings]:
         """Read images; see `KindReader`."""
         if self.aligned is None:
             return self._as_they_are(images, 1, rate)
@@ -162,12 +202,18 @@ class ExtractorReader:
                 readings[i] = row
         return readings
 
-    def _as_they_are(self, images: Sequence[Tensor], looks: int, rate: float) -> list[list[Reading]]:
+    def _as_they_are(self, images: Sequence[Tensor], looks: int, rate: float) -> list[Readings]:
         logits = read_logits(images, self.extractor, batch_size=len(images))
-        rows = match_keys(logits, self.messages, test=self.test)
-        return [[_reading(test, looks, rate) for test in row] for row in rows]
+        weighed = weigh_bits(logits)
+        p_values = p_values_of(weighed, self.messages, self.test)
 
-    def _searched(self, aligned: AlignedReader, images: Sequence[Tensor], rate: float) -> list[list[Reading]]:
+        def read(image: int, k: int) -> Reading:
+            bits = torch.from_numpy(weighed[image] > 0).long()
+            return _reading(bits, self.messages[k], float(p_values[image, k]), looks, rate)
+
+        return [Readings(np.minimum(1, looks * row), row, partial(read, i)) for i, row in enumerate(p_values)]
+
+    def _searched(self, aligned: AlignedReader, images: Sequence[Tensor], rate: float) -> list[Readings]:
         small = torch.stack([to_reader(image, self.extractor) for image in images])
         aspects = torch.tensor([image.shape[-1] / image.shape[-2] for image in images])
         fpr = rate * len(self.messages)
@@ -178,15 +224,17 @@ class ExtractorReader:
             for k, message in enumerate(self.messages):
                 [[test]] = match_keys(found.logits[i, k], message, test=self.test)
                 pose = describe_pose(found.poses[i, k].tolist())
-                row.append(_reading(test, int(found.places[i, k]), rate, pose))
-            readings.append(row)
+                bits = torch.tensor(test.bits)
+                row.append(_reading(bits, message, test.p_value, int(found.places[i, k]), rate, pose))
+            p_values, p_uncorrected = (np.array(p) for p in zip(*(reading.order for reading in row), strict=True))
+            readings.append(Readings(p_values, p_uncorrected, row.__getitem__))
         return readings
 
 
-def _reading(test: KeyTest, looks: int, rate: float, pose: str = "") -> Reading:
-    p, bits = min(1.0, looks * test.p_value), "".join(map(str, test.bits))
-    threshold = threshold_matches(test.n_bits, rate / looks)
-    return Reading("latent", bits, test.matches, p, test.p_value, pose or None, threshold)
+def _reading(bits: Tensor, message: Tensor, p_value: float, looks: int, rate: float, pose: str = "") -> Reading:
+    matches, text = int((bits == message).sum()), "".join(map(str, bits.tolist()))
+    threshold = threshold_matches(len(bits), rate / looks)
+    return Reading("latent", text, matches, min(1.0, looks * p_value), p_value, pose or None, threshold)
 
 
 def describe_pose(pose: Sequence[float]) -> str:

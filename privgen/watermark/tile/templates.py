@@ -1,7 +1,7 @@
 """The patterns of many keys as one matrix, and which of the keys are promising in an image.
 
-For ten thousand keys, the matrix takes 71 MB, and a rough copy of its lower half 18 MB. The faces of the patterns, eight
-times as much, are made of those keys only that are looked at.
+For ten thousand keys, the matrix takes 71 MB, and a rough copy of its lower half 18 MB. The faces of the patterns,
+eight times as much, are made of those keys only that are looked at.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,9 +54,9 @@ class Templates:
         return faces_of(self.each[list(chosen)]).to(device)
 
     def upright(self, spectrum: Spectrum) -> list[int]:
-        """Return the keys, `UPRIGHT_KEYS` of them, whose marks are likeliest in an image that shows all that was marked.
+        """Return the keys whose marks are likeliest in an image that shows all that was marked.
 
-        Half of the harmonics tell them, so that a mark that is hardly clear enough may be passed over.
+        They are `UPRIGHT_KEYS`. Half of the harmonics tell them, so a mark that is hardly clear enough may be missed.
 
         Args:
             spectrum: of the image.
@@ -64,9 +64,9 @@ class Templates:
         return self._best(spectrum, FACES[:1], _UPRIGHT_BAND, UPRIGHT_KEYS)
 
     def turned(self, spectrum: Spectrum) -> list[int]:
-        """Return the keys, `TURNED_KEYS` of them, whose marks are likeliest if the image was mirrored or turned by quarters.
+        """Return the keys whose marks are likeliest if such an image was mirrored or turned by quarters.
 
-        A tenth of the harmonics tells them, so that a mark has to be clear.
+        They are `TURNED_KEYS`. A tenth of the harmonics tells them, so a mark has to be clear.
 
         Args:
             spectrum: of the image.

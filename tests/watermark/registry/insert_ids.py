@@ -1,4 +1,4 @@
-"""One of several processes that use a registry: `insert_ids.py FILE WRITER INSERTS`, or `insert_ids.py FILE read TOTAL`."""
+"""One of several processes that use a registry: `insert_ids.py FILE WRITER INSERTS`, or `... FILE read TOTAL`."""
 
 import sys
 
