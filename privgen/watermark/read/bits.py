@@ -58,7 +58,7 @@ def as_messages(keys_bits: ArrayLike | torch.Tensor | Sequence[Sequence[int]]) -
     messages = as_matrix(keys_bits, "keys_bits")
     if len(messages) == 0:
         raise ValueError("expected at least one key, got none")
-    if not np.isin(messages, (0, 1)).all():
+    if not ((messages == 0) | (messages == 1)).all():
         raise ValueError("expected the bits of keys to be 0 or 1")
     return messages
 

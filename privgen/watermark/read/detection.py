@@ -239,21 +239,27 @@ class Detector:
 
     def _detection(self, readings: Sequence[Readings]) -> Detection:
         """What one image says, by kinds of marks."""
-        p_values = np.stack([kind.p_values for kind in readings])
-        uncorrected = np.stack([kind.p_uncorrected for kind in readings])
         # Of each key, the kind that tells most: that of the smallest p-value, and the first of equals.
-        kinds = np.lexsort((uncorrected, p_values), axis=0)[0]
-        every = np.arange(len(self.keys))
-        p_values, uncorrected = p_values[kinds, every], uncorrected[kinds, every]
+        kinds = np.zeros(len(self.keys), np.int64)
+        p_values, uncorrected = readings[0].p_values, readings[0].p_uncorrected
+        for number, kind in enumerate(readings[1:], start=1):
+            p, u = kind.p_values, kind.p_uncorrected
+            more = (p < p_values) | ((p == p_values) & (u < uncorrected))
+            kinds[more] = number
+            p_values, uncorrected = np.where(more, p, p_values), np.where(more, u, uncorrected)
         adjusted = adjust(np.minimum(1, len(readings) * p_values), "holm")
-        index = int(np.lexsort((uncorrected, p_values))[0])
-        listed = every if self.every else np.union1d(np.flatnonzero(adjusted <= self.spec.fpr), index)
+        least = np.flatnonzero(p_values == p_values.min())
+        index = int(least[uncorrected[least].argmin()])
+        listed = (
+            np.arange(len(self.keys)) if self.every else np.union1d(np.flatnonzero(adjusted <= self.spec.fpr), index)
+        )
         matches, regions, best, reading = [], list[Region](), None, None
         for k in listed.tolist():
-            key, read, p = self.keys[k], [kind[k] for kind in readings], float(adjusted[k])
-            chosen, detected = read[kinds[k]], p <= self.spec.fpr
+            key, read, p_adjusted = self.keys[k], [kind[k] for kind in readings], float(adjusted[k])
+            chosen, detected = read[kinds[k]], p_adjusted <= self.spec.fpr
             payloads = [kind.payload for kind in (chosen, *read) if kind.payload is not None and detected]
-            figures = (chosen.matches, chosen.p_uncorrected, p, detected, payloads[0] if payloads else None)
+            payload = payloads[0] if payloads else None
+            figures = (chosen.matches, chosen.p_uncorrected, p_adjusted, detected, payload)
             match = KeyMatch(key.name, key.key_id, chosen.kind, *figures)
             matches.append(match)
             if detected:

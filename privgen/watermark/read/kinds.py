@@ -190,6 +190,7 @@ class ExtractorReader:
         self.n_bits = int(config_value(self.extractor, "n_bits", N_BITS))
         self.least = float(p_value(self.n_bits, self.n_bits))
         self.messages = torch.tensor([key.bits(self.n_bits) for key in keys])
+        self._numbers = self.messages.double().numpy()
 
     def __call__(self, images: Sequence[Tensor], rate: float, search: Sequence[bool]) -> list[Readings]:
         """Read images; see `KindReader`."""
@@ -205,7 +206,7 @@ class ExtractorReader:
     def _as_they_are(self, images: Sequence[Tensor], looks: int, rate: float) -> list[Readings]:
         logits = read_logits(images, self.extractor, batch_size=len(images))
         weighed = weigh_bits(logits)
-        p_values = p_values_of(weighed, self.messages, self.test)
+        p_values = p_values_of(weighed, self._numbers, self.test)
 
         def read(image: int, k: int) -> Reading:
             bits = torch.from_numpy(weighed[image] > 0).long()

@@ -129,9 +129,10 @@ def p_values_of(weighed: ArrayLike, keys_bits: ArrayLike | torch.Tensor, test: T
     rows, messages = as_matrix(weighed, "weighed bits"), as_messages(keys_bits)
     if (rows % 1 != 0).any() or (rows == 0).any():
         raise ValueError("expected whole numbers other than 0 as weighed bits; weigh_bits makes them of logits")
-    matches = count_matches(rows > 0, messages)
+    if rows.shape[1] != messages.shape[1]:
+        raise ValueError(f"expected as many bits of images as of keys, got {rows.shape[1]} and {messages.shape[1]}")
     if test == "binomial":
-        return p_value(matches, messages.shape[1])
+        return p_value(count_matches(rows > 0, messages), messages.shape[1])
     weights = np.abs(rows).astype(np.int64)
     against = np.rint((weights.sum(axis=1, keepdims=True) - rows @ (2 * messages - 1).T) / 2).astype(np.int64)
     found = np.empty(against.shape)
