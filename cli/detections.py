@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 
 Format: TypeAlias = Literal["text", "json", "csv"]
 
-COLUMNS = ("file", "owner", "p_value", "carrier", "matches", "n_bits", "payload", "where", "best_match", "error")
+COLUMNS = (
+    "file",
+    "owner",
+    "p_value",
+    "carrier",
+    "matches",
+    "n_bits",
+    "payload",
+    "issued",
+    "where",
+    "best_match",
+    "error",
+)
 """Of --csv. A file has a row for each of its regions, and one row without an owner if no mark is found."""
 
 
@@ -48,6 +60,8 @@ def printer(form: Format, files: Sequence[Path]) -> Callable[[DetectedFile], Non
 def _sentence(file: DetectedFile) -> None:
     if file.detection is not None:
         write(f"{printable(file.file)}: {file.detection}")
+    for record in file.records:
+        write(printable(f"{file.file}: {record}"))
 
 
 def _table_rows(file: DetectedFile, width: int) -> None:
@@ -56,6 +70,8 @@ def _table_rows(file: DetectedFile, width: int) -> None:
         where = str(row["where"]) + ("" if row["payload"] == "" else f", payload {row['payload']}")
         write(_line(width, name, str(row["owner"] or "-"), f"{row['p_value']:.2g}", where))
         name = ""  # once, above all regions of the file
+    for record in file.records:
+        write(printable(f"{'':<{width}}  {record}"))
 
 
 def _line(width: int, name: str, owner: str, p: str, where: str) -> str:
@@ -71,6 +87,7 @@ def _rows(file: DetectedFile) -> list[dict[str, object]]:
     blank |= {"n_bits": found.n_bits, "best_match": found.best.key}
     if not found.regions:
         return [blank | {"p_value": found.p_value, "carrier": found.best.carrier, "matches": found.best.matches}]
+    issued = {(record.key.key_id, record.payload): str(record.issued or "") for record in file.records}
     carriers = {match.key_id: match.carrier for match in found.keys}
     return [
         blank
@@ -80,6 +97,7 @@ def _rows(file: DetectedFile) -> list[dict[str, object]]:
             "carrier": carriers[region.key_id],
             "matches": region.matches,
             "payload": "" if region.payload is None else region.payload,
+            "issued": issued.get((region.key_id, region.payload), ""),
             "where": _where(region),
         }
         for region in found.regions

@@ -11,6 +11,7 @@ from privgen.cli.options import examples
 
 COMMANDS = {
     "key": ("privgen.cli.key:key", "Make and show keys."),
+    "registry": ("privgen.cli.registry:registry", "Keep keys, and the IDs that are issued with them."),
     "token": ("privgen.cli.token:token", "Issue or learn the token of a key."),
     "watermark": ("privgen.cli.watermark:watermark", "Mark images, and detect whose mark they carry."),
     "generate": ("privgen.cli.generate:generate", "Generate images, plain, marked, labelled and signed."),

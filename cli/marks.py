@@ -14,6 +14,10 @@ from privgen.cli.output import write
 from privgen.errors import printable
 
 
+_MANY = 200
+_SEARCH_SECONDS = 0.05  # for each key, on one core
+
+
 def carrier(default: str, text: str = "What writes the mark.") -> options.Decorator[Any]:
     """The option --carrier.
 
@@ -44,10 +48,20 @@ def as_argument(path: str | Path) -> str:
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
-def hint_detect(target: Path, key: str, model: str, *, recursive: bool = False) -> None:
+def say_effort(keys: int, *, locate: bool) -> None:
+    """Say on standard error how long a search for many keys takes."""
+    if keys > _MANY:
+        each = _SEARCH_SECONDS * keys * (2 if locate else 1)
+        text = f"{each:.0f} seconds" if each < 100 else f"{each / 60:.0f} minutes"
+        click.echo(
+            f"Note: --search for {keys} keys takes about {text} for each image in which none is found.", err=True
+        )
+
+
+def hint_detect(target: Path, key: str, model: str, *, recursive: bool = False, option: str = "--key") -> None:
     """Say how to detect what was marked."""
     words = ["privgen", "watermark", "detect", as_argument(target)]
-    words += [*(["--recursive"] if recursive else []), "--key", key]
+    words += [*(["--recursive"] if recursive else []), option, key]
     words += [] if model == "mini" else ["--model", model]
     write(printable(f"Hint: {shlex.join(words)}"), err=True)
 

@@ -151,6 +151,22 @@ def key(help: str = "Key file, or the name of a key: whose mark.", *, required: 
     return click.option("--key", required=required, metavar="FILE", help=help, shell_complete=completion.keys)
 
 
+def issued_for(flag: str) -> Decorator[Any]:
+    """What IDs are issued for, as `note: str | None` and `user: str | None`.
+
+    Args:
+        flag: the option for the note.
+    """
+    note = click.option(flag, "note", metavar="TEXT", help="What the ID is issued for: text or JSON of yours.")
+    user = click.option("--user", metavar="TEXT", help="For whom the ID is issued: a reference of yours.")
+    return lambda command: note(user(command))
+
+
+def registry(help: str) -> Decorator[Any]:
+    """``--registry``, as `registry: Path | None`."""
+    return click.option("--registry", type=click.Path(path_type=Path), metavar="DB", help=help)
+
+
 def named(values: Sequence[str], option: str) -> dict[str, str]:
     """Return what is given as NAME=VALUE, by name.
 

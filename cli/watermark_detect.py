@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from privgen.cli import completion, options
 from privgen.cli.detections import printer
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.marks import carrier as carrier_option
-from privgen.cli.marks import say
+from privgen.cli.marks import say, say_effort
 from privgen.cli.output import say_others
 
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         "privgen watermark detect marked --key alice --key bob --fpr 1e-9",
         "privgen watermark detect marked --key alice.key bob.key --json",
         "privgen watermark detect marked --key keys --csv > owners.csv",
+        "privgen watermark detect marked --registry studio.db",
         "privgen watermark detect cropped.png --key alice --search",
         "privgen watermark detect photo.png --key alice --key bob --locate --save-overlay owners",
     )
@@ -36,11 +38,11 @@ if TYPE_CHECKING:
     "--key",
     "names",
     multiple=True,
-    required=True,
     metavar="FILE",
     shell_complete=completion.keys,
     help="Key file, name of a key, or folder of key files; repeatable. Files *.key among the images are keys, too.",
 )
+@options.registry("Look for all keys of this registry, too, and say what it knows of the marks that are found.")
 @click.option(
     "--fpr",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
 def detect(
     images: tuple[Path, ...],
     names: tuple[str, ...],
+    registry: Path | None,
     fpr: float,
     search: bool,
     locate: bool,
@@ -103,7 +106,8 @@ def detect(
     """Say whose mark images carry, and with --locate, which part of an image belongs to which key.
 
     One image gets a sentence, several get a table. Each line is printed as soon as its image is read, so nothing is
-    lost if you stop the command. With --json, a line has all keys under `keys`.
+    lost if you stop the command. With --json, a line has all keys under `keys`; of a registry, only those that are
+    detected, and the best.
 
     Exit codes: 0 every image carries the mark of one of the keys, 3 an image does not, 1 a file could not be read.
     """
@@ -114,7 +118,10 @@ def detect(
     from privgen.io.files import iter_image_files
     from privgen.watermark.key import load_keys
 
-    keys = load_keys([*names, *(path for path in images if path.suffix == ".key")])
+    given = [*names, *(path for path in images if path.suffix == ".key")]
+    if not given and registry is None:
+        raise click.UsageError("Say whose marks to look for: give --key or --registry.")
+    keys = load_keys(given)
     places = [path for path in images if path.suffix != ".key"]
     pictures = iter_image_files(places, recursive=recursive)
     if not pictures:
@@ -123,6 +130,7 @@ def detect(
     from privgen.watermark.networks import Networks
     from privgen.watermark.read.detect_files import Overlays, detect_files
     from privgen.watermark.read.detection import DetectSpec
+    from privgen.watermark.registry.registry import Registry
 
     show = printer("json" if as_json else "csv" if as_csv else "text", pictures)
 
@@ -130,16 +138,20 @@ def detect(
         say(file.file, file.error, file.notes)
         show(file)
 
-    found = detect_files(
-        pictures,
-        keys,
-        networks=Networks(model, Placement(device)),
-        spec=DetectSpec(fpr, search, test, carrier, locate),
-        progress=True,
-        overlays=None if overlays is None else Overlays(overlays, overwrite),
-        max_pixels=max_pixels,
-        report=report,
-    )
+    with nullcontext() if registry is None else Registry.open(registry, write=False) as opened:
+        if search:
+            say_effort(len(keys) + (0 if opened is None else len(opened.list())), locate=locate)
+        found = detect_files(
+            pictures,
+            keys,
+            networks=Networks(model, Placement(device)),
+            spec=DetectSpec(fpr, search, test, carrier, locate),
+            progress=True,
+            overlays=None if overlays is None else Overlays(overlays, overwrite),
+            max_pixels=max_pixels,
+            report=report,
+            registry=opened,
+        )
     say_others(places, recursive=recursive)
     if not (as_json or as_csv):
         text = f"p: how likely an image without the mark matches so well. An image is marked if p <= {fpr:g}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         "privgen watermark embed photo.jpg --key alice -o marked",
         "privgen watermark embed photos --key alice.key -o marked --psnr 44 --json",
         "privgen watermark embed photo.jpg --key alice -o marked --payload 1234",
+        'privgen watermark embed photos --registry studio.db --key alice --issued-for "client 17" -o marked',
         "privgen watermark embed photo.jpg --object cat=alice --mask cat=cat.png -o marked",
     )
 )
@@ -64,6 +66,10 @@ if TYPE_CHECKING:
     help="Quality of the marked image; higher is fainter.",
 )
 @payload_option()
+@options.registry(
+    "Issue an ID from this registry for each image, and write it as the payload. --key is then a key of the registry."
+)
+@options.issued_for("--issued-for")
 @click.option(
     "--known",
     "known",
@@ -103,6 +109,9 @@ def embed(
     carrier: Carrier | None,
     psnr: float | None,
     payload: int | None,
+    registry: Path | None,
+    note: str | None,
+    user: str | None,
     known: tuple[str, ...],
     kind: Literal["png", "same"],
     recursive: bool,
@@ -128,10 +137,17 @@ def embed(
     With --object and --mask, objects of one image get marks of their own. Outside the masks, nothing changes.
 
     If a file cannot be read or written, the command names it, does the rest, and exits with code 1. If a run was
-    interrupted, repeat it: it skips the images that it has made already.
+    interrupted, repeat it: it skips the images that it has made already. With --registry, it also gives each image the
+    ID that it got before.
     """
     if key is None and not objects:
         raise click.UsageError("Say whose mark: give --key, or --object and --mask.")
+    if registry is not None and (key is None or objects or payload is not None):
+        raise click.UsageError(
+            "--registry issues an ID for each whole image: give --key, and neither --object nor --payload."
+        )
+    if registry is None and (note is not None or user is not None):
+        raise click.UsageError("--issued-for and --user need --registry, which records them.")
     if masks and not objects:
         raise click.UsageError("--mask needs --object: say whose the object is.")
     options.check_quality(quality, kind, output)
@@ -174,28 +190,32 @@ def embed(
         _report_objects(made, owners, carrier, as_json=as_json)
         return
     assert key is not None  # checked above
-    owner = load_key(key)
     from privgen.hub import Placement
     from privgen.watermark.networks import Networks
+    from privgen.watermark.registry.issuer import Issuer
+    from privgen.watermark.registry.registry import Registry
+    from privgen.watermark.registry.values import IssuedFor
     from privgen.watermark.write.embed_files import embed_files
     from privgen.watermark.write.mark_spec import MarkSpec
 
-    result = embed_files(
-        images,
-        output,
-        owner,
-        networks=Networks(model, Placement(device, dtype)),
-        spec=MarkSpec(carrier, psnr, robust_steps=robust_steps, seed=seed, payload=payload),
-        batch=batch,
-        known=[load_key(name) for name in known],
-        report=_report_embedded,
-    )
+    with nullcontext() if registry is None else Registry.open(registry) as opened:
+        result = embed_files(
+            images,
+            output,
+            load_key(key) if opened is None else Issuer(opened, key, IssuedFor(note, user=user)),
+            networks=Networks(model, Placement(device, dtype)),
+            spec=MarkSpec(carrier, psnr, robust_steps=robust_steps, seed=seed, payload=payload),
+            batch=batch,
+            known=[load_key(name) for name in known],
+            report=_report_embedded,
+        )
     say_others(images, recursive=recursive)
     record = {"key": result.key, "key_id": result.key_id, "carrier": result.carrier, "output": result.output}
     counts = {status: result.count(status) for status in ("done", "skipped", "failed")}
     echo({**record, **counts, **({"files": result.files} if as_json else {})}, as_json=as_json)
     if result.count("failed") < len(result.files):
-        hint_detect(output, key, model, recursive=recursive)
+        where, option = (key, "--key") if registry is None else (str(registry), "--registry")
+        hint_detect(output, where, model, recursive=recursive, option=option)
     if result.count("failed"):
         raise click.exceptions.Exit(EXIT_FAILED)
 

@@ -23,6 +23,7 @@ from privgen.watermark.objects.write import mark_objects, marks_of
 from privgen.watermark.read.detection import FPR, Detection, Detector, DetectSpec
 from privgen.watermark.read.p_values import Test
 from privgen.watermark.read.verify import Verification, verify_file
+from privgen.watermark.registry.registry import Registry
 from privgen.watermark.token import Token
 from privgen.watermark.write.in_pipeline import marking
 from privgen.watermark.write.mark_image import mark_loaded, unreadable_note
@@ -169,7 +170,7 @@ class Watermark:
     def detect(
         self,
         images: Any,
-        keys: Key | Sequence[Key],
+        keys: Key | Sequence[Key] | Registry,
         *,
         search: bool = False,
         fpr: float = FPR,
@@ -182,7 +183,9 @@ class Watermark:
         Args:
             images: a Pillow image, a path, an array or a tensor; a list of these; or a batch. See
                 `privgen.io.image_like.ImagesLike`.
-            keys: the keys to look for.
+            keys: the keys to look for; or a registry, all of whose keys are looked for. Its detections list only the
+                keys that are detected, and the best; `privgen.watermark.registry.found.records_of` says what it knows
+                of them.
             search: also look for marks in what was cut out of a marked image, framed, scaled or turned; takes a second
                 or more an image.
             fpr: probability that an unmarked image is called marked, whatever the number of keys.
@@ -204,7 +207,9 @@ class Watermark:
         """
         given = open_images(images)
         spec = DetectSpec(fpr, search, test, carrier, locate)
-        detector = Detector(self.networks, [keys] if isinstance(keys, Key) else list(keys), spec)
+        every = not isinstance(keys, Registry)
+        owners = keys.keys() if isinstance(keys, Registry) else [keys] if isinstance(keys, Key) else list(keys)
+        detector = Detector(self.networks, owners, spec, every=every)
         found: list[Detection] = detector([image.pixels for image in given.images])
         return found[0] if given.single else found
 

@@ -17,6 +17,8 @@ from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
 from privgen.watermark.objects.overlay import overlay
 from privgen.watermark.read.detection import Detection, Detector, DetectSpec, detection_record
+from privgen.watermark.registry.found import FoundRecord, records_of
+from privgen.watermark.registry.registry import Registry
 
 
 BATCH_SIZE = 16
@@ -34,12 +36,14 @@ class DetectedFile:
         detection: whose mark it carries; None for a file that could not be read.
         notes: what you should know, such as that only the first frame of an animation was read.
         error: why the file could not be read.
+        records: what a registry knows of the marks.
     """
 
     file: str
     detection: Detection | None = None
     notes: tuple[str, ...] = ()
     error: str | None = None
+    records: tuple[FoundRecord, ...] = ()
 
     @property
     def detected(self) -> bool:
@@ -49,7 +53,8 @@ class DetectedFile:
     def record(self) -> dict[str, Any]:
         """One flat mapping, for JSON."""
         found = {"detected": False} if self.detection is None else detection_record(self.detection)
-        return {"file": self.file, **found, "notes": list(self.notes), "error": self.error}
+        records = [record.record() for record in self.records]
+        return {"file": self.file, **found, "records": records, "notes": list(self.notes), "error": self.error}
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def detect_files(
     overlays: Overlays | None = None,
     max_pixels: int = MAX_PIXELS,
     report: Callable[[DetectedFile], None] = lambda file: None,
+    registry: Registry | None = None,
 ) -> tuple[DetectedFile, ...]:
     """Say whose mark image files carry.
 
@@ -91,13 +97,15 @@ def detect_files(
 
     Args:
         paths: image files, and folders of them.
-        keys: at least one; a key that is given twice counts once.
+        keys: at least one, unless there is a registry; a key that is given twice counts once.
         networks: of the model that reads; by default those of mini.
         spec: how marks are detected.
         progress: show a bar on standard error, if that is a terminal.
         overlays: draw who owns what, of each file in which a key is found.
         max_pixels: largest number of pixels of an image that is read; see `privgen.io.images.load_image`.
         report: called with each file when it is done.
+        registry: whose keys are looked for, too, also the revoked ones. Each file says what it knows of the marks that
+            are found. Detections then list only the keys that are detected, and the best.
 
     Returns:
         One entry for each file, in order.
@@ -110,11 +118,14 @@ def detect_files(
     if not sources:
         raise UsageError("Name at least one image.")
     targets = {} if overlays is None else name_outputs(sources, overlays.folder)
-    detector = Detector(networks or Networks(), keys, spec)
+    every = [*keys, *(registry.keys() if registry is not None else ())]
+    detector = Detector(networks or Networks(), every, spec, every=registry is None)
     found, remaining = [], iter(sources)
     with progress_bar(len(sources), "detect", shown=progress) as bar:
         while chunk := _read_chunk(remaining, max_pixels):
             for file in _detect_chunk(chunk, detector, targets, overwrite=overlays is not None and overlays.overwrite):
+                if registry is not None and file.detection is not None:
+                    file = replace(file, records=records_of(registry, file.detection))
                 with bar.external_write_mode():
                     report(file)
                 found.append(file)

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from privgen.errors import UsageError
 from privgen.hub import find_extra
 from privgen.io.batches import FILE_ERRORS, BatchOptions, Ledger, progress_bar, reason
 from privgen.io.files import refuse_existing
-from privgen.io.fingerprints import file_fingerprint, weights_fingerprint
+from privgen.io.fingerprints import bytes_fingerprint, file_fingerprint, weights_fingerprint
 from privgen.io.images import from_bytes, is_lossy
 from privgen.provenance.seal import Origin
 from privgen.watermark.key import Key
 from privgen.watermark.networks import Networks
+from privgen.watermark.registry.issuer import Issuer
 from privgen.watermark.tile.pattern import VERSION as TILE
 from privgen.watermark.write.mark_image import already_marked_note, mark_loaded, unreadable_note
 from privgen.watermark.write.mark_spec import Carrier, MarkSpec
@@ -38,6 +40,7 @@ class EmbeddedFile:
         matches: bits of the key that are read from the marked file; None if it was not measured.
         notes: what you should know, such as that only the first frame of an animation was read.
         error: why it failed.
+        payload: the ID that its mark carries; None if there is none.
     """
 
     source: str
@@ -47,6 +50,7 @@ class EmbeddedFile:
     matches: int | None = None
     notes: tuple[str, ...] = ()
     error: str | None = None
+    payload: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class EmbeddedFiles:
 def embed_files(
     paths: Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str],
-    key: Key,
+    key: Key | Issuer,
     *,
     networks: Networks | None = None,
     spec: MarkSpec | None = None,
@@ -92,7 +96,8 @@ def embed_files(
         paths: image files, and folders of them.
         output: folder for the results; made if missing. Names: see `privgen.io.batches.name_outputs`. For one image,
             it may be the file to write.
-        key: whose mark.
+        key: whose mark; an `Issuer` gives each file an ID of its own, too, which its registry records with the digests
+            of source and output. A repeated call gives a file the same ID.
         networks: of the model that writes; by default those of mini.
         spec: how the mark is written.
         batch: how files are written.
@@ -101,35 +106,55 @@ def embed_files(
         report: called with each file when it is done.
 
     Raises:
-        UsageError: no image, an output folder that inputs come from, or marks that cannot be written like that.
+        UsageError: no image, an output folder that inputs come from, marks that cannot be written like that, or a
+            payload besides the IDs of an `Issuer`.
         PrivgenError: the model, or its networks, cannot be found or read.
     """
     networks, batch = networks or Networks(), batch or BatchOptions()
     targets = batch.outputs(paths, output)
-    marker = Marker(networks, spec or MarkSpec())
-    ledger = Ledger.of(output, LEDGER, _made_by(key, marker) + batch.made_by())
-    files = []
+    issuer, spec = key if isinstance(key, Issuer) else None, spec or MarkSpec()
+    if issuer is not None:
+        if spec.payload is not None:
+            raise UsageError("Each file gets an ID from the registry; leave the payload out.")
+        spec = replace(spec, payload=0)  # the carrier that is chosen must hold one
+    owner = key.key if isinstance(key, Issuer) else key
+    marker = Marker(networks, spec)
+    made_by = _made_by(owner, marker) + batch.made_by() + ("" if issuer is None else issuer.made_by())
+    ledger, files = Ledger.of(output, LEDGER, made_by), []
     with progress_bar(len(targets), "embed", shown=batch.progress) as bar:
         for source, target in targets.items():
-            files.append(_embed(source, target, [key, *known], marker, ledger, batch))
+            files.append(_embed(source, target, [owner, *known], marker, ledger, batch, issuer))
             with bar.external_write_mode():
                 report(files[-1])
             bar.update()
-    return EmbeddedFiles(key.name, key.key_id, marker.carrier, str(output), tuple(files))
+    return EmbeddedFiles(owner.name, owner.key_id, marker.carrier, str(output), tuple(files))
 
 
 def _embed(
-    source: Path, target: Path, keys: Sequence[Key], marker: Marker, ledger: Ledger, batch: BatchOptions
+    source: Path,
+    target: Path,
+    keys: Sequence[Key],
+    marker: Marker,
+    ledger: Ledger,
+    batch: BatchOptions,
+    issuer: Issuer | None,
 ) -> EmbeddedFile:
     """Mark one file with the first of the keys, and say whether it carries marks of any of them already."""
     digest = file_fingerprint(source)
+    issued, payload = None, marker.spec.payload
     if ledger.has(target, digest):
+        if issuer is not None:
+            payload = issuer.issue(target, digest, source.name).payload
         known = ledger.figures(target)
         matches = int(known["matches"]) if "matches" in known else None
-        return EmbeddedFile(str(source), str(target), "skipped", known.get("psnr"), matches)
+        return EmbeddedFile(str(source), str(target), "skipped", known.get("psnr"), matches, payload=payload)
     try:
         refuse_existing(target, overwrite=batch.overwrite)
         loaded = batch.load(source)
+        if issuer is not None:
+            issued = issuer.issue(target, digest, source.name)
+            payload = issued.payload
+            marker = replace(marker, spec=replace(marker.spec, payload=payload))
         before = already_marked_note(loaded.stored, keys, marker.networks)
         (marked,) = mark_loaded([loaded], [2**loaded.bits - 1], keys[:1], marker)
         origin = Origin(marker.spec.bindings(keys[0].key_id), batch.parent_of(source, loaded))
@@ -143,10 +168,13 @@ def _embed(
         if after and is_lossy(target):
             after = (f"{after[0]}, or compressed too strongly: --quality 95 keeps more of it",)
         figures = {"psnr": psnr, "matches": matches}
+        if issuer is not None and issued is not None:
+            # Before the file, so that no file is out whose digest the registry lacks.
+            issuer.registry.record_output(issued, bytes_fingerprint(data))
         ledger.write(target, data, digest, overwrite=batch.overwrite, figures=figures)
     except FILE_ERRORS as error:
         return EmbeddedFile(str(source), None, "failed", error=reason(error))
-    return EmbeddedFile(str(source), str(target), "done", psnr, matches, notes + after)
+    return EmbeddedFile(str(source), str(target), "done", psnr, matches, notes + after, payload=payload)
 
 
 def _made_by(key: Key, marker: Marker) -> str:

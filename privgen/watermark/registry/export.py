@@ -1,0 +1,51 @@
+"""Write what a registry holds as text, for other programs: JSON lines or CSV."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from privgen.watermark.registry.registry import Registry
+
+
+Table = Literal["keys", "ids"]
+Format = Literal["jsonl", "csv"]
+
+
+def export(registry: Registry, table: Table, kind: Format, *, secrets: bool = False) -> Iterator[str]:
+    """Yield the lines of a table, each with its newline. A CSV begins with the names of the columns.
+
+    Args:
+        registry: to read.
+        table: "keys" or "ids".
+        kind: "jsonl" or "csv".
+        secrets: add the secret of each key, as 64 hexadecimal digits. Who has it can write and remove its marks.
+    """
+    return (
+        _json_lines(_rows(registry, table, secrets))
+        if kind == "jsonl"
+        else _csv_lines(_rows(registry, table, secrets))
+    )
+
+
+def _rows(registry: Registry, table: Table, secrets: bool) -> Iterator[dict[str, Any]]:
+    if table == "ids":
+        yield from (issued.record() for issued in registry.issued())
+        return
+    hidden = {key.key_id: key.secret.hex() for key in registry.keys()} if secrets else {}
+    for entry in registry.list():
+        yield entry.record() | ({"secret": hidden[entry.key_id]} if secrets else {})
+
+
+def _json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _csv_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        for values in ([list(row)] if number == 0 else []) + [list(row.values())]:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerow(values)
+            yield text.getvalue()
