@@ -22,17 +22,8 @@ if TYPE_CHECKING:
 Format: TypeAlias = Literal["text", "json", "csv"]
 
 COLUMNS = (
-    "file",
-    "owner",
-    "p_value",
-    "carrier",
-    "matches",
-    "n_bits",
-    "payload",
-    "issued",
-    "where",
-    "best_match",
-    "error",
+    *("file", "owner", "p_value", "carrier", "matches", "n_bits"),
+    *("payload", "issued", "where", "best_match", "error"),
 )
 """Of --csv. A file has a row for each of its regions, and one row without an owner if no mark is found."""
 

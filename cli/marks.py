@@ -53,9 +53,7 @@ def say_effort(keys: int, *, locate: bool) -> None:
     if keys > _MANY:
         each = _SEARCH_SECONDS * keys * (2 if locate else 1)
         text = f"{each:.0f} seconds" if each < 100 else f"{each / 60:.0f} minutes"
-        click.echo(
-            f"Note: --search for {keys} keys takes about {text} for each image in which none is found.", err=True
-        )
+        click.echo(f"Note: a search for {keys} keys takes about {text} for an image without a mark.", err=True)
 
 
 def hint_detect(target: Path, key: str, model: str, *, recursive: bool = False, option: str = "--key") -> None:

@@ -138,9 +138,7 @@ def rotate(database: Path, name: str, as_json: bool) -> None:
 @_database
 @click.argument("key")
 @options.issued_for("--for")
-@click.option(
-    "--id", "payload", type=click.IntRange(0, 2**32 - 1), help="An ID of your choice; by default a random one."
-)
+@click.option("--id", "payload", type=click.IntRange(0, 2**32 - 1), help="An ID of yours; by default a random one.")
 @options.json()
 def issue(database: Path, key: str, note: str | None, user: str | None, payload: int | None, as_json: bool) -> None:
     """Issue an ID with KEY, which you can then write with --payload.
@@ -190,11 +188,9 @@ def lookup(database: Path, key: str, payload: int, as_json: bool) -> None:
     type=click.Choice(["jsonl", "csv"]),
     default="jsonl",
     show_default=True,
-    help="JSON lines or CSV.",
+    help="JSON lines, or CSV.",
 )
-@click.option(
-    "--secrets", is_flag=True, help="With -o: write the secrets of the keys, too, to a file only you may read."
-)
+@click.option("--secrets", is_flag=True, help="With -o: write secrets, too, to a file that only you may read.")
 @options.output(help="File to write; by default standard output.")
 @options.overwrite()
 def export(database: Path, table: Table, kind: Format, secrets: bool, output: Path | None, overwrite: bool) -> None:

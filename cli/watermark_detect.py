@@ -118,7 +118,7 @@ def detect(
     from privgen.io.files import iter_image_files
     from privgen.watermark.key import load_keys
 
-    given = [*names, *(path for path in images if path.suffix == ".key")]
+    given: list[str | Path] = [*names, *(path for path in images if path.suffix == ".key")]
     if not given and registry is None:
         raise click.UsageError("Say whose marks to look for: give --key or --registry.")
     keys = load_keys(given)

@@ -33,9 +33,10 @@ def _rows(registry: Registry, table: Table, secrets: bool) -> Iterator[dict[str,
     if table == "ids":
         yield from (issued.record() for issued in registry.issued())
         return
-    hidden = {key.key_id: key.secret.hex() for key in registry.keys()} if secrets else {}
+    keys = registry.keys() if secrets else ()
+    hidden = {key.key_id: {"secret": key.secret.hex()} for key in keys}
     for entry in registry.list():
-        yield entry.record() | ({"secret": hidden[entry.key_id]} if secrets else {})
+        yield entry.record() | hidden.get(entry.key_id, {})
 
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
