@@ -284,3 +284,24 @@ def test_load_by_name_or_file(folder, tmp_path, key, monkeypatch):
 
 def test_warns_through_the_package_logger():
     assert logger.name == "privgen.watermark.key"
+
+
+def test_derived_keys_are_those_of_before(key):
+    derived = key.derive("user/alice")
+    assert (derived.name, derived.created, derived.key_id) == ("user.alice", key.created, "a970277e4bfa2954")
+    assert derived.secret == hkdf_sha256(SECRET, info=b"privgen/watermark/v1/derive/user/alice", length=32)
+
+
+def test_each_label_has_a_key_of_its_own(key):
+    derived = [key, key.derive("a/b"), key.derive("a").derive("b"), key.derive("a"), key.derive("b"), key.derive("A")]
+    assert len({some.fingerprint for some in derived}) == len(derived)
+    assert key.derive("a", "other").secret == key.derive("a").secret
+    # What a label gives must not be what another use of the secret gives.
+    assert key.derive("message").bits(256) != key.bits(256)
+    assert key.fingerprint not in {key.derive(label).secret.hex() for label in ("fingerprint", "message", "tile")}
+
+
+@pytest.mark.parametrize("label", ["", "/", "a//b", "a/", "/a", "a b", "ä", "a\n", "x" * 256])
+def test_bad_labels(key, label):
+    with pytest.raises(UsageError, match="cannot be a label"):
+        key.derive(label)

@@ -22,11 +22,8 @@ def export(registry: Registry, table: Table, kind: Format, *, secrets: bool = Fa
         kind: "jsonl" or "csv".
         secrets: add the secret of each key, as 64 hexadecimal digits. Who has it can write and remove its marks.
     """
-    return (
-        _json_lines(_rows(registry, table, secrets))
-        if kind == "jsonl"
-        else _csv_lines(_rows(registry, table, secrets))
-    )
+    rows = _rows(registry, table, secrets)
+    return _json_lines(rows) if kind == "jsonl" else _csv_lines(rows)
 
 
 def _rows(registry: Registry, table: Table, secrets: bool) -> Iterator[dict[str, Any]]:
