@@ -18,10 +18,10 @@ from privgen.cli.output import echo, write
 
 if TYPE_CHECKING:
     from privgen.hallucination.amplification import Amplification, Gate
-    from privgen.pipelines.generation import HallucinationControl
+    from privgen.pipelines.generation import GeneratedImages, HallucinationControl
     from privgen.provenance.label import Preset
     from privgen.provenance.seal import Seal
-    from privgen.watermark.write.mark_spec import KeyMark
+    from privgen.watermark.write.mark_spec import KeyMark, MarkSpec
 
 
 P = ParamSpec("P")
@@ -63,6 +63,40 @@ class Request:
             control=control,
             batch=BatchOptions(overwrite=self.overwrite, progress=True, seal=self.seal),
         )
+        self._show(result)
+
+    def run_issued(self, registry: Path, key: str, issued_for: tuple[str | None, str | None], spec: MarkSpec) -> None:
+        """Generate images that each carry an ID of their own, and print the file, seed and status of each.
+
+        Args:
+            registry: that issues the IDs.
+            key: of the registry, a name or a key_id.
+            issued_for: note and user.
+            spec: how the mark is written.
+        """
+        from privgen.diffusion.sampling import Sampling
+        from privgen.hub import Placement
+        from privgen.io.batches import BatchOptions
+        from privgen.pipelines.issuing import generate_issued
+        from privgen.watermark.networks import Networks
+        from privgen.watermark.registry.issuer import Issuer
+        from privgen.watermark.registry.registry import Registry
+        from privgen.watermark.registry.values import IssuedFor
+
+        with Registry.open(registry) as opened:
+            result = generate_issued(
+                self.prompt,
+                self.output,
+                Issuer(opened, key, IssuedFor(issued_for[0], user=issued_for[1], model=self.model)),
+                seeds=range(self.seed, self.seed + self.n),
+                networks=Networks(self.model, Placement(self.device, self.dtype), safety_checker=True),
+                sampling=Sampling(self.steps, self.guidance_scale, self.negative_prompt),
+                spec=spec,
+                batch=BatchOptions(overwrite=self.overwrite, seal=self.seal),
+            )
+        self._show(result)
+
+    def _show(self, result: GeneratedImages) -> None:
         for note in result.notes:
             write(f"Note: {note}", err=True)
         if self.as_json:

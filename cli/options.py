@@ -167,6 +167,28 @@ def registry(help: str) -> Decorator[Any]:
     return click.option("--registry", type=click.Path(path_type=Path), metavar="DB", help=help)
 
 
+def check_registry(
+    registry: Path | None, key: str | None, issued_for: tuple[str | None, str | None], *, excluded: bool
+) -> None:
+    """Check the options of a command that issues IDs.
+
+    Args:
+        registry: of ``--registry``.
+        key: of ``--key``.
+        issued_for: note and user of ``issued_for``.
+        excluded: whether there are options that say otherwise whose mark or which payload is written.
+
+    Raises:
+        click.UsageError: options that do not go together.
+    """
+    if registry is not None and (key is None or excluded):
+        raise click.UsageError(
+            "--registry issues an ID for each image: give --key, and no --object, --token or --payload."
+        )
+    if registry is None and issued_for != (None, None):
+        raise click.UsageError("--issued-for and --user need --registry, which records them.")
+
+
 def named(values: Sequence[str], option: str) -> dict[str, str]:
     """Return what is given as NAME=VALUE, by name.
 

@@ -44,6 +44,7 @@ def watermark() -> None:
         'privgen watermark generate "a cat on a blue background" --key alice -o cat.png',
         'privgen watermark generate "a rocket on a red background" --key alice.key --carrier token -o rockets --n 8',
         'privgen watermark generate "a clock" --token alice.safetensors -o clock.png',
+        'privgen watermark generate "a cat" --registry studio.db --key alice --issued-for "client 17" -o cats --n 4',
         'privgen watermark generate "a cat and a pineapple" --object cat=alice --object pineapple=bob -o two.png',
     )
 )
@@ -90,6 +91,10 @@ def watermark() -> None:
     help="Quality of tiles; higher is fainter.",
 )
 @payload_option()
+@options.registry(
+    "Issue an ID from this registry for each image, and write it as the payload. --key is then a key of the registry."
+)
+@options.issued_for("--issued-for")
 @options.robust_steps()
 def generate(
     request: Request,
@@ -101,6 +106,9 @@ def generate(
     tau: float | None,
     psnr: float | None,
     payload: int | None,
+    registry: Path | None,
+    note: str | None,
+    user: str | None,
     robust_steps: int,
 ) -> None:
     """Generate images of what PROMPT says that carry a key's mark, or in which objects carry marks of their own.
@@ -111,6 +119,14 @@ def generate(
         raise click.UsageError("Say whose mark: give --key, --token or --object.")
     if masks and not objects:
         raise click.UsageError("--mask needs --object: say whose the object is.")
+    options.check_registry(registry, key, (note, user), excluded=bool(objects or token_file) or payload is not None)
+    if registry is not None and key is not None:
+        from privgen.watermark.write.mark_spec import MarkSpec
+
+        spec = MarkSpec(carrier, psnr, tau=tau, robust_steps=robust_steps)
+        request.run_issued(registry, key, (note, user), spec)
+        hint_detect(request.output, str(registry), request.model, option="--registry")
+        return
     owners, files = options.named(objects, "--object"), options.named(masks, "--mask")
     from privgen.watermark.key import load_key
 

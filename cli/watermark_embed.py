@@ -142,10 +142,7 @@ def embed(
     """
     if key is None and not objects:
         raise click.UsageError("Say whose mark: give --key, or --object and --mask.")
-    if registry is not None and (key is None or objects or payload is not None):
-        raise click.UsageError("--registry issues an ID for each image: give --key, and no --object or --payload.")
-    if registry is None and (note is not None or user is not None):
-        raise click.UsageError("--issued-for and --user need --registry, which records them.")
+    options.check_registry(registry, key, (note, user), excluded=bool(objects) or payload is not None)
     if masks and not objects:
         raise click.UsageError("--mask needs --object: say whose the object is.")
     options.check_quality(quality, kind, output)

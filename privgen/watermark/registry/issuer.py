@@ -38,19 +38,20 @@ class Issuer:
             raise UsageError(f"IDs are issued with active keys, and this one is not: {entry}.")
         return self.registry.key(self.name)
 
-    def issue(self, output: Path, source_sha256: str, file: str) -> Issued:
+    def issue(self, output: Path, source: str, file: str, *, source_sha256: str | None = None) -> Issued:
         """Issue an ID for one image, or return the one that it got before.
 
         The same source that becomes the same output, for the same purpose, has one ID, however often you repeat it.
 
         Args:
             output: the file that will carry the ID.
-            source_sha256: digest of the image, or of all that it is made from.
+            source: a text that tells what the image is made from, such as the digest of a file.
             file: name of the image.
+            source_sha256: digest of the file that it is made from, if there is one.
         """
         what = self.issued_for
         place = Path(os.path.realpath(output)).as_posix()
-        request = settings_fingerprint(source_sha256, place, what.note, what.user, what.model)
+        request = settings_fingerprint(source, place, what.note, what.user, what.model)
         issued_for = replace(what, file=what.file or file, source_sha256=source_sha256)
         return self.registry.issue(self.name, issued_for, request=request)
 

@@ -144,7 +144,7 @@ def _embed(
     issued, payload = None, marker.spec.payload
     if ledger.has(target, digest):
         if issuer is not None:
-            payload = issuer.issue(target, digest, source.name).payload
+            payload = issuer.issue(target, digest, source.name, source_sha256=digest).payload
         known = ledger.figures(target)
         matches = int(known["matches"]) if "matches" in known else None
         return EmbeddedFile(str(source), str(target), "skipped", known.get("psnr"), matches, payload=payload)
@@ -152,7 +152,7 @@ def _embed(
         refuse_existing(target, overwrite=batch.overwrite)
         loaded = batch.load(source)
         if issuer is not None:
-            issued = issuer.issue(target, digest, source.name)
+            issued = issuer.issue(target, digest, source.name, source_sha256=digest)
             payload = issued.payload
             marker = replace(marker, spec=replace(marker.spec, payload=payload))
         before = already_marked_note(loaded.stored, keys, marker.networks)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,25 +62,25 @@ def test_files_lead_back_to_what_they_were_issued_for(registry, photos, tmp_path
 
 def test_a_repeated_call_issues_no_second_id(registry, photos, tmp_path, monkeypatch):
     issuer = Issuer(registry, "studio", IssuedFor("client 17"))
+    photo = photos / "beach3.jpg"
     with monkeypatch.context() as disk:
         disk.setattr("privgen.io.batches.write_bytes", lambda *args, **options: 1 / 0)
-        with pytest.raises(ZeroDivisionError):  # the run dies just before it writes the first file
-            embed_files([photos], tmp_path / "out", issuer, spec=TILE)
+        with pytest.raises(ZeroDivisionError):  # the run dies just before it writes the file
+            embed_files([photo], tmp_path / "out", issuer, spec=TILE)
     [died] = registry.issued()
-    first = embed_files([photos], tmp_path / "out", issuer, spec=TILE)
-    again = embed_files([photos], tmp_path / "out", issuer, spec=TILE)
-    assert [file.status for file in again.files] == ["skipped", "skipped"]
-    assert [file.payload for file in again.files] == [file.payload for file in first.files]
-    assert first.files[0].payload == died.payload
+    [first], [again] = (embed_files([photo], tmp_path / "out", issuer, spec=TILE).files for _ in range(2))
+    assert (first.status, again.status) == ("done", "skipped")
+    assert first.payload == again.payload == died.payload
+    [other] = embed_files(
+        [photo], tmp_path / "out-18", replace(issuer, issued_for=IssuedFor("client 18")), spec=TILE
+    ).files
+    assert other.payload != first.payload
     assert len(list(registry.issued())) == 2
-    for_others = Issuer(registry, "studio", IssuedFor("client 18"))
-    other = embed_files([photos / "beach3.jpg"], tmp_path / "other", for_others, spec=TILE)
-    assert other.files[0].payload not in {file.payload for file in first.files}
 
 
 def test_an_id_that_the_registry_did_not_issue(registry, photos, tmp_path):
-    embed_files([photos], tmp_path / "out", registry.key("studio"), spec=MarkSpec("tile", payload=5))
-    [found, _] = detect_files([tmp_path / "out"], [], spec=DetectSpec(carrier="tile"), registry=registry)
+    embed_files([photos / "beach3.jpg"], tmp_path / "out", registry.key("studio"), spec=MarkSpec("tile", payload=5))
+    [found] = detect_files([tmp_path / "out"], [], spec=DetectSpec(carrier="tile"), registry=registry)
     assert str(found.records[0]).endswith("ID 5, which the registry did not issue")
 
 
