@@ -247,16 +247,20 @@ class Detector:
             more = (p < p_values) | ((p == p_values) & (u < uncorrected))
             kinds[more] = number
             p_values, uncorrected = np.where(more, p, p_values), np.where(more, u, uncorrected)
-        adjusted = adjust(np.minimum(1, len(readings) * p_values), "holm")
         least = np.flatnonzero(p_values == p_values.min())
         index = int(least[uncorrected[least].argmin()])
-        listed = (
-            np.arange(len(self.keys)) if self.every else np.union1d(np.flatnonzero(adjusted <= self.spec.fpr), index)
+        corrected = np.minimum(1, len(readings) * p_values)
+        # Only these can be detected, and Holm's correction of the smallest p-values does not depend on the others.
+        few = np.union1d(np.flatnonzero(corrected <= self.spec.fpr), index)
+        listed = np.arange(len(self.keys)) if self.every else few
+        adjusted = dict(
+            zip(listed.tolist(), adjust(corrected[listed], "holm", candidates=len(self.keys)), strict=True)
         )
+        shown: list[int] = [k for k in listed.tolist() if self.every or k == index or adjusted[k] <= self.spec.fpr]
         matches, regions, best, reading = [], list[Region](), None, None
-        for k in listed.tolist():
+        for k in shown:
             key, read, p_adjusted = self.keys[k], [kind[k] for kind in readings], float(adjusted[k])
-            chosen, detected = read[kinds[k]], p_adjusted <= self.spec.fpr
+            chosen, detected = read[int(kinds[k])], p_adjusted <= self.spec.fpr
             payloads = [kind.payload for kind in (chosen, *read) if kind.payload is not None and detected]
             payload = payloads[0] if payloads else None
             figures = (chosen.matches, chosen.p_uncorrected, p_adjusted, detected, payload)

@@ -37,7 +37,7 @@ from privgen.watermark.tile.templates import MANY, Templates
 FPR = 1e-6
 """A key whose p-value is not above this is not searched for any further."""
 
-_PERHAPS = 0.01  # a mark of a smaller p-value is read as well as can be
+_PERHAPS = 0.01  # a mark of a smaller p-value, corrected for the keys, is read as well as can be
 _UPRIGHT, _UPRIGHT_LEAST = Effort(10_000, 10_000), Effort(1_000, 24)
 _ANY_ANGLE, _ANY_ANGLE_LEAST = Effort(10_000, 150), Effort(200, 30)
 _STRETCHED, _STRETCHED_LEAST = Effort(1_000, 60), Effort(100, 20)
@@ -130,7 +130,8 @@ class FoundTiles:
     """
 
     def __init__(self, spectrum: Spectrum, found: Mapping[int, "_Found"], keys: int, fpr: float) -> None:
-        self._spectrum, self._found, self._fpr = spectrum, found, fpr
+        self._spectrum, self._found = spectrum, found
+        self._perhaps = max(fpr, _PERHAPS / keys)
         self._nowhere = _Found(0.0, 1.0, as_is(spectrum.work), FACES[0])
         self.p_values = np.ones(keys)
         for k, best in found.items():
@@ -138,7 +139,7 @@ class FoundTiles:
 
     def match(self, k: int, pattern: Pattern) -> TileMatch:
         """Return what the image says about key k, whose pattern is given."""
-        return _match(self._spectrum, pattern, self._found.get(k, self._nowhere), self._fpr)
+        return _match(self._spectrum, pattern, self._found.get(k, self._nowhere), self._perhaps)
 
 
 def find_tiles(pixels: Tensor, templates: Templates, *, search: bool = True, fpr: float = FPR) -> FoundTiles:
@@ -199,7 +200,8 @@ class _Search:
     def _look_at_promising(self) -> None:
         """Look for the promising ones of many keys where marks are written, for ever fewer until one is found."""
         upright = self.templates.upright(self.spectrum)
-        self._look(upright, lambda some: self._in_place(some, FACES[:1], EXACTLY))
+        templates = self.templates.each[upright, None].to(self.spectrum.plane.device)
+        self._keep(upright, self._in_place(templates, FACES[:1], EXACTLY))
         if not self._poses():
             clearest = self._clearest(upright, _NEARLY_KEYS)
             nearly = {*clearest, *self.templates.turned(self.spectrum)}
@@ -221,9 +223,12 @@ class _Search:
         for start in range(0, len(missing), _KEYS_AT_ONCE):
             some = missing[start : start + _KEYS_AT_ONCE]
             templates = self.templates.faces(some, self.spectrum.plane.device)
-            for k, best in zip(some, searcher(templates), strict=True):
-                known = self.found.get(k, best)
-                self.found[k] = min(known, best, key=lambda item: (item.p_value, -item.z))
+            self._keep(some, searcher(templates))
+
+    def _keep(self, keys: Sequence[int], found: Sequence[_Found]) -> None:
+        """Keep the best that was found for each of some keys."""
+        for k, best in zip(keys, found, strict=True):
+            self.found[k] = min(self.found.get(k, best), best, key=lambda item: (item.p_value, -item.z))
 
     def _in_place(self, templates: Tensor, faces: Sequence[Face], offsets: Sequence[Offset]) -> list[_Found]:
         """Try faces of some keys in the pose, and about at the shifts, of an image that shows all that was marked."""
@@ -252,9 +257,9 @@ def _found(scores: Scores) -> list[_Found]:
     return [_Found(z, corrected(z, tries), scores.poses[row : row + 1], FACES[face]) for z, face, row in best]
 
 
-def _match(spectrum: Spectrum, pattern: Pattern, best: _Found, fpr: float) -> TileMatch:
+def _match(spectrum: Spectrum, pattern: Pattern, best: _Found, perhaps: float) -> TileMatch:
     # The bits of a key that is not there mean nothing, so their pose need not be improved.
-    reading = read_pose(spectrum, best.pose, pattern, best.face, move=best.p_value <= max(fpr, _PERHAPS))
+    reading = read_pose(spectrum, best.pose, pattern, best.face, move=best.p_value <= perhaps)
     bits = (reading.logits > 0).long()
     return TileMatch(
         key=pattern.name,

@@ -1,6 +1,6 @@
 """The patterns of many keys as one matrix, and which of the keys are promising in an image.
 
-For ten thousand keys, the matrix takes 71 MB, and a rough copy of its lower third 12 MB. The faces of the patterns,
+For ten thousand keys, the matrix takes 71 MB, and a rough copy of its lowest quarter 9 MB. The faces of the patterns,
 eight times as much, are made of those keys only that are looked at.
 """
 
@@ -22,10 +22,10 @@ MANY = 200
 ROUGH = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
 """Type of the numbers that say which keys are promising. Processors without AVX-512 are slow with bfloat16."""
 
-UPRIGHT_KEYS, TURNED_KEYS = 16, 4
+UPRIGHT_KEYS, TURNED_KEYS = 24, 4
 """How many of many keys are promising."""
 
-_UPRIGHT_BAND, _TURNED_BAND = 14.0, 8.0  # cycles a tile; a third and a tenth of the harmonics are below
+_UPRIGHT_BAND, _TURNED_BAND = 12.0, 8.0  # cycles a tile; a quarter and a tenth of the harmonics are below
 
 
 class Templates:
@@ -56,7 +56,7 @@ class Templates:
     def upright(self, spectrum: Spectrum) -> list[int]:
         """Return the keys whose marks are likeliest in an image that shows all that was marked.
 
-        They are `UPRIGHT_KEYS`. A third of the harmonics tells them, so a faint mark may be missed.
+        They are `UPRIGHT_KEYS`. A quarter of the harmonics tells them, so a faint mark may be missed.
 
         Args:
             spectrum: of the image.
