@@ -41,7 +41,7 @@ _PERHAPS = 0.01  # a mark of a smaller p-value, corrected for the keys, is read 
 _UPRIGHT, _UPRIGHT_LEAST = Effort(10_000, 10_000), Effort(1_000, 24)
 _ANY_ANGLE, _ANY_ANGLE_LEAST = Effort(10_000, 150), Effort(200, 30)
 _STRETCHED, _STRETCHED_LEAST = Effort(1_000, 60), Effort(100, 20)
-_NEARLY_KEYS, _MOVED_KEYS = 4, 1  # of the promising ones of many keys, how many are looked at in later searches
+_NEARLY_KEYS, _MOVED_KEYS = 2, 1  # of the promising ones of many keys, how many are looked at in later searches
 _KEYS_AT_ONCE = 512
 
 

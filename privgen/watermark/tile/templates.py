@@ -22,7 +22,7 @@ MANY = 200
 ROUGH = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
 """Type of the numbers that say which keys are promising. Processors without AVX-512 are slow with bfloat16."""
 
-UPRIGHT_KEYS, TURNED_KEYS = 24, 4
+UPRIGHT_KEYS, TURNED_KEYS = 16, 2
 """How many of many keys are promising."""
 
 _UPRIGHT_BAND, _TURNED_BAND = 12.0, 8.0  # cycles a tile; a quarter and a tenth of the harmonics are below
