@@ -143,7 +143,7 @@ def test_detect_survives_a_bad_file(detect, sentences):
     records = list(map(json.loads, result.stdout.splitlines()))
     assert [record["detected"] for record in records] == [True, False, True]
     error = sentences(result)[0].removeprefix("Error: ")
-    assert records[1] == {"file": "bad.png", "detected": False, "notes": [], "error": error}
+    assert records[1] == {"file": "bad.png", "detected": False, "records": [], "notes": [], "error": error}
 
 
 @pytest.mark.usefixtures("marked")
