@@ -52,7 +52,7 @@ def create(database: Path) -> None:
         "privgen registry add studio.db alice",
         "privgen registry add studio.db alice.key",
         "privgen registry add studio.db carol --new",
-        "privgen registry add studio.db alice --derive user/dave user/erin",
+        "privgen registry add studio.db alice --derive user/dave --derive user/erin",
     )
 )
 @_database
