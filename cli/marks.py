@@ -53,7 +53,7 @@ def say_effort(keys: int, *, locate: bool) -> None:
     seconds = keys * (_SEARCH_SECONDS + (_LOCATED_SECONDS if locate else 0))
     if seconds > _LONG:
         text = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-        click.echo(f"Note: a search for {keys} keys takes about {text} for an image without a mark.", err=True)
+        write(f"Note: a search for {keys} keys takes about {text} for an image without a mark.", err=True)
 
 
 def hint_detect(target: Path, key: str, model: str, *, recursive: bool = False, option: str = "--key") -> None:
