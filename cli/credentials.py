@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from privgen.cli import options
-from privgen.cli.errors import EXIT_FAILED
+from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.groups import Group
 from privgen.cli.output import echo, write
 
@@ -25,6 +25,7 @@ UNTRUSTED = (
         "privgen credentials new alice",
         "privgen credentials add studio --certificates chain.pem --private-key key.pem",
         "privgen credentials list",
+        "privgen credentials recover found.webp --registry studio.db",
     ),
 )
 def credentials() -> None:
@@ -36,12 +37,11 @@ def credentials() -> None:
 
 
 def _save(made: object, name: str, output: Path | None) -> Path:
-    from privgen.provenance.credentials import SUFFIX, Credentials, credentials_folder
+    from privgen.provenance.credentials import SUFFIX, Credentials, default_path
 
     assert isinstance(made, Credentials)
     if output is None:
-        output = credentials_folder() / f"{name}{SUFFIX}"
-        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        output = default_path(name)
     elif output.is_dir():
         output /= f"{name}{SUFFIX}"
     return made.save(output)
@@ -141,3 +141,56 @@ def list_(as_json: bool) -> None:
         click.echo(f"No credentials in {credentials_folder()}; `privgen credentials new NAME` makes some.", err=True)
     if failed:
         raise click.exceptions.Exit(EXIT_FAILED)
+
+
+@credentials.command(
+    epilog=options.examples(
+        "privgen credentials recover found.webp --registry studio.db",
+        "privgen credentials recover found.webp --registry studio.db --search -o found.c2pa",
+    )
+)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "--registry",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DB",
+    help="Registry that issued the ID in the image's mark, and kept its credentials.",
+)
+@click.option("--search", is_flag=True, help="Also look for marks in an image that was cropped, framed or turned.")
+@options.output(help="File for the credentials, a C2PA manifest store.")
+@options.model()
+@options.device()
+@options.json()
+def recover(
+    image: Path, registry: Path, search: bool, output: Path | None, model: str, device: str, as_json: bool
+) -> None:
+    """Find the credentials of an IMAGE that has lost them, by the ID in its mark.
+
+    Exit codes: 0 found, 3 there is no mark of the registry's keys, or no credentials were kept for it.
+    """
+    from privgen.hub import Placement
+    from privgen.io.files import write_bytes
+    from privgen.watermark.networks import Networks
+    from privgen.watermark.read.detection import Detector, DetectSpec
+    from privgen.watermark.read.verify import verify_file
+    from privgen.watermark.registry.registry import Registry
+
+    with Registry.open(registry, write=False) as opened:
+        detector = Detector(Networks(model, Placement(device)), opened.keys(), DetectSpec(search=search), every=False)
+        found = verify_file(image, detector, registry=opened)
+        kept = [
+            manifest
+            for record in found.records
+            if record.payload is not None
+            and (manifest := opened.credentials_of(record.key.key_id, record.payload)) is not None
+        ]
+    if as_json:
+        plain = found.record()
+        echo({name: plain[name] for name in ("file", "mark", "records", "recovered")}, as_json=True)
+    else:
+        write(str(found))
+    if not kept:
+        raise click.exceptions.Exit(EXIT_NOT_DETECTED)
+    if output is not None:
+        write_bytes(output, kept[0])

@@ -182,6 +182,10 @@ def takes_request(command: Callable[Concatenate[Request, P], None]) -> Callable[
 @takes_request
 @options.key("Key file, or the name of a key: mark the images with it.", required=False)
 @payload_option()
+@options.registry(
+    "Issue an ID from this registry for each image, and write it as the payload. --key is then a key of the registry."
+)
+@options.issued_for("--issued-for")
 @click.option(
     "--amplify",
     "gamma",
@@ -226,6 +230,9 @@ def generate(
     request: Request,
     key: str | None,
     payload: int | None,
+    registry: Path | None,
+    note: str | None,
+    user: str | None,
     gamma: float | None,
     window: tuple[float, float] | None,
     gate: Gate,
@@ -245,6 +252,14 @@ def generate(
 
     if key is None and payload is not None:
         raise click.UsageError("--payload needs --key: say whose mark carries it.")
+    excluded = payload is not None or amplification is not None or bool(reject)
+    options.check_registry(registry, key, (note, user), excluded=excluded)
+    if registry is not None and key is not None:
+        from privgen.watermark.write.mark_spec import MarkSpec
+
+        request.run_issued(registry, key, (note, user), MarkSpec())
+        hint_detect(request.output, str(registry), request.model, option="--registry")
+        return
     mark = None
     if key is not None:
         from privgen.watermark.key import load_key

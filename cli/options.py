@@ -176,14 +176,15 @@ def check_registry(
         registry: of ``--registry``.
         key: of ``--key``.
         issued_for: note and user of ``issued_for``.
-        excluded: whether there are options that say otherwise whose mark or which payload is written.
+        excluded: whether there are options that do not go with issued IDs.
 
     Raises:
         click.UsageError: options that do not go together.
     """
     if registry is not None and (key is None or excluded):
         raise click.UsageError(
-            "--registry issues an ID for each image: give --key, and no --object, --token or --payload."
+            "--registry issues an ID for each image: give --key, and no --object, --token, --payload, --amplify or "
+            "--reject-hallucinations."
         )
     if registry is None and issued_for != (None, None):
         raise click.UsageError("--issued-for and --user need --registry, which records them.")

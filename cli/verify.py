@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from privgen.cli.output import json_text, say_others, to_json, write
     epilog=options.examples(
         "privgen verify photo.jpg",
         "privgen verify photo.jpg --key alice --trust anchors.pem",
+        "privgen verify found.webp --registry studio.db",
         "privgen verify published --recursive --json > origins.jsonl",
     )
 )
@@ -27,6 +29,12 @@ from privgen.cli.output import json_text, say_others, to_json, write
     metavar="FILE",
     help="Look for the mark of this key: key file, name of a key, or folder of key files; repeatable. By default, all "
     "keys in the folder of keys.",
+)
+@click.option(
+    "--registry",
+    type=click.Path(path_type=Path),
+    metavar="DB",
+    help="Look for the marks of all keys of this registry, and say what it knows of their IDs.",
 )
 @click.option(
     "--fpr",
@@ -52,6 +60,7 @@ from privgen.cli.output import json_text, say_others, to_json, write
 def verify(
     images: tuple[Path, ...],
     names: tuple[str, ...],
+    registry: Path | None,
     fpr: float,
     search: bool,
     locate: bool,
@@ -77,31 +86,35 @@ def verify(
     if not pictures:
         raise click.UsageError("Name at least one image.")
     own = key_folder()
-    keys = load_keys(names or ([own] if any(own.glob("*.key")) else []))
+    keys = load_keys(names or ([own] if registry is None and any(own.glob("*.key")) else []))
     from privgen.hub import Placement
     from privgen.watermark.networks import Networks
     from privgen.watermark.read.detection import Detector, DetectSpec
     from privgen.watermark.read.verify import verify_files
+    from privgen.watermark.registry.registry import Registry
 
     try:
         anchors = None if trust is None else trust.read_text("ascii")
     except (OSError, ValueError) as error:
         raise PrivgenError(f"{trust} cannot be read as a PEM file; check --trust.") from error
     spec = DetectSpec(fpr, search, locate=locate)
-    detector = Detector(Networks(model, Placement(device)), keys, spec) if keys else None
     failed = unproven = False
-    for path, found, error_text in verify_files(pictures, detector, anchors=anchors):
-        if found is None:
-            failed = True
+    with nullcontext() if registry is None else Registry.open(registry, write=False) as opened:
+        every = [*keys, *(() if opened is None else opened.keys())]
+        networks = Networks(model, Placement(device))
+        detector = Detector(networks, every, spec, every=opened is None) if every else None
+        for path, found, error_text in verify_files(pictures, detector, anchors=anchors, registry=opened):
+            if found is None:
+                failed = True
+                if as_json:
+                    click.echo(json_text({"file": str(path), "error": error_text}))
+                say(str(path), error_text, ())
+                continue
+            unproven |= not found.proven
             if as_json:
-                click.echo(json_text({"file": str(path), "error": error_text}))
-            say(str(path), error_text, ())
-            continue
-        unproven |= not found.proven
-        if as_json:
-            click.echo(json_text(to_json(found.record())))
-        else:
-            write(str(found))
+                click.echo(json_text(to_json(found.record())))
+            else:
+                write(str(found))
     say_others(images, recursive=recursive)
     if failed:
         raise click.exceptions.Exit(EXIT_FAILED)

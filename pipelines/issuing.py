@@ -50,7 +50,7 @@ def generate_issued(
     if len(seeds) > 1 and names_a_file(output):
         raise UsageError(f"{output} is a file, and there are {len(seeds)} images; name a folder for them.")
     spec = replace(spec, payload=0).or_carrier(networks.default_carrier)
-    images: list[GeneratedImage] = []
+    images, batch = list[GeneratedImage](), batch or BatchOptions()
     notes: tuple[str, ...] = ()
     for seed in seeds:
         target = output if len(seeds) == 1 else output / f"{seed:04d}.png"
@@ -60,7 +60,13 @@ def generate_issued(
             continue
         mark = KeyMark(issuer.key, replace(spec, payload=issued.payload))
         made = generate_files(
-            prompt, target, seeds=[seed], networks=networks, sampling=sampling, mark=mark, batch=batch
+            prompt,
+            target,
+            seeds=[seed],
+            networks=networks,
+            sampling=sampling,
+            mark=mark,
+            batch=issuer.batch_for(batch, issued),
         )
         issuer.registry.record_output(issued, file_fingerprint(target))
         images += made.images

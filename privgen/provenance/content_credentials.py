@@ -8,8 +8,8 @@ Source: C2PA specification 2.2 (2025).
 
 import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ MIME_TYPES = {
 }
 """Type of each format that can hold credentials, by the name that Pillow gives the format."""
 
-State = Literal["valid", "changed", "invalid", "none", "unreadable"]
+State = Literal["valid", "changed", "invalid", "none", "unreadable", "recovered"]
 
 _CHANGED = ("assertion.dataHash.mismatch", "assertion.bmffHash.mismatch", "assertion.boxesHash.mismatch")
 _WHO = ("signingCredential.untrusted",)
@@ -47,7 +47,7 @@ class FoundCredentials:
     Attributes:
         state: "valid": they are whole, and the file did not change since; "changed": they are whole, but the file
             changed; "invalid": they are not whole; "none": there are none; "unreadable": the packages to read them are
-            missing, or the format cannot hold any.
+            missing, or the format cannot hold any; "recovered": a registry kept them, and they are whole.
         trusted: whether the signer's certificate goes back to one that you trust.
         signer: name in the certificate.
         issuer: organisation in the certificate.
@@ -97,12 +97,20 @@ class FoundCredentials:
         if self.signed_at:
             authority = "that you trust" if self.time_trusted else "that you do not know"
             when = f", with a time stamp of {self.signed_at} by an authority {authority}"
+        if self.state == "recovered":
+            return f"recovered: {who}{when}. They are of the file that was published, not of this one."
         if self.state == "changed":
             return f"no longer valid: the file changed after it was {who}{when}."
         return f"valid: {who}{when}. The file has not changed since."
 
 
-def sign(data: bytes, kind: str, claim: Claim, credentials: Credentials) -> bytes:
+def sign(
+    data: bytes,
+    kind: str,
+    claim: Claim,
+    credentials: Credentials,
+    keep: Callable[[bytes], None] = lambda manifest: None,
+) -> bytes:
     """Sign the content of an image file.
 
     Args:
@@ -110,6 +118,7 @@ def sign(data: bytes, kind: str, claim: Claim, credentials: Credentials) -> byte
         kind: format of the file, a name from `MIME_TYPES`.
         claim: what is signed.
         credentials: who signs.
+        keep: called with the manifest store, to keep it where the mark leads back to it.
 
     Returns:
         The content with Content Credentials in it.
@@ -130,9 +139,10 @@ def sign(data: bytes, kind: str, claim: Claim, credentials: Credentials) -> byte
             content, parent_kind = claim.parent
             about = {"title": "source", "relationship": "parentOf", "instance_id": PARENT}
             builder.add_ingredient(about, MIME_TYPES.get(parent_kind, "application/octet-stream"), io.BytesIO(content))
-        builder.sign(_signer(credentials), MIME_TYPES[kind], io.BytesIO(data), signed)
+        manifest = builder.sign(_signer(credentials), MIME_TYPES[kind], io.BytesIO(data), signed)
     except c2pa.C2paError as error:
         raise PrivgenError(f"The credentials {credentials.name} cannot sign: {_sentence(error)}.") from error
+    keep(manifest)
     return signed.getvalue()
 
 
@@ -155,13 +165,30 @@ def read(path: str | Path, *, anchors: str | None = None) -> FoundCredentials:
         needs_c2pa()
     except PrivgenError as error:
         return FoundCredentials("unreadable", problems=(str(error),))
-    if kind is None:
-        return FoundCredentials("none")
+    return FoundCredentials("none") if kind is None else _read(data, MIME_TYPES[kind], anchors)
+
+
+def recover(manifest: bytes, *, anchors: str | None = None) -> FoundCredentials:
+    """Read Content Credentials that were kept apart from their file.
+
+    Args:
+        manifest: the manifest store that `sign` has handed over.
+        anchors: see `read`.
+
+    Returns:
+        What they say. Their state is "recovered" if they are whole: without their file, nothing more can be checked.
+    """
+    needs_c2pa()
+    found = _read(manifest, "application/c2pa", anchors)
+    return replace(found, state="recovered", problems=()) if found.state == "changed" else found
+
+
+def _read(data: bytes, mime: str, anchors: str | None) -> FoundCredentials:
     import c2pa
 
     trust: Mapping[str, Any] = {} if anchors is None else {"trust": {"user_anchors": anchors}}
     try:
-        reader = c2pa.Reader(MIME_TYPES[kind], io.BytesIO(data), context=c2pa.Context.from_dict({**_CONFIG, **trust}))
+        reader = c2pa.Reader(mime, io.BytesIO(data), context=c2pa.Context.from_dict({**_CONFIG, **trust}))
         document, state = json.loads(reader.json()), str(reader.get_validation_state())
     except c2pa.C2paError.ManifestNotFound:
         return FoundCredentials("none")

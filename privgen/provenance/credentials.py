@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import write_text
-from privgen.io.own_files import check_name, read_own, user_folder, warn_if_open
+from privgen.io.own_files import OwnFile, check_name, own_path, user_folder
 
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-FILE_FORMAT = "privgen-credentials"
-FILE_VERSION = 1
 SUFFIX = ".credentials"
+_FILE = OwnFile("credentials file", SUFFIX, "privgen-credentials", 1, "`privgen credentials new`")
+_VARIABLE, _FOLDER = "PRIVGEN_CREDENTIALS", "credentials"
 
 INSTALL = "pip install 'privgen[c2pa]' to sign and to read Content Credentials."
 
@@ -166,7 +166,7 @@ class Credentials:
         if self.private_key is None:
             raise UsageError("Credentials of a service cannot be saved; make them anew in your program.")
         names = ("name", "certificates", "private_key", "time_stamps", "self_made")
-        document = {"format": FILE_FORMAT, "version": FILE_VERSION, **{name: getattr(self, name) for name in names}}
+        document = {"format": _FILE.kind, "version": _FILE.version, **{name: getattr(self, name) for name in names}}
         write_text(path, json.dumps(document, indent=2) + "\n", mode=0o600)
         return Path(path)
 
@@ -184,20 +184,33 @@ class Credentials:
             path = named
         if not path.exists():
             raise PrivgenError(f"There are no credentials {file_or_name}; `privgen credentials new` makes some.")
-        document = read_own(path, FILE_FORMAT, FILE_VERSION, f"`privgen credentials new` makes {SUFFIX} files")
+        document = _FILE.read(path)
         try:
             names = ("name", "certificates", "private_key", "time_stamps", "self_made")
             made = cls(**{name: document[name] for name in names})
             made.public()
         except (KeyError, TypeError, ValueError, AttributeError, PrivgenError):
             raise PrivgenError(f"The credentials {path} are damaged; restore them from a copy.") from None
-        warn_if_open(path)
+        _FILE.warn_if_open(path)
         return made
 
 
 def credentials_folder() -> Path:
     """Return the folder of credentials: $PRIVGEN_CREDENTIALS, or privgen/credentials in $XDG_CONFIG_HOME."""
-    return user_folder("PRIVGEN_CREDENTIALS", "credentials")
+    return user_folder(_VARIABLE, _FOLDER)
+
+
+def default_path(name: str) -> Path:
+    """Return the path of credentials in their folder, which is made, for its owner only, if it is missing.
+
+    Args:
+        name: of the credentials.
+
+    Raises:
+        PrivgenError: the folder cannot be made.
+    """
+    check_name(name, "credentials")
+    return own_path(name, _VARIABLE, _FOLDER, SUFFIX)
 
 
 def needs_c2pa() -> None:

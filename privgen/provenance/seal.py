@@ -1,6 +1,6 @@
 """Seals: what is written into files after the mark, in the one order that works: metadata, then the signature."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -27,14 +27,12 @@ class Origin:
         parent: content and format of the file that they were made from; None if a model made them.
         system: the model that made them.
         system_version: its version.
-        identifier: of the file, which no other file has; a random one if it is empty.
     """
 
     bindings: Sequence[SoftBinding] = ()
     parent: tuple[bytes, str] | None = field(default=None, repr=False)
     system: str = ""
     system_version: str = ""
-    identifier: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,8 @@ class Seal:
         credentials: who signs; None for no signature.
         label: what the metadata says; see `SAID`.
         preset: the law whose list of facts the label has to cover. It says that the images are made by AI.
+        identifier: of the one file that it seals; empty draws one for each file.
+        keep: called with the credentials of each file that is signed, to keep them where its mark leads back to them.
 
     Raises:
         UsageError: an unknown preset, or a label that lacks what the law lists.
@@ -61,6 +61,8 @@ class Seal:
     credentials: Credentials | None = None
     label: Label = field(default_factory=Label)
     preset: Preset | None = None
+    identifier: str = ""
+    keep: Callable[[bytes], None] = field(default=lambda manifest: None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.preset not in (None, *PRESETS):
@@ -93,7 +95,7 @@ class Seal:
                 system=label.system or origin.system,
                 system_version=label.system_version or ("" if label.system else origin.system_version),
                 created=label.created or datetime.now(UTC).isoformat(timespec="seconds"),
-                identifier=origin.identifier or f"urn:uuid:{uuid4()}",
+                identifier=self.identifier or f"urn:uuid:{uuid4()}",
             )
             label.complete(self.preset)
         return Claim(title, label, origin.bindings, origin.parent)
@@ -126,7 +128,7 @@ class Seal:
         Raises:
             PrivgenError: see `privgen.provenance.content_credentials.sign`.
         """
-        return data if self.credentials is None else sign(data, kind, claim, self.credentials)
+        return data if self.credentials is None else sign(data, kind, claim, self.credentials, self.keep)
 
     def fingerprint(self) -> str:
         """Of all that a file depends on, except its time, for a `privgen.io.batches.Ledger`."""

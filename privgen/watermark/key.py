@@ -9,32 +9,26 @@ gives each user or image a key of its own, and none of these needs to be stored.
 
 import hmac
 import json
-import logging
 import os
 import re
 import secrets
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from privgen.errors import PrivgenError, UsageError, printable, shortened
+from privgen.errors import PrivgenError, UsageError
 from privgen.io.files import write_text
+from privgen.io.own_files import NAME, OwnFile, check_name, own_path, user_folder
 from privgen.watermark.hkdf import hkdf_sha256
 
 
-logger = logging.getLogger(__name__)
-
-FILE_FORMAT = "privgen-key"
-FILE_VERSION = 1
 SUFFIX = ".key"
+KEY_FILE = OwnFile("key", SUFFIX, "privgen-key", 1, "`privgen key new`")
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECRET_BYTES = 32
-_LARGEST_FILE = 65_536
+_VARIABLE, _FOLDER = "PRIVGEN_KEYS", "keys"
 _LABEL = b"privgen/watermark/v1/"
 _DERIVED = _LABEL + b"derive/"
 _LABELS = re.compile(r"[A-Za-z0-9._@+-]+(?:/[A-Za-z0-9._@+-]+)*")
@@ -78,7 +72,7 @@ class Key:
 
     def __post_init__(self) -> None:
         """Check the name and hide the secret."""
-        check_name(self.name)
+        check_name(self.name, "a key")
         if not isinstance(self.secret, bytes) or len(self.secret) != SECRET_BYTES:
             raise ValueError(f"expected a secret of {SECRET_BYTES} bytes")
         object.__setattr__(self, "secret", Secret(self.secret))
@@ -166,7 +160,7 @@ class Key:
         Raises:
             PrivgenError: the path exists or cannot be written.
         """
-        document = {"format": FILE_FORMAT, "version": FILE_VERSION, **self.public(), "secret": self.secret.hex()}
+        document = {"format": KEY_FILE.kind, "version": KEY_FILE.version, **self.public(), "secret": self.secret.hex()}
         try:
             write_text(path, json.dumps(document, indent=2) + "\n", mode=0o600)
         except PrivgenError:
@@ -186,8 +180,8 @@ class Key:
             PrivgenError: the file cannot be read, is not a key, is damaged, or has another format version.
         """
         path = Path(path)
-        key = _from_document(_read(path), path)
-        _warn_if_open((path,))
+        key = _from_document(KEY_FILE.read(path), path)
+        KEY_FILE.warn_if_open(path)
         return key
 
 
@@ -208,7 +202,7 @@ def load_key(file_or_name: str | os.PathLike[str]) -> Key:
     """
     path = Path(file_or_name)
     named = key_folder() / f"{path}{SUFFIX}"
-    if not path.exists() and _NAME.fullmatch(str(file_or_name)) and named.exists():
+    if not path.exists() and NAME.fullmatch(str(file_or_name)) and named.exists():
         return Key.load(named)
     if not path.exists():
         raise PrivgenError(
@@ -236,16 +230,14 @@ def load_keys(places: Iterable[str | os.PathLike[str]]) -> list[Key]:
             continue
         if not (files := sorted(Path(place).glob(f"*{SUFFIX}"))):
             raise PrivgenError(f"The folder {place} holds no keys; their files end in {SUFFIX}.")
-        keys += [_from_document(_read(file), file) for file in files]
-        _warn_if_open(tuple(files))
+        keys += [_from_document(KEY_FILE.read(file), file) for file in files]
+        KEY_FILE.warn_if_open(*files)
     return keys
 
 
 def key_folder() -> Path:
     """Return the folder of keys: $PRIVGEN_KEYS, or privgen/keys in $XDG_CONFIG_HOME (by default ~/.config)."""
-    if own := os.environ.get("PRIVGEN_KEYS"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "privgen" / "keys"
+    return user_folder(_VARIABLE, _FOLDER)
 
 
 def default_path(name: str) -> Path:
@@ -257,54 +249,11 @@ def default_path(name: str) -> Path:
     Raises:
         PrivgenError: the folder cannot be made.
     """
-    check_name(name)
-    folder = key_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise PrivgenError(
-            f"The folder of keys {folder} cannot be made: {error.strerror}; set PRIVGEN_KEYS."
-        ) from error
-    return folder / f"{name}{SUFFIX}"
-
-
-def check_name(name: str) -> None:
-    """Check the name of a key.
-
-    Raises:
-        UsageError: the name is not allowed; see `Key`.
-    """
-    if not _NAME.fullmatch(name) or name.startswith((".", "-")):
-        raise UsageError(
-            f"{name!r} cannot name a key; use 1 to 64 letters, digits, dots, hyphens and underscores, "
-            "and neither a dot nor a hyphen first."
-        )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    # Exceptions are raised `from None`, because their causes contain the text of the file.
-    try:
-        if not path.is_file():
-            raise PrivgenError(f"The key {path} {'is not a file' if path.exists() else 'does not exist'}.")
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-        document = json.loads(content.decode()) if len(content) <= _LARGEST_FILE else None
-    except OSError as error:
-        raise PrivgenError(f"The key {path} cannot be read: {error.strerror}; check its permissions.") from None
-    except (ValueError, RecursionError):
-        raise _foreign(path) from None
-    if not isinstance(document, dict) or document.get("format") != FILE_FORMAT:
-        raise _foreign(path)
-    return document
+    check_name(name, "a key")
+    return own_path(name, _VARIABLE, _FOLDER, SUFFIX)
 
 
 def _from_document(document: dict[str, Any], path: Path) -> Key:
-    version = document.get("version")
-    if version != FILE_VERSION:
-        raise PrivgenError(
-            f"The key {path} has format version {shortened(version, 20)}, and this privgen reads {FILE_VERSION}; "
-            "upgrade privgen."
-        )
     try:
         key = Key(document["name"], Secret(bytes.fromhex(document["secret"])), str(document["created"]))
         intact = hmac.compare_digest(key.fingerprint, document["fingerprint"])
@@ -313,27 +262,3 @@ def _from_document(document: dict[str, Any], path: Path) -> Key:
     if not intact:
         raise PrivgenError(f"The key {path} is damaged; restore it from a copy.") from None
     return key
-
-
-@cache
-def _warn_if_open(paths: tuple[Path, ...]) -> None:
-    """Warn of key files that other users may read or own, in one line however many files there are."""
-    if os.name != "posix":
-        return
-    states = {path: path.stat() for path in paths}
-    if readable := [path for path, state in states.items() if state.st_mode & 0o077]:
-        folder = shlex.quote(str(paths[0].parent))
-        files = shlex.quote(str(readable[0])) if len(readable) == 1 else f"{folder}/*{SUFFIX}"
-        which = _some_keys(readable)
-        logger.warning("Others on this computer may read %s; run: chmod 600 %s", which, printable(files))
-    me = os.geteuid()
-    if foreign := [path for path, state in states.items() if me and state.st_uid not in (0, me)]:
-        logger.warning("Another user owns, and may use or replace, %s; make a copy of your own", _some_keys(foreign))
-
-
-def _some_keys(paths: Sequence[Path]) -> str:
-    return f"the key {printable(paths[0])}" if len(paths) == 1 else f"{len(paths)} keys, such as {printable(paths[0])}"
-
-
-def _foreign(path: Path) -> PrivgenError:
-    return PrivgenError(f"{path} is not a privgen key; `privgen key new` makes one.")

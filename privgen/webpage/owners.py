@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from privgen.errors import UsageError
-from privgen.io.own_files import check_name as check_credentials
+from privgen.io.own_files import check_name
 from privgen.provenance.credentials import SUFFIX as CREDENTIALS_SUFFIX
 from privgen.provenance.credentials import Credentials, credentials_folder
-from privgen.watermark.key import SUFFIX, Key, check_name, default_path, key_folder
+from privgen.watermark.key import SUFFIX, Key, default_path, key_folder
 
 
 def key_names() -> list[str]:
@@ -28,7 +28,7 @@ def load_named_key(name: str | None) -> Key:
     """
     if not name:
         raise UsageError("Choose a key, or make one.")
-    check_name(name)
+    check_name(name, "a key")
     return Key.load(key_folder() / f"{name}{SUFFIX}")
 
 
@@ -41,7 +41,7 @@ def load_named_credentials(name: str | None) -> Credentials | None:
     """
     if not name:
         return None
-    check_credentials(name, "credentials")
+    check_name(name, "credentials")
     return Credentials.load(credentials_folder() / f"{name}{CREDENTIALS_SUFFIX}")
 
 

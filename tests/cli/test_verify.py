@@ -69,6 +69,32 @@ def test_without_metadata_the_mark_remains(cli, published, own):
     assert found["label"]["words"] == "none."
 
 
+def test_the_mark_leads_back_to_the_credentials(cli, own):
+    assert cli("registry", "create", "s.db").exit_code == 0
+    assert cli("registry", "add", "s.db", "studio", "--new").exit_code == 0
+    words = ["--registry", "s.db", "--key", "studio", "--sign", "alice", "--label", "eu-ai-act", "--steps", "4"]
+    for _ in range(2):  # a rerun issues no second ID
+        result = cli("generate", "a cat", *words, "--issued-for", "client 17", "-o", "a.png")
+        assert result.exit_code == 0, result.output
+    signed, code = verified(cli, own / "a.png", "--registry", "s.db")
+    [record] = signed["records"]
+    payload = signed["mark"]["payload"]
+    assert code == 0
+    assert signed["label"]["identifier"] == f"privgen:{signed['mark']['key_id']}:{payload}"
+    assert (record["payload"], record["issued"]["note"]) == (payload, "client 17")
+    assert signed["recovered"] == []  # its own credentials hold
+    with Image.open(own / "a.png") as image:
+        image.save(own / "a.webp", quality=90)
+    stripped = cli("credentials", "recover", "a.webp", "--registry", "s.db", "-o", "a.c2pa", "--json")
+    assert stripped.exit_code == 0, stripped.output
+    [recovered] = json.loads(stripped.stdout)["recovered"]
+    assert (recovered["state"], recovered["signer"], recovered["source_type"]) == ("recovered", "alice", AI_MADE)
+    assert recovered["bindings"][0]["payload"] == payload
+    assert (own / "a.c2pa").stat().st_size > 1000
+    Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 50).save(own / "b.png")
+    assert cli("credentials", "recover", "b.png", "--registry", "s.db").exit_code == 3
+
+
 def test_a_forged_label_is_told_from_a_signed_one(cli, own):
     image = load_image(published_photo(own))
     Image.new("RGB", (64, 64), "red").save(own / "a.png")

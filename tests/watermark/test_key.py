@@ -10,8 +10,9 @@ from pprint import pformat
 import pytest
 
 from privgen.errors import PrivgenError, UsageError
+from privgen.io.own_files import logger
 from privgen.watermark.hkdf import hkdf_sha256
-from privgen.watermark.key import Key, Secret, default_path, key_folder, load_key, logger
+from privgen.watermark.key import Key, Secret, default_path, key_folder, load_key
 
 
 SECRET = bytes(range(32))

@@ -13,9 +13,11 @@ from typing import Any, Literal
 from privgen.errors import printable
 from privgen.io.batches import FILE_ERRORS, reason
 from privgen.io.images import load_image
-from privgen.provenance.content_credentials import FoundCredentials, read
+from privgen.provenance.content_credentials import FoundCredentials, read, recover
 from privgen.provenance.label import Label, read_label
 from privgen.watermark.read.detection import Detection, Detector, detection_record
+from privgen.watermark.registry.found import FoundRecord, records_of
+from privgen.watermark.registry.registry import Registry
 
 
 Agreement = Literal["same", "other", "none"]
@@ -30,12 +32,16 @@ class Verification:
         credentials: its Content Credentials, and whether they hold.
         label: what its metadata says of its origin.
         detection: whose mark it carries; None if no keys were looked for.
+        records: what a registry knows of the marks that were found.
+        recovered: credentials that the registry kept for the IDs that were found, if those of the file do not hold.
     """
 
     file: str
     credentials: FoundCredentials
     label: Label
     detection: Detection | None = None
+    records: tuple[FoundRecord, ...] = ()
+    recovered: tuple[FoundCredentials, ...] = ()
 
     @property
     def marked(self) -> bool:
@@ -65,9 +71,11 @@ class Verification:
         return (self.credentials.holds or self.marked) and not broken
 
     def __str__(self) -> str:
-        rows = {"Credentials": self.credentials.words(), "Label": self._label(), "Mark": self._mark()}
+        rows = [("Credentials", self.credentials.words()), ("Label", self._label()), ("Mark", self._mark())]
+        rows += [("Registry", f"{record}.") for record in self.records]
+        rows += [("Registry", f"Content Credentials {found.words()}") for found in self.recovered]
         # Names of signers and texts of labels are what anybody has written; a line break must not make a line of ours.
-        lines = [printable(self.file), *(f"  {name + ':':<13}{printable(text)}" for name, text in rows.items())]
+        lines = [printable(self.file), *(f"  {name + ':':<13}{printable(text)}" for name, text in rows)]
         return "\n".join([*lines, f"  {'Together:':<13}{self._together()}"])
 
     def _label(self) -> str:
@@ -98,7 +106,8 @@ class Verification:
         if self.credentials.holds:
             return "the file is as it was signed" + (", and its mark is there." if self.marked else ".")
         if self.marked:
-            return "the file carries no credentials, but its mark shows the origin."
+            leads = ", and leads back to its credentials" if self.recovered else ""
+            return f"the file carries no credentials, but its mark shows the origin{leads}."
         return "nothing proves where it comes from."
 
     def record(self) -> dict[str, Any]:
@@ -110,13 +119,19 @@ class Verification:
             "credentials": asdict(self.credentials) | {"words": self.credentials.words()},
             "label": label | {"ai": self.label.is_ai, "signed": self.label_signed, "words": self._label()},
             "mark": None if self.detection is None else detection_record(self.detection) | {"words": self._mark()},
+            "records": [record.record() for record in self.records],
+            "recovered": [asdict(found) | {"words": found.words()} for found in self.recovered],
             "agreement": self.agreement,
             "together": self._together(),
         }
 
 
 def verify_file(
-    path: str | os.PathLike[str], detector: Detector | None = None, *, anchors: str | None = None
+    path: str | os.PathLike[str],
+    detector: Detector | None = None,
+    *,
+    anchors: str | None = None,
+    registry: Registry | None = None,
 ) -> Verification:
     """Say what an image file proves of its origin.
 
@@ -124,17 +139,31 @@ def verify_file(
         path: the file.
         detector: looks for marks; None looks for none.
         anchors: certificates in PEM that you trust.
+        registry: says what it knows of the marks that are found; the detector looks for its keys.
 
     Raises:
         PrivgenError: the file cannot be read.
     """
     loaded = load_image(path)
-    detection = None if detector is None else detector([loaded.pixels])[0]
-    return Verification(str(path), read(Path(path), anchors=anchors), read_label(loaded.metadata.xmp), detection)
+    detection = None if detector is None else detector([loaded.stored])[0]
+    records: tuple[FoundRecord, ...] = ()
+    recovered = []
+    credentials, label = read(Path(path), anchors=anchors), read_label(loaded.metadata.xmp)
+    if registry is not None and detection is not None:
+        records = records_of(registry, detection)
+        for found in records:
+            kept = None if found.payload is None else registry.credentials_of(found.key.key_id, found.payload)
+            if kept is not None and not credentials.holds:
+                recovered.append(recover(kept, anchors=anchors))
+    return Verification(str(path), credentials, label, detection, records, tuple(recovered))
 
 
 def verify_files(
-    paths: Iterable[Path], detector: Detector | None = None, *, anchors: str | None = None
+    paths: Iterable[Path],
+    detector: Detector | None = None,
+    *,
+    anchors: str | None = None,
+    registry: Registry | None = None,
 ) -> Iterator[tuple[Path, Verification | None, str | None]]:
     """Say what image files prove, one after the other; a file that cannot be read does not stop the rest.
 
@@ -142,12 +171,13 @@ def verify_files(
         paths: image files.
         detector: see `verify_file`.
         anchors: see `verify_file`.
+        registry: see `verify_file`.
 
     Yields:
         Each file with what it proves, or with the reason why it could not be read.
     """
     for path in paths:
         try:
-            yield path, verify_file(path, detector, anchors=anchors), None
+            yield path, verify_file(path, detector, anchors=anchors, registry=registry), None
         except FILE_ERRORS as error:
             yield path, None, reason(error)

@@ -55,6 +55,13 @@ CREATE TABLE ids (
     output_sha256 TEXT,
     PRIMARY KEY (key, payload)
 ) WITHOUT ROWID;
+CREATE TABLE manifests (
+    key INTEGER NOT NULL,
+    payload INTEGER NOT NULL,
+    manifest BLOB NOT NULL,
+    PRIMARY KEY (key, payload),
+    FOREIGN KEY (key, payload) REFERENCES ids(key, payload)
+);
 CREATE UNIQUE INDEX requests ON ids(key, request) WHERE request IS NOT NULL;
 CREATE INDEX outputs ON ids(output_sha256) WHERE output_sha256 IS NOT NULL;
 PRAGMA application_id = {APPLICATION_ID};

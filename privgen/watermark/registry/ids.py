@@ -83,6 +83,24 @@ def set_output(connection: sqlite3.Connection, key_id: str, payload: int, output
     return connection.execute(statement, [output_sha256, payload, key_id]).rowcount > 0
 
 
+def set_manifest(connection: sqlite3.Connection, key_id: str, payload: int, manifest: bytes) -> bool:
+    """Keep the credentials of the file that carries an ID. Returns whether the ID was issued."""
+    statement = (
+        "INSERT OR REPLACE INTO manifests (key, payload, manifest) SELECT i.key, i.payload, ? FROM ids AS i "
+        "JOIN keys AS k ON k.id = i.key WHERE k.key_id = ? AND i.payload = ?"
+    )
+    return connection.execute(statement, [manifest, key_id, payload]).rowcount > 0
+
+
+def manifest(connection: sqlite3.Connection, key_id: str, payload: int) -> bytes | None:
+    """Return the credentials of the file that carries an ID; None if none were kept."""
+    statement = (
+        "SELECT manifest FROM manifests AS m JOIN keys AS k ON k.id = m.key WHERE k.key_id = ? AND m.payload = ?"
+    )
+    row = connection.execute(statement, [key_id, payload]).fetchone()
+    return None if row is None else bytes(row[0])
+
+
 def with_output(connection: sqlite3.Connection, output_sha256: str) -> list[Issued]:
     """Return the IDs whose marked file has that digest."""
     return [_issued(row) for row in connection.execute(f"{_SELECT} WHERE i.output_sha256 = ?", [output_sha256])]

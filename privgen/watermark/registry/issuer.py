@@ -2,10 +2,11 @@
 
 import os
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from privgen.errors import UsageError
+from privgen.io.batches import BatchOptions
 from privgen.io.fingerprints import settings_fingerprint
 from privgen.watermark.key import Key
 from privgen.watermark.registry.registry import Registry
@@ -54,6 +55,19 @@ class Issuer:
         request = settings_fingerprint(source, place, what.note, what.user, what.model)
         issued_for = replace(what, file=what.file or file, source_sha256=source_sha256)
         return self.registry.issue(self.name, issued_for, request=request)
+
+    def batch_for(self, batch: BatchOptions, issued: Issued) -> BatchOptions:
+        """How the file of an ID is written: a seal says the ID, and the registry keeps the file's credentials.
+
+        Args:
+            batch: how all files are written.
+            issued: the ID.
+        """
+        if batch.seal is None:
+            return batch
+        identifier = f"privgen:{issued.key_id}:{issued.payload}"
+        keep = partial(self.registry.keep_credentials, issued)
+        return replace(batch, seal=replace(batch.seal, identifier=identifier, keep=keep))
 
     def made_by(self) -> str:
         """What a marked file depends on besides its source; see `privgen.io.batches.Ledger`."""

@@ -231,6 +231,25 @@ class Registry:
             if not ids.set_output(connection, issued.key_id, issued.payload, output_sha256):
                 raise UsageError(f"The ID {issued.payload} was not issued with the key {issued.key_id}.")
 
+    def keep_credentials(self, issued: Issued, manifest: bytes) -> None:
+        """Keep the Content Credentials of the file that carries an ID, so that its mark leads back to them.
+
+        Args:
+            issued: the ID.
+            manifest: the manifest store, some kilobytes; it replaces an earlier one.
+
+        Raises:
+            UsageError: the ID was not issued.
+        """
+        with self._writing() as connection:
+            if not ids.set_manifest(connection, issued.key_id, issued.payload, manifest):
+                raise UsageError(f"The ID {issued.payload} was not issued with the key {issued.key_id}.")
+
+    def credentials_of(self, key_id: str, payload: int) -> bytes | None:
+        """Return the Content Credentials that were kept for an ID; None if there are none."""
+        with database.explained(self.path):
+            return ids.manifest(self._connection, key_id, payload)
+
     def lookup(self, key_id: str, payload: int) -> Issued | None:
         """Return what an ID was issued for; None if it was not issued with that key."""
         with database.explained(self.path):

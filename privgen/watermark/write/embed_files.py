@@ -153,7 +153,7 @@ def _embed(
         loaded = batch.load(source)
         if issuer is not None:
             issued = issuer.issue(target, digest, source.name, source_sha256=digest)
-            payload = issued.payload
+            payload, batch = issued.payload, issuer.batch_for(batch, issued)
             marker = replace(marker, spec=replace(marker.spec, payload=payload))
         before = already_marked_note(loaded.stored, keys, marker.networks)
         (marked,) = mark_loaded([loaded], [2**loaded.bits - 1], keys[:1], marker)
