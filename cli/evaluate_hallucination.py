@@ -36,6 +36,13 @@ from privgen.cli.output import echo
 @click.option("--seeds", type=click.IntRange(2), help="Seeds to average over.")
 @click.option("--samples", type=click.IntRange(10), help="Samples that each method keeps.")
 @click.option("--training-steps", type=click.IntRange(1), help="Steps of each training.")
+@click.option(
+    "--timed-steps",
+    type=click.IntRange(2),
+    default=200,
+    show_default=True,
+    help="Denoising steps of each kind that are timed, to say what a method costs.",
+)
 @options.seed(help="The first seed.")
 @options.output(metavar="DIR", help="Folder for results.json and charts; an interrupted evaluation continues from it.")
 @options.json()
@@ -47,6 +54,7 @@ def hallucination(
     seeds: int | None,
     samples: int | None,
     training_steps: int | None,
+    timed_steps: int,
     seed: int,
     output: Path | None,
     as_json: bool,
@@ -76,7 +84,7 @@ def hallucination(
         check_output(output, overwrite=overwrite)
     plans = plan(tasks, preset, nfe=nfe, seeds=seeds, samples=samples, training_steps=training_steps)
     shared = processes()
-    result = evaluate_hallucination(plans, seed=seed, folder=output, processes=shared)
+    result = evaluate_hallucination(plans, seed=seed, cost_steps=timed_steps, folder=output, processes=shared)
     if not shared.is_main:
         return
     if output is not None:

@@ -5,7 +5,7 @@ import pytest
 
 def test_hallucination(cli, tmp_path):
     options = ("--task", "grid", "--nfe", 12, "--seeds", 2, "--samples", 100, "--training-steps", 2)
-    options += ("-o", tmp_path / "out")
+    options += ("--timed-steps", 4, "-o", tmp_path / "out")
     result = cli("evaluate", "hallucination", *options, "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
