@@ -69,7 +69,16 @@ class BooleanInput(WidgetInput):
 
 class NumberInput(WidgetInput):
     def __init__(
-        self, id, display_name=None, optional=False, tooltip=None, lazy=None, default=None, min=None, max=None, step=None
+        self,
+        id,
+        display_name=None,
+        optional=False,
+        tooltip=None,
+        lazy=None,
+        default=None,
+        min=None,
+        max=None,
+        step=None,
     ):
         self.min, self.max = min, max
         super().__init__(id, display_name, optional, tooltip, lazy, default)

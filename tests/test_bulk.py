@@ -84,7 +84,11 @@ def test_dataloader(script, photos, key, singly, tmp_path, loads):
 def test_datasets(script, photos, key, singly, tmp_path, loads):
     pytest.importorskip("datasets")
     mark_shards = script("mark_dataset").mark_shards
-    mark, out, files = Watermark.from_pretrained("mini"), tmp_path / "marked", [str(p) for p in sorted(photos.iterdir())]
+    mark, out, files = (
+        Watermark.from_pretrained("mini"),
+        tmp_path / "marked",
+        [str(p) for p in sorted(photos.iterdir())],
+    )
     (out / "shard-00001-of-00002.unfinished").mkdir(parents=True)  # a run was stopped in the second shard
     assert_same(mark_shards(files, out, mark, key, shards=2, processes=None)["image"], singly)
     assert len(loads()) == len(set(loads()))

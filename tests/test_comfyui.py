@@ -44,7 +44,10 @@ def images(photo_files):
 def server(root, stand_in, tmp_path, key, images, monkeypatch):
     own = {"LoadImage": lambda image: images, "PreviewAny": lambda source: str(source)}
     return stand_in.Server(
-        root / "examples" / "comfyui", tmp_path / "output", own, lambda *entry: monkeypatch.setitem(sys.modules, *entry)
+        root / "examples" / "comfyui",
+        tmp_path / "output",
+        own,
+        lambda *entry: monkeypatch.setitem(sys.modules, *entry),
     )
 
 

@@ -158,7 +158,9 @@ class PrivgenSign(io.ComfyNode):
                 io.Combo.Input("credentials", options=names_in(credentials_folder(), ".credentials")),
                 io.Combo.Input("made", options=list(MADE), default=MADE[0], tooltip="Made by AI, or with AI in part"),
                 io.String.Input("provider", default="", tooltip="Who offers the system that made the images"),
-                io.Combo.Input("preset", options=["none", "eu-ai-act", "sb-942"], default="none", tooltip="Whose facts"),
+                io.Combo.Input(
+                    "preset", options=["none", "eu-ai-act", "sb-942"], default="none", tooltip="Whose facts"
+                ),
                 io.String.Input("filename_prefix", default="privgen/signed"),
             ],
             outputs=[io.String.Output("files", display_name="files", tooltip="One path for each image")],
