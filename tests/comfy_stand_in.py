@@ -159,7 +159,8 @@ class NodeOutput:
 
 class ComfyExtension(ABC):
     async def on_load(self):
-        pass
+        """Called before the nodes are listed."""
+        return
 
     @abstractmethod
     async def get_node_list(self): ...

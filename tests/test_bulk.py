@@ -30,9 +30,14 @@ def photos(tmp_path_factory, photo_files):
     for number, source in enumerate(photo_files[:4]):
         with Image.open(source) as image:
             image = image.convert("RGB")
-        image.thumbnail((128, 128))
+        image.thumbnail((96, 96))
         image.save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
+
+
+def readable(photos):
+    return [str(path) for path in sorted(photos.glob("[0-9].png"))]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def key():
 def singly(photos, key):
     """The pixels of the single call for each photograph."""
     mark = Watermark.from_pretrained("mini")
-    return [np.asarray(mark.embed(Image.open(path), key)) for path in sorted(photos.iterdir())]
+    return [np.asarray(mark.embed(Image.open(path), key)) for path in readable(photos)]
 
 
 @pytest.fixture
@@ -73,30 +78,43 @@ def assert_same(files, expected):
 def test_dataloader(script, photos, key, singly, tmp_path, loads):
     mark_folder = script("mark_with_dataloader").mark_folder
     mark, out = Watermark.from_pretrained("mini"), tmp_path / "marked"
-    assert len(mark_folder(photos, out, mark, key, workers=2)) == 4
+    said = mark_folder(photos, out, mark, key, workers=2)
+    assert [line.partition(" was left out")[0] for line in said] == [
+        *(str(out / f"{number}.png.png") for number in range(4)),
+        str(photos / "broken.png"),
+    ]
     assert_same(sorted(out.iterdir()), singly)
     assert len(loads()) == len(set(loads())), "a worker loaded a network for each image"
-    (out / "2.png").unlink()
-    assert mark_folder(photos, out, mark, key, workers=0) == [str(out / "2.png")]
+
+    (out / "2.png.png").unlink()
+    assert mark_folder(photos, out, mark, key, workers=0)[0] == str(out / "2.png.png")
     assert_same(sorted(out.iterdir()), singly)
 
 
-def test_datasets(script, photos, key, singly, tmp_path, loads):
-    pytest.importorskip("datasets")
+def test_datasets(script, photos, key, singly, tmp_path, loads, monkeypatch):
+    datasets = pytest.importorskip("datasets")
     mark_shards = script("mark_dataset").mark_shards
-    mark, out, files = (
-        Watermark.from_pretrained("mini"),
-        tmp_path / "marked",
-        [str(p) for p in sorted(photos.iterdir())],
-    )
-    (out / "shard-00001-of-00002.unfinished").mkdir(parents=True)  # a run was stopped in the second shard
-    assert_same(mark_shards(files, out, mark, key, shards=2, processes=None)["image"], singly)
-    assert len(loads()) == len(set(loads()))
-    first = sorted(out.iterdir())[0]
+    mark, out, files = Watermark.from_pretrained("mini"), tmp_path / "marked", readable(photos)
+
+    def stopped(self, folder):
+        """The second shard is half written when the machine goes down."""
+        Path(folder).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        save = datasets.Dataset.save_to_disk
+        patch.setattr(
+            datasets.Dataset, "save_to_disk", lambda self, to: (stopped if any(out.glob("*")) else save)(self, to)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            mark_shards(files, out, mark, key, per_shard=2)
+    [first, _] = sorted(out.iterdir())
     before = first.stat().st_mtime_ns
-    assert sorted(path.name for path in out.iterdir()) == ["shard-00000-of-00002", "shard-00001-of-00002"]
-    assert_same(mark_shards(files, out, mark, key, shards=2, processes=None)["image"], singly)
+
+    assert_same(mark_shards(files, out, mark, key, per_shard=2)["image"], singly)
+    assert len(loads()) == len(set(loads()))
     assert first.stat().st_mtime_ns == before
+    assert len(list(out.iterdir())) == 2
 
 
 @pytest.fixture
@@ -112,18 +130,21 @@ def two_workers(monkeypatch, root):
 @pytest.mark.usefixtures("two_workers")
 def test_ray(script, photos, key, singly, tmp_path):
     mark_shards = script("mark_with_ray").mark_shards
-    key_file, out, files = key.save(tmp_path / "alice.key"), tmp_path / "marked", sorted(map(str, photos.iterdir()))
+    key_file, out, files = str(key.save(tmp_path / "alice.key")), tmp_path / "marked", readable(photos)
+    files.append(str(photos / "broken.png"))
 
-    done = mark_shards(files, out, str(key_file), per_shard=1, workers=2)
-    assert len(done) == 4
+    done = mark_shards(files, out, key_file, per_shard=1, workers=2)
+    assert len(done) == 5
+    assert [Path(line).name.partition(":")[0] for row in done for line in row["left_out"]] == ["broken.png"]
     assert len({row["worker"] for row in done}) <= 2, "there are as many workers as shards: each loads networks again"
     assert_same(unpacked(out, tmp_path / "first"), singly)
 
-    (out / "00002.tar").unlink()
-    [again] = mark_shards(files, out, str(key_file), per_shard=1, workers=2)
-    assert Path(again["shard"]).name == "00002.tar"
+    [third] = out.glob("00000002-*.tar")
+    third.unlink()
+    [again] = mark_shards(files, out, key_file, per_shard=1, workers=2)
+    assert again["shard"] == str(third)
     assert_same(unpacked(out, tmp_path / "second"), singly)
-    assert mark_shards(files, out, str(key_file), per_shard=1, workers=2) == []
+    assert mark_shards(files, out, key_file, per_shard=1, workers=2) == []
 
 
 def unpacked(shards, folder):

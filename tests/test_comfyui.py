@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +36,16 @@ def key(tmp_path, monkeypatch):
 
 @pytest.fixture
 def images(photo_files):
-    """Two images as ComfyUI loads them: (2, 192, 256, 3), floats in [0, 1]."""
-    pillow = [Image.open(path).convert("RGB").resize((256, 192)) for path in photo_files[:2]]
+    """Two images as ComfyUI loads them: (2, 128, 160, 3), floats in [0, 1]."""
+    pillow = [Image.open(path).convert("RGB").resize((160, 128)) for path in photo_files[:2]]
     return torch.from_numpy(np.stack(pillow)).float() / 255
 
 
 @pytest.fixture
 def server(root, stand_in, tmp_path, key, images, monkeypatch):
     own = {"LoadImage": lambda image: images, "PreviewAny": lambda source: str(source)}
-    return stand_in.Server(
-        root / "examples" / "comfyui",
-        tmp_path / "output",
-        own,
-        lambda *entry: monkeypatch.setitem(sys.modules, *entry),
-    )
+    patch = partial(monkeypatch.setitem, sys.modules)
+    return stand_in.Server(root / "examples" / "comfyui", tmp_path / "output", own, patch)
 
 
 @pytest.fixture
@@ -78,7 +75,8 @@ def test_workflow(server, workflow, key, images, tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(file)), (image * 255).round().byte().numpy())
         verified = mark.verify(file, key)
         assert verified.credentials.state == "valid"
-        assert verified.mark.payload == 7
+        assert verified.detection.payload == 7
+        assert verified.agreement == "same"
 
 
 def test_unmarked_images_are_not_found_and_not_signed(server, workflow, tmp_path):

@@ -2,7 +2,8 @@
 
     python examples/bulk/mark_with_dataloader.py photos --key alice.key --out marked --workers 8
 
-Each worker marks on one core, and loads the networks once. A photograph whose marked file exists is not read again.
+Each worker marks on one core, and loads the networks once. A photograph whose marked file exists is not marked again.
+Use one folder --out for one key.
 """
 
 import argparse
@@ -12,16 +13,20 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from privgen import Key, Watermark
+from privgen import Key, PrivgenError, Watermark
 from privgen.io.files import iter_image_files, write_bytes
 
 
 class MarkedPhotos(Dataset[str]):
-    """The photographs of a folder that have no marked file yet. Asking for one marks it, and writes its file."""
+    """The photographs of a folder that have no marked file yet. Asking for one marks it and writes its file.
+
+    An item is the path of the written file, or the reason why there is none.
+    """
 
     def __init__(self, folder: Path, out: Path, mark: Watermark, key: Key) -> None:
-        targets = {path: out / path.relative_to(folder).with_suffix(".png") for path in iter_image_files([folder])}
-        self.waiting = [(path, target) for path, target in targets.items() if not target.exists()]
+        files = iter_image_files([folder], recursive=True)
+        targets = [out / path.relative_to(folder).with_name(f"{path.name}.png") for path in files]
+        self.waiting = [pair for pair in zip(files, targets, strict=True) if not pair[1].exists()]
         self.mark, self.key = mark, key
 
     def __len__(self) -> int:
@@ -30,13 +35,16 @@ class MarkedPhotos(Dataset[str]):
     def __getitem__(self, index: int) -> str:
         path, target = self.waiting[index]
         content = BytesIO()
-        self.mark.embed(path, self.key).save(content, "PNG")
+        try:
+            self.mark.embed(path, self.key).save(content, "PNG")
+        except PrivgenError as error:
+            return f"{path} was left out: {error}"
         write_bytes(target, content.getvalue())  # whole or not at all
         return str(target)
 
 
 def mark_folder(folder: Path, out: Path, mark: Watermark, key: Key, workers: int) -> list[str]:
-    """Mark what is not marked yet, and return the files that were written."""
+    """Mark what is not marked yet, and return what became of each photograph."""
     loader = DataLoader(
         MarkedPhotos(folder, out, mark, key),
         batch_size=None,
@@ -54,7 +62,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that mark")
     given = parser.parse_args()
     mark, key = Watermark.from_pretrained("mini"), Key.load(given.key)
-    print(f"{len(mark_folder(given.folder, given.out, mark, key, given.workers))} photographs were marked.")
+    print("\n".join(mark_folder(given.folder, given.out, mark, key, given.workers)))
 
 
 if __name__ == "__main__":

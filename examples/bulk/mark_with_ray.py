@@ -3,9 +3,9 @@
     pip install "privgen[ray]"
     python examples/bulk/mark_with_ray.py photos --key alice.key --out marked --workers 8
 
-The photographs are marked in shards: tar files of PNG files, which `webdataset`, Ray and Datasets read. A worker writes
-a shard beside its place and renames it when it is whole. A whole shard is not made again. On a cluster, all machines
-must see the same folders. The key stays in its file, which each worker reads: it does not travel through Ray.
+The photographs are marked in shards: tar files of PNG files, which `webdataset`, Ray and Datasets read. A worker
+writes a shard under another name and renames it when it is whole. A whole shard is not made again. On a cluster, all
+machines must see the same folders. The key stays in its file, which each worker reads: it does not travel through Ray.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from privgen import Key, Watermark
+from privgen import Key, PrivgenError, Watermark
 from privgen.io.files import atomic_write, iter_image_files
+from privgen.io.fingerprints import settings_fingerprint
 
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it reports its use by default
@@ -35,31 +36,41 @@ class Marker:
         self.mark = Watermark.from_pretrained("mini")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        counts = [self.write(shard, files) for shard, files in zip(batch["shard"], batch["files"], strict=True)]
-        return {"shard": list(batch["shard"]), "images": counts, "worker": [os.getpid()] * len(counts)}
+        left_out = [self.write(shard, files) for shard, files in zip(batch["shard"], batch["files"], strict=True)]
+        return {"shard": list(batch["shard"]), "left_out": left_out, "worker": [os.getpid()] * len(left_out)}
 
-    def write(self, shard: str, files: list[str]) -> int:
+    def write(self, shard: str, files: list[str]) -> list[str]:
+        """Write one shard, and return what was left out, and why."""
+        left_out = []
         with atomic_write(shard) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
             for number, file in enumerate(files):
                 content = BytesIO()
-                self.mark.embed(str(file), self.key).save(content, "PNG")
+                try:
+                    self.mark.embed(str(file), self.key).save(content, "PNG")
+                except PrivgenError as error:
+                    left_out.append(f"{file}: {error}")
+                    continue
                 entry = tarfile.TarInfo(f"{number:05d}-{Path(file).stem}.png")
                 entry.size = content.tell()
                 content.seek(0)
                 tar.addfile(entry, content)
-        return len(files)
+        return left_out
 
 
 def mark_shards(files: list[str], out: Path, key_file: str, per_shard: int, workers: int) -> list[dict[str, Any]]:
-    """Mark each shard that is not whole yet, and return what was done: the shard, its images, the worker."""
+    """Mark each shard that is not whole yet, and return what was done: the shard, what it lacks, the worker."""
     out.mkdir(parents=True, exist_ok=True)
-    parts = [files[start : start + per_shard] for start in range(0, len(files), per_shard)]
-    shards = [{"shard": str(out / f"{number:05d}.tar"), "files": part} for number, part in enumerate(parts)]
-    waiting = [shard for shard in shards if not Path(shard["shard"]).exists()]
+    key_id, waiting = Key.load(key_file).key_id, []
+    for start in range(0, len(files), per_shard):
+        part = files[start : start + per_shard]
+        # The name says which files and whose key, so that a shard of another run is never taken for this one.
+        shard = out / f"{start:08d}-{settings_fingerprint(key_id, *part)[:12]}.tar"
+        if not shard.exists():
+            waiting.append({"shard": str(shard), "files": part})
     if not waiting:
         return []
     marker = ray.data.from_items(waiting, override_num_blocks=len(waiting)).map_batches(
-        Marker, fn_constructor_args=(key_file,), batch_size=1, concurrency=workers
+        Marker, fn_constructor_args=(key_file,), batch_size=1, concurrency=min(workers, len(waiting))
     )
     return marker.take_all()
 
@@ -74,7 +85,8 @@ def main() -> None:
     given = parser.parse_args()
     files = [str(path.resolve()) for path in iter_image_files([given.folder], recursive=True)]
     done = mark_shards(files, given.out.resolve(), str(given.key.resolve()), given.per_shard, given.workers)
-    print(f"{sum(row['images'] for row in done)} photographs were marked, in {len(done)} shards.")
+    for row in done:
+        print(f"{row['shard']} is written.", *row["left_out"], sep="\n  left out: ")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class PrivgenMark(io.ComfyNode):
             node_id="PrivgenMark",
             display_name="Mark (privgen)",
             category=CATEGORY,
-            description="Writes the invisible mark of a key into images. Let nothing change them afterwards but saving.",
+            description="Writes the invisible mark of a key into images. Save them without further changes.",
             search_aliases=["watermark", "invisible watermark"],
             inputs=[
                 io.Image.Input("image"),
