@@ -1,9 +1,12 @@
 """A block of Diffusers' modular pipelines that marks images after they are decoded.
 
-blocks = StableDiffusionXLAutoBlocks()
-blocks.sub_blocks.insert("mark", MarkStep(mark), len(blocks.sub_blocks))
-pipe = blocks.init_pipeline("stabilityai/stable-diffusion-xl-base-1.0")
-images = pipe(prompt="a cat", key=key, output="images")
+    blocks = StableDiffusionXLAutoBlocks()
+    blocks.sub_blocks.insert("mark", MarkStep(mark), len(blocks.sub_blocks))
+    pipe = blocks.init_pipeline("stabilityai/stable-diffusion-xl-base-1.0")
+    pipe.load_components()
+    images = pipe(prompt="a cat", key=key, output="images")
+
+The block goes behind the one that decodes, here at the end.
 """
 
 from typing import Any
