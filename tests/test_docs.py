@@ -285,7 +285,7 @@ def resolve(name):
     [
         "privgen watermerk embed photo.jpg --key alice -o marked",
         "privgen watermark embed photo.jpg --key alice -o marked --refine 10",
-        "privgen watermark detect photo.jpg",
+        "privgen watermark detect photo.jpg --key",
         "privgen watermark embed photo.jpg --key alice -o marked --psnr loud",
         "OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m -- privgen evaluate robustness --present full",
         "accelerate launch -m privgen train a-cat",
