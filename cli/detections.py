@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -12,6 +10,7 @@ import click
 
 from privgen.cli.output import json_text, to_json, write
 from privgen.errors import printable
+from privgen.io.csv_lines import csv_line
 
 
 if TYPE_CHECKING:
@@ -103,14 +102,4 @@ def _where(region: Region) -> str:
 
 
 def _echo_csv(rows: Sequence[Sequence[object]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
-    click.echo(text.getvalue(), nl=False)
-
-
-def _cell(value: object) -> object:
-    """A cell of CSV: a text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    click.echo("".join(map(csv_line, rows)), nl=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from privgen.cli import options
+from privgen.cli import completion, options
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.marks import say
 from privgen.cli.output import json_text, say_others, to_json, write
@@ -27,15 +27,11 @@ from privgen.cli.output import json_text, say_others, to_json, write
     "names",
     multiple=True,
     metavar="FILE",
+    shell_complete=completion.keys,
     help="Look for the mark of this key: key file, name of a key, or folder of key files; repeatable. By default, all "
     "keys in the folder of keys.",
 )
-@click.option(
-    "--registry",
-    type=click.Path(path_type=Path),
-    metavar="DB",
-    help="Look for the marks of all keys of this registry, and say what it knows of their IDs.",
-)
+@options.registry("Look for the marks of all keys of this registry, and say what it knows of their IDs.")
 @click.option(
     "--fpr",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -79,7 +75,7 @@ def verify(
     file could not be read.
     """
     from privgen.errors import PrivgenError
-    from privgen.io.files import iter_image_files
+    from privgen.io.files import iter_image_files, read_small
     from privgen.watermark.key import key_folder, load_keys
 
     pictures = iter_image_files(images, recursive=recursive)
@@ -94,7 +90,7 @@ def verify(
     from privgen.watermark.registry.registry import Registry
 
     try:
-        anchors = None if trust is None else trust.read_text("ascii")
+        anchors = None if trust is None else read_small(trust).decode("ascii")
     except (OSError, ValueError) as error:
         raise PrivgenError(f"{trust} cannot be read as a PEM file; check --trust.") from error
     spec = DetectSpec(fpr, search, locate=locate)

@@ -1,13 +1,13 @@
 """Generate images that each carry an ID of their own, which a registry records."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from privgen.diffusion.sampling import Sampling
 from privgen.errors import UsageError
 from privgen.io.batches import BatchOptions, names_a_file
-from privgen.io.fingerprints import file_fingerprint
+from privgen.io.fingerprints import file_fingerprint, settings_fingerprint
 from privgen.pipelines.generation import GeneratedImage, GeneratedImages, generate_files
 from privgen.watermark.networks import Networks
 from privgen.watermark.registry.issuer import Issuer
@@ -52,9 +52,11 @@ def generate_issued(
     spec = replace(spec, payload=0).or_carrier(networks.default_carrier)
     images, batch = list[GeneratedImage](), batch or BatchOptions()
     notes: tuple[str, ...] = ()
+    how = asdict(replace(sampling or Sampling(), batch_size=None))  # an image does not depend on its batch
+    settings = (prompt, str(networks.model), how, asdict(spec), batch.made_by())
     for seed in seeds:
         target = output if len(seeds) == 1 else output / f"{seed:04d}.png"
-        issued = issuer.issue(target, f"{prompt}, seed {seed}, model {networks.model}", target.name)
+        issued = issuer.issue(target, settings_fingerprint(seed, *settings), target.name)
         if issued.output_sha256 is not None and issued.output_sha256 == file_fingerprint(target):
             images.append(GeneratedImage(str(target), seed, "skipped"))
             continue

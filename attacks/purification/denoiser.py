@@ -19,6 +19,7 @@ from privgen.attacks.steps import step_done
 from privgen.diffusion.latents import decode, encode
 from privgen.diffusion.parameterisation import PREDICTIONS, NoiseLevel, Prediction, predict_noise
 from privgen.errors import PrivgenError
+from privgen.io.files import read_small
 from privgen.io.fingerprints import weights_fingerprint
 from privgen.io.pixels import pad_to_multiple
 from privgen.models.family import patch_of
@@ -289,7 +290,7 @@ def _kept(model: str, space: Space | None, device: str, dtype: str) -> Denoiser:
 def _canvas_of(root: Path) -> int | None:
     """The size of the images of the model in a folder, in pixels; None if its configurations do not say it."""
     places = [root / name / "config.json" for name in ("unet", "transformer", "vae")]
-    configs = [json.loads(place.read_text("utf-8")) for place in places if place.is_file()]
+    configs = [json.loads(read_small(place)) for place in places if place.is_file()]
     if len(configs) != 2 or not places[-1].is_file():
         return None
     latents, vae = configs[0].get("sample_size"), SimpleNamespace(config=SimpleNamespace(**configs[1]))

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -197,7 +198,7 @@ def from_bytes(data: bytes) -> LoadedImage:
         data: content of the file.
     """
     _init_formats()
-    with Image.open(io.BytesIO(data)) as image:
+    with _pillow_allows(sys.maxsize), Image.open(io.BytesIO(data)) as image:
         return from_pil(image)
 
 

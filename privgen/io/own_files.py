@@ -5,13 +5,14 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from privgen.errors import PrivgenError, UsageError, printable, shortened
+from privgen.io.files import write_text
 
 
 logger = logging.getLogger(__name__)
@@ -69,9 +70,29 @@ class OwnFile:
             )
         return document
 
+    def write(self, path: Path, fields: Mapping[str, Any]) -> None:
+        """Write a new file that only its owner can read. Existing files are never overwritten.
+
+        Args:
+            path: a new file.
+            fields: its content.
+
+        Raises:
+            PrivgenError: the path exists or cannot be written.
+        """
+        document = {"format": self.kind, "version": self.version, **fields}
+        try:
+            write_text(path, json.dumps(document, indent=2) + "\n", mode=0o600)
+        except PrivgenError:
+            if path.exists():
+                raise PrivgenError(
+                    f"{path} exists, and {self.what}s are not overwritten; choose another path."
+                ) from None
+            raise
+
     def warn_if_open(self, *paths: Path) -> None:
         """Log a warning, once for the same files, if other users may read or own some of them."""
-        _warn_if_open(self.what, paths)
+        warn_if_open(self.what, paths)
 
 
 def user_folder(variable: str, name: str) -> Path:
@@ -125,21 +146,29 @@ def check_name(name: str, what: str) -> None:
         )
 
 
-@cache
-def _warn_if_open(what: str, paths: tuple[Path, ...]) -> None:
-    """Warn of files that other users may read or own, in one line however many files there are."""
+def warn_if_open(what: str, paths: Sequence[Path]) -> None:
+    """Log a warning of files that other users may read or own, in one line however many files there are.
+
+    Args:
+        what: one of the files in words, such as "key".
+        paths: the files, which exist. The same ones are warned of once.
+    """
     if os.name != "posix":
         return
     states = {path: path.stat() for path in paths}
     if readable := [path for path, state in states.items() if state.st_mode & 0o077]:
         several = f"{shlex.quote(str(readable[0].parent))}/*{readable[0].suffix}"
         files = shlex.quote(str(readable[0])) if len(readable) == 1 else several
-        logger.warning(
-            "Others on this computer may read %s; run: chmod 600 %s", _some(what, readable), printable(files)
-        )
+        _warn("Others on this computer may read %s; run: chmod 600 %s", _some(what, readable), printable(files))
     me = os.geteuid()
     if foreign := [path for path, state in states.items() if me and state.st_uid not in (0, me)]:
-        logger.warning("Another user owns, and may use or replace, %s; make a copy of your own", _some(what, foreign))
+        _warn("Another user owns, and may use or replace, %s; make a copy of your own", _some(what, foreign))
+
+
+@cache
+def _warn(message: str, *parts: str) -> None:
+    """Log a warning once."""
+    logger.warning(message, *parts)
 
 
 def _some(what: str, paths: Sequence[Path]) -> str:

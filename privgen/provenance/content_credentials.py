@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from privgen.errors import PrivgenError
+from privgen.io.files import check_regular
 from privgen.provenance.claim import ALGORITHMS, PARENT, Claim, SoftBinding
 from privgen.provenance.credentials import Credentials, needs_c2pa
 
@@ -109,7 +110,7 @@ def sign(
     kind: str,
     claim: Claim,
     credentials: Credentials,
-    keep: Callable[[bytes], None] = lambda manifest: None,
+    keep: Callable[[bytes], None] | None = None,
 ) -> bytes:
     """Sign the content of an image file.
 
@@ -142,7 +143,8 @@ def sign(
         manifest = builder.sign(_signer(credentials), MIME_TYPES[kind], io.BytesIO(data), signed)
     except c2pa.C2paError as error:
         raise PrivgenError(f"The credentials {credentials.name} cannot sign: {_sentence(error)}.") from error
-    keep(manifest)
+    if keep is not None:
+        keep(manifest)
     return signed.getvalue()
 
 
@@ -157,6 +159,7 @@ def read(path: str | Path, *, anchors: str | None = None) -> FoundCredentials:
         PrivgenError: the file cannot be read.
     """
     try:
+        check_regular(path)
         data = Path(path).read_bytes()
     except OSError as error:
         raise PrivgenError(f"{path} cannot be read: {error.strerror}; check the path.") from error
@@ -180,7 +183,7 @@ def recover(manifest: bytes, *, anchors: str | None = None) -> FoundCredentials:
     """
     needs_c2pa()
     found = _read(manifest, "application/c2pa", anchors)
-    return replace(found, state="recovered", problems=()) if found.state == "changed" else found
+    return replace(found, state="recovered", problems=()) if found.state in ("changed", "valid") else found
 
 
 def _read(data: bytes, mime: str, anchors: str | None) -> FoundCredentials:

@@ -6,7 +6,6 @@ since. It does not show who you are: anybody can make one with your name in it.
 Source: C2PA specification 2.2 (2025), section "Trust model", certificate profile; RFC 5280.
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privgen.errors import PrivgenError, UsageError
-from privgen.io.files import write_text
+from privgen.io.files import read_small
 from privgen.io.own_files import OwnFile, check_name, own_path, user_folder
 
 
@@ -166,8 +165,7 @@ class Credentials:
         if self.private_key is None:
             raise UsageError("Credentials of a service cannot be saved; make them anew in your program.")
         names = ("name", "certificates", "private_key", "time_stamps", "self_made")
-        document = {"format": _FILE.kind, "version": _FILE.version, **{name: getattr(self, name) for name in names}}
-        write_text(path, json.dumps(document, indent=2) + "\n", mode=0o600)
+        _FILE.write(Path(path), {name: getattr(self, name) for name in names})
         return Path(path)
 
     @classmethod
@@ -303,6 +301,6 @@ def _private(pem: str, name: str) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("ascii")
+        return read_small(path).decode("ascii")
     except (OSError, ValueError) as error:
         raise PrivgenError(f"{path} cannot be read as a PEM file; check the path.") from error

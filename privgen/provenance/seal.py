@@ -52,7 +52,8 @@ class Seal:
         label: what the metadata says; see `SAID`.
         preset: the law whose list of facts the label has to cover. It says that the images are made by AI.
         identifier: of the one file that it seals; empty draws one for each file.
-        keep: called with the credentials of each file that is signed, to keep them where its mark leads back to them.
+        keep: called with the credentials of each file that is signed, to keep them where its mark leads back to them;
+            None keeps them in the file alone.
 
     Raises:
         UsageError: an unknown preset, or a label that lacks what the law lists.
@@ -62,7 +63,7 @@ class Seal:
     label: Label = field(default_factory=Label)
     preset: Preset | None = None
     identifier: str = ""
-    keep: Callable[[bytes], None] = field(default=lambda manifest: None, repr=False, compare=False)
+    keep: Callable[[bytes], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.preset not in (None, *PRESETS):

@@ -8,7 +8,6 @@ gives each user or image a key of its own, and none of these needs to be stored.
 """
 
 import hmac
-import json
 import os
 import re
 import secrets
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from privgen.errors import PrivgenError, UsageError
-from privgen.io.files import write_text
 from privgen.io.own_files import NAME, OwnFile, check_name, own_path, user_folder
 from privgen.watermark.hkdf import hkdf_sha256
 
@@ -160,13 +158,7 @@ class Key:
         Raises:
             PrivgenError: the path exists or cannot be written.
         """
-        document = {"format": KEY_FILE.kind, "version": KEY_FILE.version, **self.public(), "secret": self.secret.hex()}
-        try:
-            write_text(path, json.dumps(document, indent=2) + "\n", mode=0o600)
-        except PrivgenError:
-            if Path(path).exists():
-                raise PrivgenError(f"{path} exists, and keys are not overwritten; choose another path.") from None
-            raise
+        KEY_FILE.write(Path(path), {**self.public(), "secret": self.secret.hex()})
         return Path(path)
 
     @classmethod

@@ -29,7 +29,7 @@ class Gate:
     """Lets only those in who opened the page by its secret address, and tells their browsers to stay on this host.
 
     Other users of the computer and other web pages do not know the secret. The first request brings it in the address,
-    and gets a cookie for it, which browsers send to this page alone.
+    and gets a cookie for it. Browsers send that to all ports of this host, but to no other host.
 
     Args:
         app: an ASGI application.

@@ -74,6 +74,10 @@ def test_generated_images_get_ids_of_their_own(cli, database, workshop):
     found = cli("watermark", "detect", "cats", "--registry", "studio.db", "--json")
     lines = [json.loads(line) for line in found.stdout.splitlines()]
     assert {line["payload"] for line in lines} == {item.payload for item in issued}
+    other = cli("watermark", "generate", "a cat", "--steps", 3, "--n", 2, "-o", "cats", "--registry", "studio.db",
+        "--key", "bob", "--user", "u-1")  # fmt: skip
+    assert other.exit_code == 1  # other images than those that are there
+    assert "0000.png exists" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,9 @@ def test_credentials_of_another_mark_are_not_relied_on(own):
     found = mark.verify(path, [alice, bob], spec=DetectSpec(carrier="tile"))
     assert found.credentials.state == "valid"
     assert (found.detection.key, found.agreement, found.proven) == ("alice", "other", False)
+    # Without bob's key, nobody can say that his mark is missing.
+    alone = mark.verify(path, alice, spec=DetectSpec(carrier="tile"))
+    assert (alone.agreement, alone.proven) == ("none", True)
 
 
 def test_embed_signs_photographs_and_keeps_their_credentials(cli, own):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import stat
 from datetime import UTC, datetime, timedelta
 
@@ -197,6 +198,11 @@ def test_what_cannot_sign_says_why(tmp_path, alice):
         with pytest.raises(PrivgenError, match=message) as caught:
             Credentials.of_files("studio", *pair)
         assert "BEGIN" not in str(caught.value)
+
+
+def test_seals_go_to_other_processes(alice):
+    seal = Seal(alice, Label(AI_MADE))
+    assert pickle.loads(pickle.dumps(seal)) == seal
 
 
 def test_credentials_are_secret(tmp_path, alice):

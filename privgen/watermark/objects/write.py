@@ -212,8 +212,10 @@ class _Part:
         owner = (self.item.name, key.name, key.key_id)
         return MarkedObject(*owner, area, self.met, p_value, matches, note, self._box())
 
-    def _box(self) -> tuple[float, float, float, float]:
+    def _box(self) -> tuple[float, float, float, float] | None:
         inside = self.mask >= 0.5
+        if not inside.any():
+            return None
         rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
         height, width = inside.shape
         edges = (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)

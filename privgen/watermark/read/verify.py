@@ -6,7 +6,7 @@ proves whose key marked these pixels, with a p-value, and survives that. A label
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Verification:
         detection: whose mark it carries; None if no keys were looked for.
         records: what a registry knows of the marks that were found.
         recovered: credentials that the registry kept for the IDs that were found, if those of the file do not hold.
+        sought: key_ids of all keys that were looked for.
     """
 
     file: str
@@ -42,6 +43,7 @@ class Verification:
     detection: Detection | None = None
     records: tuple[FoundRecord, ...] = ()
     recovered: tuple[FoundCredentials, ...] = ()
+    sought: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def marked(self) -> bool:
@@ -55,14 +57,15 @@ class Verification:
 
     @property
     def agreement(self) -> Agreement:
-        """Whether the credentials name a mark that was found: "same", "other", or "none" if one of the two is missing.
+        """Whether the credentials name a mark that was found: "same", "other", or "none" if nothing can be said.
 
         "other" means that a mark which the credentials name was looked for and not found, and another one was.
         """
         if not self.credentials.bindings or self.detection is None or not self.detection.detected:
             return "none"
         found = {match.key_id for match in self.detection.keys if match.detected}
-        return "same" if found & {binding.key_id for binding in self.credentials.bindings} else "other"
+        named = {binding.key_id for binding in self.credentials.bindings}
+        return "same" if found & named else "other" if self.sought & named else "none"
 
     @property
     def proven(self) -> bool:
@@ -93,7 +96,7 @@ class Verification:
             text += " The credentials name this mark."
         elif self.agreement == "other":
             text += " The credentials name another mark."
-        elif self.credentials.bindings and not self.detection.detected:
+        elif self.credentials.bindings:
             text += " The credentials name a mark; it is of a key that is not here, or it is gone."
         return text
 
@@ -155,7 +158,8 @@ def verify_file(
             kept = None if found.payload is None else registry.credentials_of(found.key.key_id, found.payload)
             if kept is not None and not credentials.holds:
                 recovered.append(recover(kept, anchors=anchors))
-    return Verification(str(path), credentials, label, detection, records, tuple(recovered))
+    sought = frozenset(() if detector is None else (key.key_id for key in detector.keys))
+    return Verification(str(path), credentials, label, detection, records, tuple(recovered), sought)
 
 
 def verify_files(

@@ -5,18 +5,16 @@ returns (`synchronous=FULL`). With the faster `NORMAL`, a power failure could un
 that is already published would carry an ID that the registry does not know, and may issue again.
 """
 
-import logging
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from privgen.errors import PrivgenError
+from privgen.io.files import make_folder
+from privgen.io.own_files import warn_if_open
 
-
-logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x50475247  # "PGRG", in the header of every registry
 SCHEMA_VERSION = 1
@@ -76,7 +74,7 @@ def create(path: Path) -> None:
         PrivgenError: the file exists, or it cannot be made.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         raise PrivgenError(f"{path} exists, and registries are not overwritten; choose another path.") from None
@@ -116,8 +114,7 @@ def connect(path: Path, *, write: bool = True) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        _warn(path)
+    warn_if_open("registry", [path])
     return connection
 
 
@@ -156,7 +153,7 @@ def _check_file(path: Path, *, write: bool) -> None:
         raise PrivgenError(f"{path} is not a file; name the file of a registry.")
     if not os.access(path, os.R_OK):
         raise PrivgenError(f"The registry {path} cannot be read: permission denied; check its permissions.")
-    if write and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+    if write and not (os.access(path, os.W_OK) and os.access(path.resolve().parent, os.W_OK)):
         raise PrivgenError(
             f"The registry {path} cannot be written: it or its folder is read-only; change its permissions."
         )
@@ -164,12 +161,13 @@ def _check_file(path: Path, *, write: bool) -> None:
 
 def _open(path: Path, *, write: bool) -> sqlite3.Connection:
     """Open a file; of a folder that is read-only, as one that nobody changes."""
-    place = path.resolve().as_uri()
+    real = path.resolve()  # SQLite keeps its -wal file beside the file that a link leads to
+    place = real.as_uri()
     modes = ("mode=rw",) if write else ("mode=ro", "mode=ro&immutable=1")
     for mode in modes[:-1]:
         with suppress(sqlite3.OperationalError):
             return _probed(f"{place}?{mode}")
-        if _has_content(path.with_name(path.name + "-wal")):
+        if _has_content(real.with_name(real.name + "-wal")):
             raise PrivgenError(f"The registry {path} has changes in its -wal file; copy both to a folder of yours.")
     return _probed(f"{place}?{modes[-1]}")
 
@@ -198,8 +196,3 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         raise PrivgenError(
             f"The registry {path} has version {version}, and this privgen reads {SCHEMA_VERSION}; upgrade privgen."
         )
-
-
-@cache
-def _warn(path: Path) -> None:
-    logger.warning("Others on this computer may read the secrets in %s; run: chmod 600 %s", path, path)

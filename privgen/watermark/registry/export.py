@@ -1,11 +1,10 @@
 """Write what a registry holds as text, for other programs: JSON lines or CSV."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+from privgen.io.csv_lines import csv_line
 from privgen.watermark.registry.registry import Registry
 
 
@@ -38,12 +37,11 @@ def _rows(registry: Registry, table: Table, secrets: bool) -> Iterator[dict[str,
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
-        yield json.dumps(row, ensure_ascii=False) + "\n"
+        yield json.dumps(row) + "\n"
 
 
 def _csv_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for number, row in enumerate(rows):
-        for values in ([list(row)] if number == 0 else []) + [list(row.values())]:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerow(values)
-            yield text.getvalue()
+        if number == 0:
+            yield csv_line(row)
+        yield csv_line(row.values())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from privgen.errors import UsageError
+from privgen.errors import UsageError, printable
 from privgen.io.batches import BatchOptions
 from privgen.io.fingerprints import settings_fingerprint
 from privgen.watermark.key import Key
@@ -53,7 +53,7 @@ class Issuer:
         what = self.issued_for
         place = Path(os.path.realpath(output)).as_posix()
         request = settings_fingerprint(source, place, what.note, what.user, what.model)
-        issued_for = replace(what, file=what.file or file, source_sha256=source_sha256)
+        issued_for = replace(what, file=what.file or printable(file), source_sha256=source_sha256)
         return self.registry.issue(self.name, issued_for, request=request)
 
     def batch_for(self, batch: BatchOptions, issued: Issued) -> BatchOptions:

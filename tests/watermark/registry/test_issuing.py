@@ -71,6 +71,11 @@ def test_a_repeated_call_issues_no_second_id(registry, photos, tmp_path, monkeyp
     [first], [again] = (embed_files([photo], tmp_path / "out", issuer, spec=TILE).files for _ in range(2))
     assert (first.status, again.status) == ("done", "skipped")
     assert first.payload == again.payload == died.payload
+    with Registry.create(tmp_path / "restored.db") as restored:  # from a copy that does not know the ID yet
+        restored.add(registry.key("studio"))
+        [known] = embed_files([photo], tmp_path / "out", replace(issuer, registry=restored), spec=TILE).files
+        assert (known.status, known.payload) == ("skipped", first.payload)
+        assert list(restored.issued()) == []
     [other] = embed_files(
         [photo], tmp_path / "out-18", replace(issuer, issued_for=IssuedFor("client 18")), spec=TILE
     ).files
