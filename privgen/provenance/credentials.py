@@ -52,7 +52,7 @@ class Credentials:
     """
 
     name: str
-    certificates: str
+    certificates: str = field(repr=False)
     private_key: str | None = field(default=None, repr=False)
     service: Callable[[bytes], bytes] | None = field(default=None, repr=False)
     time_stamps: str | None = None

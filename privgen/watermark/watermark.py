@@ -253,7 +253,7 @@ class Watermark:
         [loaded], batch = given.images, BatchOptions(overwrite=overwrite, seal=seal)
         marker = Marker(self.networks, MarkSpec(psnr=psnr, payload=payload))
         if not marked:
-            loaded = loaded.with_pixels(mark_loaded([loaded], given.levels, [key], marker)[0].pixels)
+            loaded = loaded.with_pixels(mark_loaded([loaded], [2**loaded.bits - 1], [key], marker)[0].pixels)
         parent = batch.parent_of(Path(image), loaded) if isinstance(image, str | os.PathLike) else None
         try:
             data, _ = batch.encode(loaded, target, Origin(marker.spec.bindings(key.key_id), parent))

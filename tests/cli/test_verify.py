@@ -6,10 +6,11 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from privgen import Credentials, Key, Label, Seal, Watermark
-from privgen.io.images import load_image
+from privgen.io.images import LoadedImage, load_image, save_image
 from privgen.provenance.label import AI_MADE, write_label
 
 
@@ -151,6 +152,15 @@ def test_credentials_of_another_mark_are_not_relied_on(own):
     # Without bob's key, nobody can say that his mark is missing.
     alone = mark.verify(path, alice, spec=DetectSpec(carrier="tile"))
     assert (alone.agreement, alone.proven) == ("none", True)
+
+
+def test_published_photographs_of_16_bits_keep_them(own):
+    deep = torch.randint(20_000, 40_000, (3, 160, 160), generator=torch.Generator().manual_seed(0)).to(torch.uint16)
+    save_image(LoadedImage(deep, bits=16), own / "deep.png")
+    mark = Watermark.from_pretrained("mini")
+    path = mark.publish(own / "deep.png", own / "out.png", Key.new("alice"), seal=Seal(label=Label(credit="Studio")))
+    stored = load_image(path).stored.int()
+    assert (stored % 257 != 0).any()  # else they are 8 bits, written as 16
 
 
 def test_embed_signs_photographs_and_keeps_their_credentials(cli, own):
