@@ -159,11 +159,19 @@ def list_(as_json: bool) -> None:
 )
 @click.option("--search", is_flag=True, help="Also look for marks in an image that was cropped, framed or turned.")
 @options.output(help="File for the credentials, a C2PA manifest store.")
+@options.max_pixels()
 @options.model()
 @options.device()
 @options.json()
 def recover(
-    image: Path, registry: Path, search: bool, output: Path | None, model: str, device: str, as_json: bool
+    image: Path,
+    registry: Path,
+    search: bool,
+    output: Path | None,
+    max_pixels: int,
+    model: str,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Find the credentials of an IMAGE that has lost them, by the ID in its mark.
 
@@ -178,7 +186,7 @@ def recover(
 
     with Registry.open(registry, write=False) as opened:
         detector = Detector(Networks(model, Placement(device)), opened.keys(), DetectSpec(search=search), every=False)
-        found = verify_file(image, detector, registry=opened)
+        found = verify_file(image, detector, registry=opened, max_pixels=max_pixels)
         kept = [
             manifest
             for record in found.records

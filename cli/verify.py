@@ -50,6 +50,7 @@ from privgen.cli.output import json_text, say_others, to_json, write
     help="PEM file of the certificates whose signatures you trust, such as C2PA's trust list.",
 )
 @options.recursive()
+@options.max_pixels()
 @options.model()
 @options.device()
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image as soon as it is read.")
@@ -62,6 +63,7 @@ def verify(
     locate: bool,
     trust: Path | None,
     recursive: bool,
+    max_pixels: int,
     model: str,
     device: str,
     as_json: bool,
@@ -99,7 +101,9 @@ def verify(
         every = [*keys, *(() if opened is None else opened.keys())]
         networks = Networks(model, Placement(device))
         detector = Detector(networks, every, spec, every=opened is None) if every else None
-        for path, found, error_text in verify_files(pictures, detector, anchors=anchors, registry=opened):
+        for path, found, error_text in verify_files(
+            pictures, detector, anchors=anchors, registry=opened, max_pixels=max_pixels
+        ):
             if found is None:
                 failed = True
                 if as_json:

@@ -109,7 +109,7 @@ class BatchOptions:
             metadata = self.seal.labelled(metadata, claim, kind)
             data = encode_image(replace(image, metadata=metadata), kind, quality=self.quality)
             data = self.seal.signed(data, claim, kind)
-            if claim.parent is not None and self.seal.credentials is not None:
+            if claim.parent is not None and claim.parent[1] and self.seal.credentials is not None:
                 notes = tuple(note for note in notes if note != CREDENTIALS_NOTE)  # they are in the new ones
         written = {name for suffix, name in SAVE_FORMATS.items() if can_write(suffix)}
         if self.keep_format and image.format not in (*written, "MPO", None):

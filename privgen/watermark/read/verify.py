@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from privgen.errors import printable
 from privgen.io.batches import FILE_ERRORS, reason
+from privgen.io.files import MAX_PIXELS
 from privgen.io.images import load_image
 from privgen.provenance.content_credentials import FoundCredentials, read, recover
 from privgen.provenance.label import Label, read_label
@@ -135,6 +136,7 @@ def verify_file(
     *,
     anchors: str | None = None,
     registry: Registry | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Verification:
     """Say what an image file proves of its origin.
 
@@ -143,11 +145,12 @@ def verify_file(
         detector: looks for marks; None looks for none.
         anchors: certificates in PEM that you trust.
         registry: says what it knows of the marks that are found; the detector looks for its keys.
+        max_pixels: see `privgen.io.images.load_image`.
 
     Raises:
         PrivgenError: the file cannot be read.
     """
-    loaded = load_image(path)
+    loaded = load_image(path, max_pixels=max_pixels)
     detection = None if detector is None else detector([loaded.stored])[0]
     records: tuple[FoundRecord, ...] = ()
     recovered = []
@@ -168,6 +171,7 @@ def verify_files(
     *,
     anchors: str | None = None,
     registry: Registry | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[tuple[Path, Verification | None, str | None]]:
     """Say what image files prove, one after the other; a file that cannot be read does not stop the rest.
 
@@ -176,12 +180,13 @@ def verify_files(
         detector: see `verify_file`.
         anchors: see `verify_file`.
         registry: see `verify_file`.
+        max_pixels: see `verify_file`.
 
     Yields:
         Each file with what it proves, or with the reason why it could not be read.
     """
     for path in paths:
         try:
-            yield path, verify_file(path, detector, anchors=anchors, registry=registry), None
+            yield path, verify_file(path, detector, anchors=anchors, registry=registry, max_pixels=max_pixels), None
         except FILE_ERRORS as error:
             yield path, None, reason(error)

@@ -25,12 +25,12 @@ def find(connection: sqlite3.Connection, name_or_id: str) -> tuple[int, KeyEntry
 
     Args:
         connection: to the registry.
-        name_or_id: the name of an active key, or a key_id; or the name of a key that has ended, of which the last one
+        name_or_id: a key_id, or the name of an active key; or the name of a key that has ended, of which the last one
             counts.
     """
     row = connection.execute(
-        f"{_SELECT} WHERE k.name = ?1 OR k.key_id = ?1 ORDER BY (k.name = ?1 AND k.status = 'active') DESC, "
-        "k.key_id = ?1 DESC, k.id DESC LIMIT 1",
+        f"{_SELECT} WHERE k.name = ?1 OR k.key_id = ?1 ORDER BY k.key_id = ?1 DESC, k.status = 'active' DESC, "
+        "k.id DESC LIMIT 1",
         [name_or_id],
     ).fetchone()
     return None if row is None else (row[0], KeyEntry(*row[1:]))
@@ -56,6 +56,24 @@ def insert(
         values,
     )
     return int(cursor.lastrowid or 0)
+
+
+def revoke(connection: sqlite3.Connection, number: int, time: str, why: str | None, why_derived: str) -> None:
+    """Revoke a key, and all keys that are derived from it and are not revoked yet.
+
+    Args:
+        connection: to the registry, in a transaction.
+        number: row number of the key.
+        time: now.
+        why: the key is revoked.
+        why_derived: the others are.
+    """
+    connection.execute(
+        "WITH RECURSIVE below(id) AS (SELECT ?1 UNION SELECT k.id FROM keys AS k JOIN below ON k.parent = below.id) "
+        "UPDATE keys SET status = 'revoked', ended = ?2, why = CASE WHEN id = ?1 THEN ?3 ELSE ?4 END "
+        "WHERE id IN below AND status != 'revoked'",
+        [number, time, why, why_derived],
+    )
 
 
 def secrets_of(connection: sqlite3.Connection, chosen: Iterable[int] | None = None) -> dict[str, Key]:

@@ -140,7 +140,10 @@ class Registry:
             return tuple(keys.secrets_of(self._connection).values())
 
     def revoke(self, name_or_id: str, why: str | None = None) -> KeyEntry:
-        """Say that a key is not to be used any more. Its marks are still detected, and said to be of a revoked key.
+        """Say that a key, and all keys that are derived from it, are not to be used any more.
+
+        Whoever has the secret of a key has those of the keys that are derived from it. Their marks are still detected,
+        and said to be of revoked keys.
 
         Args:
             name_or_id: of the key.
@@ -153,9 +156,7 @@ class Registry:
             number, entry = self._entry(name_or_id)
             if entry.status == "revoked":
                 raise UsageError(f"The key {entry} already.")
-            connection.execute(
-                "UPDATE keys SET status = 'revoked', ended = ?, why = ? WHERE id = ?", [_now(), why, number]
-            )
+            keys.revoke(connection, number, _now(), why, f"derived from {entry.name}, which was revoked")
         return self._entry(entry.key_id)[1]
 
     def rotate(self, name: str) -> KeyEntry:
