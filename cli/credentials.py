@@ -99,9 +99,11 @@ def add(
     name: str, certificates: Path, private_key: Path, time_stamps: str | None, output: Path | None, as_json: bool
 ) -> None:
     """Keep a certificate that an authority has issued to you, under NAME."""
+    from privgen.provenance.content_credentials import check_signs
     from privgen.provenance.credentials import Credentials
 
     made = Credentials.of_files(name, certificates, private_key, time_stamps=time_stamps)
+    check_signs(made)
     echo({**made.public(), "file": _save(made, name, output)}, as_json=as_json)
 
 
@@ -202,3 +204,4 @@ def recover(
         raise click.exceptions.Exit(EXIT_NOT_DETECTED)
     if output is not None:
         write_bytes(output, kept[0])
+        write(f"Note: the credentials are in {output}.", err=True)

@@ -183,8 +183,8 @@ def check_registry(
     """
     if registry is not None and (key is None or excluded):
         raise click.UsageError(
-            "--registry issues an ID for each image: give --key, and no --object, --token, --payload, --amplify or "
-            "--reject-hallucinations."
+            "--registry issues an ID for each whole image: give --key, and leave out what marks objects, writes "
+            "another payload, or changes the sampling."
         )
     if registry is None and issued_for != (None, None):
         raise click.UsageError("--issued-for and --user need --registry, which records them.")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from privgen.provenance.seal import Seal
     from privgen.watermark.key import Key, load_key
     from privgen.watermark.read.detection import Detection
+    from privgen.watermark.registry.registry import Registry
     from privgen.watermark.watermark import Watermark
 
 
@@ -38,6 +39,7 @@ __all__ = [
     "PrivgenError",
     "Protected",
     "Protection",
+    "Registry",
     "Seal",
     "UsageError",
     "Watermark",
@@ -57,6 +59,7 @@ _HOMES = {
     "PrivgenError": "privgen.errors",
     "Protected": "privgen.protection.protection",
     "Protection": "privgen.protection.protection",
+    "Registry": "privgen.watermark.registry.registry",
     "Seal": "privgen.provenance.seal",
     "UsageError": "privgen.errors",
     "Watermark": "privgen.watermark.watermark",

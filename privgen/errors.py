@@ -31,6 +31,11 @@ def shortened(value: object, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
 
 
+def quoted(text: object, length: int = 80) -> str:
+    """Return a stranger's text in quotation marks, so that nobody takes it for words of ours; see `shortened`."""
+    return '"' + printable(shortened(text, length)).replace('"', "'") + '"'
+
+
 def printable(text: object, keep: str = "") -> str:
     r"""Return a text in which characters that would steer a terminal, or cannot be written, are escaped as in Python.
 

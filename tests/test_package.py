@@ -23,6 +23,7 @@ API = [
     "PrivgenError",
     "Protected",
     "Protection",
+    "Registry",
     "Seal",
     "UsageError",
     "Watermark",

@@ -4,7 +4,7 @@ Sources: C2PA specification 2.2 (2025), sections "Actions", "Soft binding" and "
 assertion 1.1 (2025).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -45,10 +45,17 @@ class SoftBinding:
         return self.key_id if self.payload is None else f"{self.key_id}:{self.payload}"
 
     @classmethod
-    def of_value(cls, value: str, kind: Literal["tile", "latent"], name: str = "") -> "SoftBinding":
-        """Read a value. A payload that is no number is left out."""
-        key_id, _, payload = value.partition(":")
-        return cls(key_id, int(payload) if payload.isdecimal() else None, kind, name)
+    def of_block(cls, block: Mapping[str, Any], kind: Literal["tile", "latent"]) -> "SoftBinding":
+        """Read a block of a `c2pa.soft-binding` assertion. A payload that is no number is left out."""
+        key_id, _, payload = str(block.get("value", "")).partition(":")
+        number = int(payload) if payload.isdecimal() and len(payload) <= 10 else None
+        region = block.get("scope", {}).get("region")
+        if region is None:
+            return cls(key_id, number, kind)
+        shape = region["region"][0]["shape"]
+        left, top = (float(shape["origin"][axis]) / 100 for axis in "xy")
+        box = (left, top, left + float(shape["width"]) / 100, top + float(shape["height"]) / 100)
+        return cls(key_id, number, kind, str(region.get("name", "")), box)
 
     def block(self) -> dict[str, Any]:
         """The block of a `c2pa.soft-binding` assertion."""

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from privgen.errors import PrivgenError
+from PIL import Image
+
+from privgen.errors import PrivgenError, quoted
 from privgen.io.files import check_regular
 from privgen.provenance.claim import ALGORITHMS, PARENT, Claim, SoftBinding
 from privgen.provenance.credentials import Credentials, needs_c2pa
+from privgen.provenance.label import AI_MADE, Label
 
 
 MIME_TYPES = {
@@ -42,6 +45,35 @@ _CONFIG: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
+class Parent:
+    """A file that the signed one was made from, as the signer's software found it.
+
+    Attributes:
+        title: of the file.
+        state: "valid": it had Content Credentials, and was as it was signed; "changed" or "invalid": it had some that
+            did not hold; "none": it had none.
+        signer: name in their certificate.
+        bindings: the marks that they name.
+    """
+
+    title: str
+    state: State
+    signer: str = ""
+    bindings: tuple[SoftBinding, ...] = ()
+
+    def words(self) -> str:
+        """What is known of it, in words."""
+        states = {
+            "valid": "unchanged since",
+            "changed": "which had changed since",
+            "none": "without Content Credentials",
+        }
+        state = states.get(self.state, "with Content Credentials that did not hold")
+        signed = f"signed by {quoted(self.signer)}, " if self.state in ("valid", "changed") else ""
+        return f"{quoted(self.title)}, {signed}{state}"
+
+
+@dataclass(frozen=True)
 class FoundCredentials:
     """What a file's Content Credentials say, and whether it is so.
 
@@ -51,13 +83,13 @@ class FoundCredentials:
             missing, or the format cannot hold any; "recovered": a registry kept them, and they are whole.
         trusted: whether the signer's certificate goes back to one that you trust.
         signer: name in the certificate.
-        issuer: organisation in the certificate.
+        organisation: of the signer, in the certificate.
         signed_at: time stamp of an authority, ISO 8601; None if there is none.
         time_trusted: whether you trust that authority, too.
         actions: what was done to the image, by C2PA's names.
         source_type: how the image came about, as the credentials say; empty if they do not.
         bindings: the marks that the image carries, as the credentials say.
-        ingredients: titles of the files that the image was made from.
+        parents: the files that the image was made from.
         manifest: their name, a URN.
         problems: what is wrong, one sentence each.
     """
@@ -65,13 +97,13 @@ class FoundCredentials:
     state: State
     trusted: bool = False
     signer: str = ""
-    issuer: str = ""
+    organisation: str = ""
     signed_at: str | None = None
     time_trusted: bool = False
     actions: tuple[str, ...] = ()
     source_type: str = ""
     bindings: tuple[SoftBinding, ...] = ()
-    ingredients: tuple[str, ...] = ()
+    parents: tuple[Parent, ...] = ()
     manifest: str = ""
     problems: tuple[str, ...] = ()
 
@@ -88,21 +120,20 @@ class FoundCredentials:
             return f"not read. {' '.join(self.problems)}"
         if self.state == "invalid":
             return f"not valid, so they prove nothing. {' '.join(self.problems)}"
-        by = f"{self.signer or 'somebody'} ({self.issuer})" if self.issuer else self.signer or "somebody"
-        who = (
-            f"signed by {by}, whose certificate you trust"
-            if self.trusted
-            else f"signed by {by}, whose certificate nobody you trust vouches for: anybody could have made it"
-        )
-        when = ", without a time stamp"
+        organisation = f" ({quoted(self.organisation)})" if self.organisation else ""
+        when = " without a time stamp"
         if self.signed_at:
-            authority = "that you trust" if self.time_trusted else "that you do not know"
-            when = f", with a time stamp of {self.signed_at} by an authority {authority}"
+            trust = "trust" if self.time_trusted else "do not trust"
+            when = f" with a time stamp of {self.signed_at} by an authority that you {trust}"
+        signed = f"signed by {quoted(self.signer)}{organisation}{when}"
+        who = "You trust the certificate."
+        if not self.trusted:
+            who = "Nobody whom you trust vouches for the certificate: anybody could have made it."
         if self.state == "recovered":
-            return f"recovered: {who}{when}. They are of the file that was published, not of this one."
+            return f"recovered: {signed}. {who} They are of the file that was published, not of this one."
         if self.state == "changed":
-            return f"no longer valid: the file changed after it was {who}{when}."
-        return f"valid: {who}{when}. The file has not changed since."
+            return f"no longer valid: the file changed after it was {signed}. {who}"
+        return f"valid: {signed}. {who} The file has not changed since."
 
 
 def sign(
@@ -203,6 +234,17 @@ def _read(data: bytes, mime: str, anchors: str | None) -> FoundCredentials:
         return FoundCredentials("invalid", problems=("What they say is malformed.",))
 
 
+def check_signs(credentials: Credentials) -> None:
+    """Sign a small image, without a time stamp, to see whether credentials are fit for it.
+
+    Raises:
+        PrivgenError: they are not; the message says why.
+    """
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(picture, "PNG")
+    sign(picture.getvalue(), "PNG", Claim("test", Label(AI_MADE)), replace(credentials, time_stamps=None))
+
+
 def _found(document: Mapping[str, Any], state: str) -> FoundCredentials:
     """What the report of c2pa-rs says."""
     manifest = document.get("manifests", {}).get(document.get("active_manifest", ""), {})
@@ -217,15 +259,29 @@ def _found(document: Mapping[str, Any], state: str) -> FoundCredentials:
         state="changed" if changed else "valid" if state in ("Valid", "Trusted") else "invalid",
         trusted=state == "Trusted" or (changed and len(serious) == len(failures)),
         signer=str(signature.get("common_name", "")),
-        issuer=str(signature.get("issuer", "")),
+        organisation=str(signature.get("issuer", "")),  # as c2pa-rs calls the organisation of the subject
         signed_at=signature.get("time"),
         time_trusted=any(item.get("code") == "timeStamp.trusted" for item in results.get("success", [])),
         actions=tuple(str(action.get("action", "")) for action in actions),
         source_type=next((source for source in reversed(sources) if source), ""),
         bindings=tuple(_bindings(manifest)),
-        ingredients=tuple(str(item.get("title", "")) for item in manifest.get("ingredients", [])),
+        parents=tuple(_parent(item, document) for item in manifest.get("ingredients", [])),
         manifest=str(document.get("active_manifest", "")),
         problems=tuple(f"{str(f.get('explanation') or f.get('code')).capitalize()}." for f in serious),
+    )
+
+
+def _parent(ingredient: Mapping[str, Any], document: Mapping[str, Any]) -> Parent:
+    """What the report of c2pa-rs says of a file that the signed one was made from."""
+    title, label = str(ingredient.get("title", "")), ingredient.get("active_manifest")
+    if label is None:
+        return Parent(title, "none")
+    manifest = document.get("manifests", {}).get(label, {})
+    failures = ingredient.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
+    codes = {failure.get("code") for failure in failures} - set(_WHO)
+    state: State = "valid" if not codes else "changed" if codes <= set(_CHANGED) else "invalid"
+    return Parent(
+        title, state, str(manifest.get("signature_info", {}).get("common_name", "")), tuple(_bindings(manifest))
     )
 
 
@@ -243,8 +299,7 @@ def _bindings(manifest: Mapping[str, Any]) -> Iterator[SoftBinding]:
         if not str(assertion.get("label", "")).startswith("c2pa.soft-binding") or data.get("alg") not in kinds:
             continue
         for block in data.get("blocks", []):
-            name = str(block.get("scope", {}).get("region", {}).get("name", ""))
-            yield SoftBinding.of_value(str(block.get("value", "")), kinds[data["alg"]], name)
+            yield SoftBinding.of_block(block, kinds[data["alg"]])
 
 
 def _signer(credentials: Credentials) -> Any:

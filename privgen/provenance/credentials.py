@@ -131,10 +131,19 @@ class Credentials:
         )
 
     def root(self) -> str:
-        """The last certificate of the chain, in PEM: what others may trust to call your signatures trusted."""
+        """The root of the chain, in PEM: what others may trust to call your signatures trusted.
+
+        Raises:
+            PrivgenError: the chain does not hold its root.
+        """
         from cryptography.hazmat.primitives.serialization import Encoding
 
-        return _chain(self.certificates, self.name)[-1].public_bytes(Encoding.PEM).decode()
+        last = _chain(self.certificates, self.name)[-1]
+        if last.issuer != last.subject:
+            raise PrivgenError(
+                f"The chain of {self.name} ends before its root, which is what others trust; ask your authority."
+            )
+        return last.public_bytes(Encoding.PEM).decode()
 
     def public(self) -> dict[str, Any]:
         """Everything that everybody may know: name, subject and issuer, validity, fingerprint, and who vouches."""

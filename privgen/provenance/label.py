@@ -10,7 +10,7 @@ Version Used, Creator, Credit Line, Source); XMP specification part 1 (ISO 16684
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias, get_args
 
-from privgen.errors import UsageError
+from privgen.errors import UsageError, quoted
 from privgen.provenance.xmp import Value, read_properties, write_properties
 
 
@@ -42,6 +42,7 @@ _PROPERTIES = {
     "creator": "dc:creator",
     "credit": "photoshop:Credit",
 }
+_SAID = ("provider", "created", "identifier", "creator", "credit")  # in words, by their names
 _LISTS = frozenset({"dc:creator"})  # ordered lists of XMP; all else is one text
 
 
@@ -52,7 +53,7 @@ class Label:
     Example:
         >>> from privgen import Label
         >>> Label("trainedAlgorithmicMedia", provider="Acme", system="mini").words()
-        'made by AI, by mini, of Acme'
+        'made by AI, system "mini", provider "Acme"'
 
     Attributes:
         source_type: how the image came about, a name from `SOURCE_TYPES`, such as "trainedAlgorithmicMedia".
@@ -93,8 +94,9 @@ class Label:
         needed = ["source_type", "identifier"]
         if preset == "sb-942":
             needed += ["provider", "system", "system_version", "created"]
-        if missing := [name.replace("_", " ") for name in needed if not getattr(self, name)]:
-            raise UsageError(f"A label for {preset} also says the {', '.join(missing)}; give it.")
+        if missing := [name for name in needed if not getattr(self, name)]:
+            say = ", ".join(f"{name}=TEXT" for name in missing)
+            raise UsageError(f"A label for {preset} also says {say}: with --say, or as values of Label.")
 
     def properties(self) -> dict[str, Value]:
         """What it says, by the names of XMP properties."""
@@ -107,14 +109,10 @@ class Label:
         """What it says, as a sentence without a full stop; empty if it says nothing."""
         if not any(text for name, text in vars(self).items() if name != "created"):
             return ""
-        kinds = {AI_MADE: "made by AI", AI_EDITED: "made with AI in part", "": "nothing of how it was made"}
-        said = [kinds.get(self.source_type, f"of the kind {self.source_type}")]
-        said += [f"by {self.system} {self.system_version}".strip()] if self.system else []
-        said += [f"of {self.provider}"] if self.provider else []
-        said += [f"at {self.created}"] if self.created else []
-        said += [f"id {self.identifier}"] if self.identifier else []
-        said += [f"creator {self.creator}"] if self.creator else []
-        said += [f"credit {self.credit}"] if self.credit else []
+        kinds = {AI_MADE: "made by AI", AI_EDITED: "made with AI in part", "": "does not say how it was made"}
+        said = [kinds.get(self.source_type, f"of the kind {quoted(self.source_type)}")]
+        said += [f"system {quoted(f'{self.system} {self.system_version}'.strip())}"] if self.system else []
+        said += [f"{name} {quoted(text)}" for name in _SAID if (text := getattr(self, name))]
         return ", ".join(said)
 
 

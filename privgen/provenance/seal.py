@@ -69,7 +69,9 @@ class Seal:
         if self.preset not in (None, *PRESETS):
             raise UsageError(f"expected one of the labels {', '.join(PRESETS)}, got {self.preset!r}")
         if self.preset == "sb-942" and not self.label.provider:
-            raise UsageError("A label for sb-942 also names the provider; say provider=NAME.")
+            raise UsageError(
+                "A label for sb-942 also names the provider: --say provider=NAME, or Label(provider=...)."
+            )
 
     def claim(self, title: str, origin: Origin) -> Claim:
         """What is said of one file, with the time and an identifier that no other file has.

@@ -194,8 +194,8 @@ def load_key(file_or_name: str | os.PathLike[str]) -> Key:
     """
     path = Path(file_or_name)
     named = key_folder() / f"{path}{SUFFIX}"
-    if not path.exists() and NAME.fullmatch(str(file_or_name)) and named.exists():
-        return Key.load(named)
+    if not path.is_file() and NAME.fullmatch(str(file_or_name)) and named.exists():
+        return Key.load(named)  # also where a folder has the name of a key
     if not path.exists():
         raise PrivgenError(
             f"There is no key file {path}, nor a key of that name in {key_folder()}; `privgen key new` makes one."
@@ -221,6 +221,9 @@ def load_keys(places: Iterable[str | os.PathLike[str]]) -> list[Key]:
             keys.append(load_key(place))
             continue
         if not (files := sorted(Path(place).glob(f"*{SUFFIX}"))):
+            if NAME.fullmatch(str(place)) and (key_folder() / f"{place}{SUFFIX}").exists():
+                keys.append(load_key(place))
+                continue
             raise PrivgenError(f"The folder {place} holds no keys; their files end in {SUFFIX}.")
         keys += [_from_document(KEY_FILE.read(file), file) for file in files]
         KEY_FILE.warn_if_open(*files)

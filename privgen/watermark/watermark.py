@@ -265,7 +265,7 @@ class Watermark:
     def verify(
         self,
         path: str | os.PathLike[str],
-        keys: Key | Sequence[Key] = (),
+        keys: Key | Sequence[Key] | Registry = (),
         *,
         spec: DetectSpec | None = None,
         anchors: str | None = None,
@@ -274,15 +274,17 @@ class Watermark:
 
         Args:
             path: an image file.
-            keys: whose marks to look for; none looks for no mark.
+            keys: whose marks to look for; none looks for no mark. A registry also says what it knows of them.
             spec: how they are looked for.
             anchors: certificates in PEM whose signatures you trust, such as C2PA's trust list.
 
         Raises:
             PrivgenError: the file or a network cannot be read.
         """
-        owners = [keys] if isinstance(keys, Key) else list(keys)
-        return verify_file(path, Detector(self.networks, owners, spec) if owners else None, anchors=anchors)
+        registry = keys if isinstance(keys, Registry) else None
+        owners = keys.keys() if isinstance(keys, Registry) else [keys] if isinstance(keys, Key) else list(keys)
+        detector = Detector(self.networks, owners, spec, every=registry is None) if owners else None
+        return verify_file(path, detector, anchors=anchors, registry=registry)
 
     @contextmanager
     def on(

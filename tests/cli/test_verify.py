@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from privgen import Credentials, Key, Label, Seal, Watermark
+from privgen import Credentials, Key, Label, Registry, Seal, Watermark
 from privgen.io.images import LoadedImage, load_image, save_image
 from privgen.provenance.label import AI_MADE, write_label
 
@@ -149,9 +149,42 @@ def test_credentials_of_another_mark_are_not_relied_on(own):
     found = mark.verify(path, [alice, bob], spec=DetectSpec(carrier="tile"))
     assert found.credentials.state == "valid"
     assert (found.detection.key, found.agreement, found.proven) == ("alice", "other", False)
-    # Without bob's key, nobody can say that his mark is missing.
-    alone = mark.verify(path, alice, spec=DetectSpec(carrier="tile"))
-    assert (alone.agreement, alone.proven) == ("none", True)
+    # Marking it as well does not help him: alice's mark is there, and he does not name it.
+    twice = mark.publish(marked, own / "twice.png", bob, seal=seal)
+    found = mark.verify(twice, [alice, bob], spec=DetectSpec(carrier="tile"))
+    assert found.found == {alice.key_id, bob.key_id}
+    assert (found.agreement, found.proven) == ("unnamed", False)
+    assert "whose it is, is open" in str(found)
+
+
+def test_marks_of_revoked_keys_show_nothing(own):
+    """Whoever has stolen a key can write its mark anywhere."""
+    mark = Watermark.from_pretrained("mini")
+    Image.effect_mandelbrot((160, 120), (-2, -1.5, 1, 1.5), 50).convert("RGB").save(own / "photo.png")
+    with Registry.create(own / "s.db") as registry:
+        studio = Key.new("studio")
+        registry.add(studio)
+        registry.derive("studio", "user/carol")
+        mark.embed(own / "photo.png", studio.derive("user/carol"), carrier="tile").save(own / "forged.png")
+        assert mark.verify(own / "forged.png", registry).proven
+        registry.revoke("studio", "stolen")  # and with it what is derived from it
+        found = mark.verify(own / "forged.png", registry)
+    assert (len(found.found), found.found, found.proven) == (1, found.revoked, False)
+    assert "shows nothing" in str(found)
+
+
+def test_marks_of_objects_are_looked_for_on_demand(cli, own):
+    Image.effect_mandelbrot((256, 192), (-2, -1.5, 1, 1.5), 50).convert("RGB").save(own / "photo.png")
+    mask = Image.new("L", (256, 192))
+    mask.paste(255, (0, 0, 160, 192))
+    mask.save(own / "mask.png")
+    words = ["--object", "hill=alice", "--mask", "hill=mask.png", "--sign", "alice", "-o", "out.png"]
+    made = cli("watermark", "embed", "photo.png", *words)
+    assert made.exit_code == 0, made.output
+    assert "--locate looks for them" in cli("verify", "out.png").stdout
+    found, code = verified(cli, "out.png", "--locate")
+    assert (code, found["agreement"], found["mark"]["key"]) == (0, "same", "alice")
+    assert found["credentials"]["bindings"][0]["box"] == [0, 0, 0.625, 1]
 
 
 def test_published_photographs_of_16_bits_keep_them(own):
@@ -171,7 +204,9 @@ def test_embed_signs_photographs_and_keeps_their_credentials(cli, own):
     assert "no longer hold" not in result.stderr
     found, code = verified(cli, own / "out" / "published.jpg")
     assert code == 0
-    assert found["credentials"]["ingredients"] == ["source"]
+    [parent] = found["credentials"]["parents"]
+    assert (parent["state"], parent["signer"]) == ("valid", "alice")
+    assert found["agreement"] == "same"  # bob's mark is named by the credentials, and alice's by those of the parent
     assert found["credentials"]["actions"] == ["c2pa.opened", "c2pa.edited", "c2pa.watermarked.bound"]
     assert (found["label"]["creator"], found["label"]["credit"]) == ("Ada", "Studio")
     assert {match["key"] for match in found["mark"]["keys"] if match["detected"]} == {"alice", "bob"}

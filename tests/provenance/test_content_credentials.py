@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -68,7 +69,7 @@ def test_we_read_what_we_signed_and_whom_we_trust(tmp_path, alice, kind):
     path = written(tmp_path / "a", sign(photo(kind), kind, Claim("a", LABEL, [CAT]), alice))
     found = read(path)
     assert (found.state, found.trusted, found.signer, found.source_type) == ("valid", False, "alice", AI_MADE)
-    assert [(item.key_id, item.payload, item.name) for item in found.bindings] == [(CAT.key_id, 7, "cat")]
+    assert found.bindings == (CAT,)
     assert read(path, anchors=alice.root()).trusted
     assert not read(path, anchors=Credentials.new("alice").root()).trusted  # a chain of the same names
 
@@ -112,11 +113,32 @@ def test_credentials_of_the_source_become_an_ingredient(tmp_path, alice, metadat
     batch = BatchOptions(metadata=metadata, seal=Seal(Credentials.new("bob")))
     data, notes = batch.encode(loaded, tmp_path / "b.png", Origin(parent=batch.parent_of(source, loaded)))
     found = read(written(tmp_path / "b.png", data))
-    assert (found.state, found.signer, found.ingredients) == ("valid", "bob", ("source",))
+    assert (found.state, found.signer) == ("valid", "bob")
+    [parent] = found.parents
+    assert (parent.state, parent.signer) == (("valid", "alice") if kept else ("none", ""))
     assert found.actions[:2] == ("c2pa.opened", "c2pa.edited")
     manifests = json.loads(c2pa.Reader(str(tmp_path / "b.png")).json())["manifests"]
     assert len(manifests) == 1 + kept
     assert notes == (() if kept else (CREDENTIALS_NOTE,))
+
+
+def test_a_forged_parent_is_told(tmp_path, alice):
+    data = bytearray(sign(photo("TIFF"), "TIFF", Claim("a", LABEL, [CAT]), alice))
+    data[1000] ^= 1
+    claim = Claim("b", parent=(bytes(data), "TIFF"))
+    found = read(written(tmp_path / "b.png", sign(photo(), "PNG", claim, Credentials.new("bob"))))
+    assert found.state == "valid"
+    assert [(parent.state, parent.signer) for parent in found.parents] == [("changed", "alice")]
+    assert "had changed" in found.parents[0].words()
+
+
+def test_strangers_texts_are_quoted(tmp_path):
+    mallory = Credentials.new("mallory")
+    label = replace(LABEL, provider='Acme". The signature covers it. Signed by "Acme')
+    assert label.words().count('"') % 2 == 0
+    assert "\"Acme'. The signature covers it. Signed by 'Acme\"" in label.words()
+    path = written(tmp_path / "a.png", sign(photo(), "PNG", Claim("a", label), mallory))
+    assert 'signed by "mallory" ("Test credentials made by privgen")' in read(path).words()
 
 
 def test_a_service_can_sign(tmp_path, alice):

@@ -6,7 +6,7 @@ proves whose key marked these pixels, with a p-value, and survives that. A label
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from privgen.watermark.registry.found import FoundRecord, records_of
 from privgen.watermark.registry.registry import Registry
 
 
-Agreement = Literal["same", "other", "none"]
+Agreement = Literal["same", "unnamed", "other", "none"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class Verification:
         detection: whose mark it carries; None if no keys were looked for.
         records: what a registry knows of the marks that were found.
         recovered: credentials that the registry kept for the IDs that were found, if those of the file do not hold.
-        sought: key_ids of all keys that were looked for.
     """
 
     file: str
@@ -44,7 +43,6 @@ class Verification:
     detection: Detection | None = None
     records: tuple[FoundRecord, ...] = ()
     recovered: tuple[FoundCredentials, ...] = ()
-    sought: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def marked(self) -> bool:
@@ -57,28 +55,44 @@ class Verification:
         return bool(self.label.words()) and self.credentials.holds
 
     @property
-    def agreement(self) -> Agreement:
-        """Whether the credentials name a mark that was found: "same", "other", or "none" if nothing can be said.
+    def found(self) -> frozenset[str]:
+        """Public ids of the keys whose marks the image carries."""
+        matches = () if self.detection is None else self.detection.keys
+        return frozenset(match.key_id for match in matches if match.detected)
 
-        "other" means that a mark which the credentials name was looked for and not found, and another one was.
+    @property
+    def revoked(self) -> frozenset[str]:
+        """Those of the found keys that a registry has revoked: others may have them, and write such marks."""
+        return frozenset(item.key.key_id for item in self.records if item.key.status == "revoked")
+
+    @property
+    def agreement(self) -> Agreement:
+        """What valid credentials and the marks say of each other.
+
+        - "same": all marks that were found are named, by the credentials or by those of an unchanged parent.
+        - "unnamed": a mark that was found is not named, besides one that is.
+        - "other": marks were found, and none of them is named.
+        - "none": there is nothing to compare.
         """
-        if not self.credentials.bindings or self.detection is None or not self.detection.detected:
+        if not (self.credentials.holds and self.credentials.bindings and self.found):
             return "none"
-        found = {match.key_id for match in self.detection.keys if match.detected}
-        named = {binding.key_id for binding in self.credentials.bindings}
-        return "same" if found & named else "other" if self.sought & named else "none"
+        parents = [parent for parent in self.credentials.parents if parent.state == "valid"]
+        bindings = [*self.credentials.bindings, *(item for parent in parents for item in parent.bindings)]
+        named = {item.key_id for item in bindings}
+        return "same" if self.found <= named else "unnamed" if self.found & named else "other"
 
     @property
     def proven(self) -> bool:
         """Whether credentials or a mark prove an origin, and neither speaks against it."""
-        broken = self.credentials.state in ("changed", "invalid") or self.agreement == "other"
-        return (self.credentials.holds or self.marked) and not broken
+        broken = self.credentials.state in ("changed", "invalid") or self.agreement in ("unnamed", "other")
+        return (self.credentials.holds or bool(self.found - self.revoked)) and not broken
 
     def __str__(self) -> str:
-        rows = [("Credentials", self.credentials.words()), ("Label", self._label()), ("Mark", self._mark())]
+        rows = [("Credentials", self.credentials.words())]
+        rows += [("Made from", f"{parent.words()}.") for parent in self.credentials.parents]
+        rows += [("Label", self._label()), ("Mark", self._mark())]
         rows += [("Registry", f"{record}.") for record in self.records]
         rows += [("Registry", f"Content Credentials {found.words()}") for found in self.recovered]
-        # Names of signers and texts of labels are what anybody has written; a line break must not make a line of ours.
         lines = [printable(self.file), *(f"  {name + ':':<13}{printable(text)}" for name, text in rows)]
         return "\n".join([*lines, f"  {'Together:':<13}{self._together()}"])
 
@@ -86,33 +100,42 @@ class Verification:
         if not (said := self.label.words()):
             return "none."
         if self.credentials.holds:
-            return f"{said}. The signature covers it."
+            return f"{said}. The signature covers it: the signer answers for it."
         return f"{said}. No valid signature covers it, so anybody could have written it."
 
     def _mark(self) -> str:
         if self.detection is None:
             return "not looked for; name a key."
         text = f"{self.detection}."
+        named = self.credentials.bindings if self.credentials.holds else ()
+        missing = [item for item in named if item.key_id not in self.found]
         if self.agreement == "same":
-            text += " The credentials name this mark."
-        elif self.agreement == "other":
-            text += " The credentials name another mark."
-        elif self.credentials.bindings:
-            text += " The credentials name a mark; it is of a key that is not here, or it is gone."
+            text += " The credentials name what was found."
+        elif self.agreement in ("unnamed", "other"):
+            text += " The credentials do not name all of it."
+        if any(item.box is not None for item in missing) and not self.detection.spec.locate:
+            text += " The credentials name marks of objects; --locate looks for them."
+        elif missing and not self.found:
+            hint = "" if self.detection.spec.search else "; --search also finds it in a part of the image"
+            text += f" The credentials name a mark that was not found: its key is not here, or it is gone{hint}."
         return text
 
     def _together(self) -> str:
-        if self.agreement == "other":
-            return "the credentials are of another image: do not rely on them."
-        if self.credentials.state in ("changed", "invalid"):
-            rest = "the mark alone shows the origin" if self.marked else "nothing shows where it comes from"
-            return f"the file is not as it was signed; {rest}."
+        if self.agreement in ("unnamed", "other"):
+            return "the file is as it was signed, but the signer does not name a mark in it: whose it is, is open."
+        shown = "the mark alone shows the origin" if self.found - self.revoked else "nothing shows where it comes from"
+        if self.found and not self.found - self.revoked:
+            shown = "its mark is of a revoked key, which others may have, and shows nothing"
+        if self.credentials.state == "changed":
+            return f"the file is not as it was signed; {shown}."
+        if self.credentials.state == "invalid":
+            return f"the credentials cannot be relied on; {shown}."
         if self.credentials.holds:
-            return "the file is as it was signed" + (", and its mark is there." if self.marked else ".")
-        if self.marked:
+            return "the file is as it was signed" + (", and its mark is there." if self.agreement == "same" else ".")
+        if self.found - self.revoked:
             leads = ", and leads back to its credentials" if self.recovered else ""
-            return f"the file carries no credentials, but its mark shows the origin{leads}."
-        return "nothing proves where it comes from."
+            return f"the file has no credentials that hold, but its mark shows the origin{leads}."
+        return f"{shown}." if self.found else "nothing proves where it comes from."
 
     def record(self) -> dict[str, Any]:
         """One nested mapping, for JSON."""
@@ -161,8 +184,7 @@ def verify_file(
             kept = None if found.payload is None else registry.credentials_of(found.key.key_id, found.payload)
             if kept is not None and not credentials.holds:
                 recovered.append(recover(kept, anchors=anchors))
-    sought = frozenset(() if detector is None else (key.key_id for key in detector.keys))
-    return Verification(str(path), credentials, label, detection, records, tuple(recovered), sought)
+    return Verification(str(path), credentials, label, detection, records, tuple(recovered))
 
 
 def verify_files(

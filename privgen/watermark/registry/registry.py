@@ -25,8 +25,7 @@ class Registry:
     The file holds secrets, and only its owner may read it. No method but `key` and `keys` returns a secret.
 
     Example:
-        >>> from privgen import Key
-        >>> from privgen.watermark.registry.registry import Registry
+        >>> from privgen import Key, Registry
         >>> from privgen.watermark.registry.values import IssuedFor
         >>> with Registry.create("studio.db") as registry:
         ...     entry = registry.add(Key.new("studio"))
