@@ -36,7 +36,7 @@ test-slow: $(VENV)/.dev test-page ## Run the slow tests.
 
 .PHONY: test-page
 test-page: $(APP)/.app links ## Test the page in a browser; SCREENSHOTS=docs/images draws the pictures of the docs.
-	PYTHONPATH=$(CURDIR)/.types PRIVGEN_SCREENSHOTS=$(SCREENSHOTS) $(APP)/bin/python -m pytest -m slow tests/webpage
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.types PRIVGEN_SCREENSHOTS=$(SCREENSHOTS) $(APP)/bin/python -m pytest -m slow tests/webpage
 
 .PHONY: mutants
 mutants: $(VENV)/.dev ## Break the maths of the core line by line, and check that tests notice.

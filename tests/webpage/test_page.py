@@ -185,7 +185,7 @@ def marked(page, server, photo, tmp_path_factory):
     said = words(page, "mark")
     assert "carries the mark of alice" in said
     assert "payload 1234" in said
-    assert "creator Alice Adams. The signature covers it." in said
+    assert 'creator "Alice Adams". The signature covers it' in said
     page.get_by_role("button", name="Sign and label").click()
     with page.expect_download() as waiting:
         page.locator("#mark-download").click()
@@ -203,7 +203,7 @@ def test_mark_download_detect(page, server, marked, photo):
     page.locator("#verify-run").click()
     said = words(page, "verify")
     assert "The file is as it was signed, and its mark is there." in said
-    assert "The credentials name this mark." in said
+    assert "The credentials name what was found." in said
     p = float(re.search(r"p-value\s+(\S+):", said)[1])
     assert p < 1e-30
     screenshot(page, "verify")
