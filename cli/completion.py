@@ -42,6 +42,14 @@ def keys_after_name(context: click.Context, parameter: click.Parameter, typed: s
     return _items((f"{name}={known}" for known in _key_names() if equals and known.startswith(key)), "plain")
 
 
+def credentials(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Names of credentials in their folder, or else files."""
+    from privgen.provenance.credentials import SUFFIX, credentials_folder
+
+    names = sorted(path.name.removesuffix(SUFFIX) for path in credentials_folder().glob(f"*{SUFFIX}"))
+    return _starting(typed, names, "file")
+
+
 def models(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     """Names of the models that ship, or else folders."""
     return _starting(typed, MODELS, "dir")

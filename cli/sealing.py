@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from privgen.cli import completion
 from privgen.cli.options import Decorator, named
 
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def sign() -> Decorator[Any]:
     """``--sign``: whose credentials sign the files, as `sign: str | None`."""
     text = "Sign the files with these Content Credentials of `privgen credentials`; needs the extra c2pa."
-    return click.option("--sign", metavar="NAME", help=text)
+    return click.option("--sign", metavar="NAME", help=text, shell_complete=completion.credentials)
 
 
 def label() -> Decorator[Any]:

@@ -23,6 +23,7 @@ TYPED = {
     ],
     "privgen evaluate robustness --attack rot": ["rotation"],
     "privgen watermark embed --key al": ["alice"],
+    "privgen generate --sign st": ["studio"],
     "privgen watermark detect photos --key ": ["alice", "bob"],
     "privgen watermark embed --object cat=b": ["cat=bob"],
     "privgen watermark embed --carrier t": ["tile", "token", "tile+latent"],
@@ -37,6 +38,7 @@ def test_names_are_completed_and_nothing_heavy_is_imported(python, tmp_path):
     """All in one process, because a process costs more than what is completed."""
     for name in ("alice", "bob"):
         (tmp_path / f"{name}.key").touch()
+    (tmp_path / "studio.credentials").touch()
     code = f"""
 import contextlib, io, json, os, sys
 from click.shell_completion import split_arg_string
@@ -50,7 +52,8 @@ for typed in {list(TYPED)!r}:
     print(json.dumps(said.buffer.getvalue().decode().splitlines()))
 print(json.dumps([name for name in {HEAVY} if name in sys.modules]))
 """
-    result = python("-c", code, env=os.environ | {"PRIVGEN_KEYS": str(tmp_path), "_PRIVGEN_COMPLETE": "bash_complete"})
+    own = {"PRIVGEN_KEYS": str(tmp_path), "PRIVGEN_CREDENTIALS": str(tmp_path)}
+    result = python("-c", code, env=os.environ | own | {"_PRIVGEN_COMPLETE": "bash_complete"})
     assert result.returncode == 0, result.stderr
     *completed, heavy = map(json.loads, result.stdout.splitlines())
     assert heavy == [], result.stderr

@@ -134,7 +134,8 @@ class Verification:
             return "the file is as it was signed" + (", and its mark is there." if self.agreement == "same" else ".")
         if self.found - self.revoked:
             leads = ", and leads back to its credentials" if self.recovered else ""
-            return f"the file has no credentials that hold, but its mark shows the origin{leads}."
+            none = "has no credentials" if self.credentials.state == "none" else "has credentials that cannot be read"
+            return f"the file {none}, but its mark shows the origin{leads}."
         return f"{shown}." if self.found else "nothing proves where it comes from."
 
     def record(self) -> dict[str, Any]:

@@ -192,7 +192,8 @@ class Registry:
                 with the same text, you get the ID that you got before. Empty is a new request.
 
         Raises:
-            UsageError: there is no such key, it is not active, or the ID that you chose was issued before.
+            UsageError: there is no such key, it is not active, the ID that you chose was issued before, or the request
+                got another ID before.
             PrivgenError: the registry cannot be written.
         """
         return self.issue_all(name_or_id, [(issued_for or IssuedFor(), request)], payload=payload)[0]
@@ -214,6 +215,8 @@ class Registry:
                 raise UsageError(f"The key {entry}, is {entry.status}; issue IDs with an active key.")
             for issued_for, request in requests:
                 before = ids.requested(connection, number, request or None)
+                if before is not None and payload not in (None, before.payload):
+                    raise UsageError(f"This request got the ID {before.payload} before; leave the payload out.")
                 if before is None:
                     now = _now()
                     drawn = ids.insert(connection, number, now, issued_for, payload=payload, request=request or None)

@@ -91,6 +91,8 @@ def test_the_same_request_gets_the_same_id(registry):
     registry.add(Key.new("bob"))
     first = registry.issue("alice", request="a.png")
     assert registry.issue("alice", request="a.png") == first
+    with pytest.raises(UsageError, match=f"got the ID {first.payload} before"):
+        registry.issue("alice", request="a.png", payload=first.payload ^ 1)
     assert registry.issue("alice", request="b.png").payload != first.payload
     assert registry.issue("bob", request="a.png").key_id != first.key_id
     assert registry.issue("alice").payload != registry.issue("alice").payload
