@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.groups import Group
 from privgen.cli.output import echo, write
 
+
+if TYPE_CHECKING:
+    from privgen.provenance.credentials import Credentials
 
 UNTRUSTED = (
     "These are test credentials: nobody vouches for them, and viewers of Content Credentials will call them "
@@ -36,14 +40,13 @@ def credentials() -> None:
     """
 
 
-def _save(made: object, name: str, output: Path | None) -> Path:
-    from privgen.provenance.credentials import SUFFIX, Credentials, default_path
+def _save(made: Credentials, output: Path | None) -> Path:
+    from privgen.provenance.credentials import SUFFIX, default_path
 
-    assert isinstance(made, Credentials)
     if output is None:
-        output = default_path(name)
+        output = default_path(made.name)
     elif output.is_dir():
-        output /= f"{name}{SUFFIX}"
+        output /= f"{made.name}{SUFFIX}"
     return made.save(output)
 
 
@@ -62,7 +65,7 @@ def new(name: str, days: int, output: Path | None, as_json: bool) -> None:
     from privgen.provenance.credentials import Credentials
 
     made = Credentials.new(name, days=days)
-    echo({**made.public(), "file": _save(made, name, output)}, as_json=as_json)
+    echo({**made.public(), "file": _save(made, output)}, as_json=as_json)
     click.echo(f"Note: {UNTRUSTED}", err=True)
 
 
@@ -104,7 +107,7 @@ def add(
 
     made = Credentials.of_files(name, certificates, private_key, time_stamps=time_stamps)
     check_signs(made)
-    echo({**made.public(), "file": _save(made, name, output)}, as_json=as_json)
+    echo({**made.public(), "file": _save(made, output)}, as_json=as_json)
 
 
 @credentials.command(

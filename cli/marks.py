@@ -35,6 +35,13 @@ def payload() -> options.Decorator[Any]:
     return click.option("--payload", type=click.IntRange(0, 2**32 - 1), metavar="ID", help=text)
 
 
+def fpr() -> options.Decorator[Any]:
+    """The option --fpr."""
+    kind = click.FloatRange(0, 1, min_open=True, max_open=True)
+    text = "Probability that an unmarked image is called marked, whatever the number of keys."
+    return click.option("--fpr", type=kind, default=1e-6, show_default=True, help=text)
+
+
 def say(name: str, error: str | None, notes: tuple[str, ...]) -> None:
     """Say on standard error what you should know of one file."""
     if error:

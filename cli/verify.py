@@ -9,6 +9,7 @@ import click
 
 from privgen.cli import completion, options
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
+from privgen.cli.marks import fpr as fpr_option
 from privgen.cli.marks import say
 from privgen.cli.output import json_text, say_others, to_json, write
 
@@ -32,13 +33,7 @@ from privgen.cli.output import json_text, say_others, to_json, write
     "keys in the folder of keys.",
 )
 @options.registry("Look for the marks of all keys of this registry, and say what it knows of their IDs.")
-@click.option(
-    "--fpr",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=1e-6,
-    show_default=True,
-    help="Probability that an unmarked image is called marked, whatever the number of keys.",
-)
+@fpr_option()
 @click.option(
     "--search", is_flag=True, help="Also look for marks in images that were cropped, framed, scaled or turned."
 )

@@ -12,6 +12,7 @@ from privgen.cli import completion, options
 from privgen.cli.detections import printer
 from privgen.cli.errors import EXIT_FAILED, EXIT_NOT_DETECTED
 from privgen.cli.marks import carrier as carrier_option
+from privgen.cli.marks import fpr as fpr_option
 from privgen.cli.marks import say, say_effort
 from privgen.cli.output import say_others
 
@@ -43,13 +44,7 @@ if TYPE_CHECKING:
     help="Key file, name of a key, or folder of key files; repeatable. Files *.key among the images are keys, too.",
 )
 @options.registry("Look for all keys of this registry, too, and say what it knows of the marks that are found.")
-@click.option(
-    "--fpr",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=1e-6,
-    show_default=True,
-    help="Probability that an unmarked image is called marked, whatever the number of keys.",
-)
+@fpr_option()
 @click.option(
     "--search",
     is_flag=True,

@@ -47,7 +47,7 @@ class Verification:
     @property
     def marked(self) -> bool:
         """Whether the image carries the mark of one of the keys."""
-        return self.detection is not None and self.detection.detected
+        return bool(self.found)
 
     @property
     def label_signed(self) -> bool:
